@@ -1,0 +1,66 @@
+"""The test room: 8 virtual CPU devices, warnings are errors, shapes are checked at run time, no rank promotion."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Programs of tests run for milliseconds: compile them fast rather than well.
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
+import jax
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+install_import_hook("aujax", "typechecker.check")
+
+import dataclasses
+import pathlib
+
+import pytest
+
+from aujax.config import Config, DataConfig, OptimizerConfig
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A prepared data set of drawn faces: 24 to train on, 8 to validate, 16 to test."""
+    from aujax.data import prepare
+
+    out = tmp_path_factory.mktemp("data") / "faces"
+    sizes = ["--train=24", "--validation=8", "--test=16", "--size=48"]
+    assert prepare.main(["synthetic", f"--out={out}", "--jobs=1", *sizes]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_data: pathlib.Path) -> Config:
+    """A run of seconds: one thin residual network on 32-pixel faces for two epochs of three steps."""
+    return Config(
+        backbone="resnet_tiny",
+        image_size=32,
+        epochs=2,
+        data=DataConfig(dir=str(tiny_data), load_size=36, batch_size=8, eval_batch_size=8, read_threads=1),
+        optimizer=OptimizerConfig(learning_rate=0.05),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of a finished run of `tiny_config`, evaluated on its test split."""
+    from aujax import evaluation_files
+    from aujax.training.loop import train_and_evaluate
+
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    train_and_evaluate(tiny_config, workdir)
+    evaluation_files.evaluate_run(workdir, "test")
+    return workdir
+
+
+@pytest.fixture
+def with_options(tiny_config: Config):
+    """Returns `tiny_config` with some options replaced."""
+
+    def replace(**options: object) -> Config:
+        return dataclasses.replace(tiny_config, **options)
+
+    return replace
