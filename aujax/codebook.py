@@ -1,0 +1,263 @@
+"""Which action units an expression shows, and where on the face each of them lies.
+
+Action units carry their FACS numbers and landmarks their iBUG-68 indices (0-based); left and right are the
+image's. A `Codebook` holds two tables: expression -> FACS numbers (the paper's Fig. 2) and FACS number ->
+ellipses (`Spot`) placed by landmarks. `FACS` is in units of the inter-ocular distance, follows the face's roll
+and is symmetric; `REFERENCE` is what the paper's released code draws, in pixels of a 224 x 224 picture.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+EXPRESSIONS = ("Neutral", "Happiness", "Surprise", "Fear", "Anger", "Disgust", "Sadness")
+
+# FACS numbers and names: Ekman, Friesen & Hager, Facial Action Coding System (2002).
+ACTION_UNITS: dict[int, str] = {
+    1: "Inner brow raiser",
+    2: "Outer brow raiser",
+    4: "Brow lowerer",
+    5: "Upper lid raiser",
+    6: "Cheek raiser",
+    7: "Lid tightener",
+    9: "Nose wrinkler",
+    10: "Upper lip raiser",
+    12: "Lip corner puller",
+    14: "Dimpler",
+    15: "Lip corner depressor",
+    16: "Lower lip depressor",
+    17: "Chin raiser",
+    20: "Lip stretcher",
+    23: "Lip tightener",
+    24: "Lip pressor",
+    25: "Lips part",
+    26: "Jaw drop",
+    27: "Mouth stretch",
+    43: "Eyes closed",
+}
+
+# The landmark that a landmark becomes when the face is mirrored left to right.
+MIRRORED = (
+    *range(16, -1, -1),  # jaw
+    *range(26, 16, -1),  # brows
+    *range(27, 31),  # nose bridge
+    *range(35, 30, -1),  # nostrils
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),  # eyes
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),  # outer lips
+    *(64, 63, 62, 61, 60, 67, 66, 65),  # inner lips
+)
+
+Pair = tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spot:
+    """One filled ellipse: its centre is the mean of a landmark pair, taken apart for x and for y.
+
+    `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are
+    fractions of the canvas (width, height) that are added; `width` and `height` add half the extent from the
+    first to the second landmark of a pair. A radius that comes out as 0 is replaced by `fallback`.
+    """
+
+    x: Pair
+    y: Pair
+    radius: tuple[float, float] = (0.0, 0.0)
+    offset: tuple[float, float] = (0.0, 0.0)
+    width: Pair = (0, 0)
+    height: Pair = (0, 0)
+    canvas_radius: tuple[float, float] = (0.0, 0.0)
+    canvas_offset: tuple[float, float] = (0.0, 0.0)
+    fallback: float = 0.0
+
+    def mirrored(self) -> "Spot":
+        """Returns the same ellipse on the other half of the face."""
+        x, y, width, height = ((MIRRORED[a], MIRRORED[b]) for a, b in (self.x, self.y, self.width, self.height))
+        offset = (-self.offset[0], self.offset[1])
+        return dataclasses.replace(self, x=x, y=y, width=width[::-1], height=height, offset=offset)
+
+
+def _at(landmark: int, **lengths: object) -> Spot:
+    return Spot(x=(landmark, landmark), y=(landmark, landmark), **lengths)  # type: ignore[arg-type]
+
+
+def _both(spot: Spot) -> tuple[Spot, Spot]:
+    return spot, spot.mirrored()
+
+
+@dataclasses.dataclass(frozen=True)
+class Codebook:
+    """Two tables, expression -> action units and action unit -> ellipses, and how the ellipses are drawn.
+
+    `rendering` names a row of `au_maps.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
+    make sense, None where the lengths scale with the face. `expressions` is the class list, in label order.
+    """
+
+    name: str
+    aus: Mapping[str, tuple[int, ...]]
+    spots: Mapping[int, tuple[Spot, ...]]
+    rendering: str
+    canvas: tuple[int, int] | None = None
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """The class names in label order."""
+        return tuple(self.aus)
+
+    @property
+    def all_aus(self) -> tuple[int, ...]:
+        """Every action unit that has a place on the face, by FACS number."""
+        return tuple(sorted(self.spots))
+
+    def __hash__(self) -> int:
+        return hash((self.name, tuple(self.aus.items()), tuple(self.spots), self.rendering, self.canvas))
+
+
+_FIGURE_2 = {
+    "Neutral": (),
+    "Happiness": (6, 12, 25),
+    "Surprise": (1, 2, 5, 26, 27),
+    "Fear": (1, 2, 4, 5, 20, 25, 26, 27),
+    "Anger": (4, 5, 7, 10, 17, 23, 24, 25, 26),
+    "Disgust": (9, 10, 16, 17, 25, 26),
+    "Sadness": (1, 4, 6, 15, 17),
+}
+
+_MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
+_LIP_CORNERS = _both(_at(48, radius=(0.26, 0.26)))
+_EYE = {"x": (36, 39), "y": (38, 41), "width": (36, 39)}
+
+# The regions of the paper's Fig. 2 with their FACS meaning, mirrored exactly; lengths in inter-ocular distances.
+# Sizes are those of the released code on a face of 76 px between the eyes (20 px = 0.26, 28 px = 0.37, ...).
+FACS = Codebook(
+    name="FACS",
+    aus=_FIGURE_2,
+    rendering="smooth",
+    spots={
+        1: _both(_at(20, radius=(0.37, 0.29))),
+        2: _both(_at(18, radius=(0.37, 0.29))),
+        4: (Spot(x=(19, 24), y=(19, 24), width=(19, 24), radius=(0.0, 0.16)),),
+        5: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.08))),
+        6: _both(_at(41, radius=(0.29, 0.29), offset=(0.0, 0.49))),
+        7: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.15))),
+        9: _both(Spot(x=(31, 31), y=(29, 29), radius=(0.26, 0.26))),
+        10: _both(Spot(x=(48, 48), y=(50, 50), radius=(0.26, 0.26))),
+        12: _LIP_CORNERS,
+        14: _both(_at(48, radius=(0.26, 0.26), offset=(-0.26, 0.0))),
+        15: _LIP_CORNERS,
+        16: _both(_at(59, radius=(0.26, 0.26))),
+        17: (Spot(x=(8, 57), y=(57, 8), height=(57, 8), radius=(0.26, 0.03)),),
+        20: _both(Spot(x=(48, 6), y=(48, 6), radius=(0.26, 0.26))),
+        23: _MOUTH,
+        24: _MOUTH,
+        25: (_at(51, radius=(0.33, 0.13)), _at(57, radius=(0.33, 0.13))),
+        26: _MOUTH,
+        27: _MOUTH,
+        43: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.05))),
+    },
+)
+
+_REFERENCE_MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), fallback=5),)
+_REFERENCE_CORNERS = (_at(48, radius=(20, 20)), _at(54, radius=(20, 20)))
+_EIGHTH_TENTH = (1 / 8, 1 / 10)
+
+
+def _eyes(**lengths: object) -> tuple[Spot, ...]:
+    return tuple(
+        Spot(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths)  # type: ignore[arg-type]
+        for a in (36, 42)
+    )
+
+
+# What the authors' released code draws, slips included: Disgust has AU5 where Fig. 2 lists AU10, and the right
+# spots of AU10 and AU20 are not the mirror of the left ones.
+REFERENCE = Codebook(
+    name="REFERENCE",
+    aus={**_FIGURE_2, "Disgust": (5, 9, 16, 17, 25, 26)},
+    rendering="coarse",
+    canvas=(224, 224),
+    spots={
+        1: (_at(20, canvas_radius=_EIGHTH_TENTH), _at(23, canvas_radius=_EIGHTH_TENTH)),
+        2: (_at(18, canvas_radius=_EIGHTH_TENTH), _at(25, canvas_radius=_EIGHTH_TENTH)),
+        4: (Spot(x=(19, 24), y=(19, 24), width=(19, 24), height=(19, 24), fallback=10),),
+        5: _eyes(fallback=5),
+        6: tuple(_at(eye, canvas_radius=(1 / 10, 1 / 10), canvas_offset=(0, 1 / 6)) for eye in (41, 46)),
+        7: _eyes(radius=(0, 10), fallback=5),
+        9: tuple(Spot(x=(side, side), y=(29, 29), radius=(20, 20)) for side in (31, 35)),
+        10: tuple(Spot(x=(x, x), y=(y, y), radius=(20, 20)) for x, y in ((48, 50), (52, 54))),
+        12: _REFERENCE_CORNERS,
+        14: (_at(48, radius=(20, 20), offset=(-20, 0)), _at(54, radius=(20, 20), offset=(20, 0))),
+        15: _REFERENCE_CORNERS,
+        16: (_at(59, radius=(20, 20)), _at(55, radius=(20, 20))),
+        17: (Spot(x=(59, 8), y=(59, 8), width=(59, 8), height=(59, 8), fallback=5),),
+        20: tuple(Spot(x=pair, y=pair, radius=(20, 20)) for pair in ((48, 6), (50, 10))),
+        23: _REFERENCE_MOUTH,
+        24: _REFERENCE_MOUTH,
+        25: (_at(51, radius=(25, 10)), _at(57, radius=(25, 10))),
+        26: _REFERENCE_MOUTH,
+        27: _REFERENCE_MOUTH,
+        43: _eyes(radius=(0, 10)),
+    },
+)
+
+CODEBOOKS = {book.name: book for book in (FACS, REFERENCE)}
+_EXPECTED_FILE = (
+    'expected {"aus": {expression: [FACS numbers]}}, and if you like "expressions": [class names in label order] '
+    f'and "geometry": one of {", ".join(CODEBOOKS)}'
+)
+
+
+def custom(
+    aus: Mapping[str, Sequence[int]],
+    *,
+    expressions: Sequence[str] = EXPRESSIONS,
+    geometry: Codebook = FACS,
+    name: str = "custom",
+) -> Codebook:
+    """Returns a codebook with your own table of expression -> FACS numbers and the ellipses of `geometry`.
+
+    `expressions` is the class list in label order; those absent from `aus` have no action units and so no map.
+    A FACS number without a place or an expression outside the list is a ValueError that lists the valid ones,
+    and so is a class list that is empty or names a class twice.
+
+    >>> custom({"Happiness": [6, 12]}).aus["Happiness"]
+    (6, 12)
+    """
+    if not expressions or len(set(expressions)) < len(expressions):
+        raise ValueError(f"expressions must be one or more different names, got {tuple(expressions)}")
+    for expression, numbers in aus.items():
+        if expression not in expressions:
+            raise ValueError(f"unknown expression {expression!r}: expected one of {', '.join(expressions)}")
+        for number in numbers:
+            if number not in geometry.all_aus:
+                raise ValueError(
+                    f"{expression}: {number!r} is not the FACS number of an action unit with a place on the face; "
+                    f"valid ones: {', '.join(map(str, geometry.all_aus))}"
+                )
+    table = {expression: tuple(sorted(set(map(int, aus.get(expression, ()))))) for expression in expressions}
+    return dataclasses.replace(geometry, name=name, aus=table)
+
+
+def load(name_or_path: str) -> Codebook:
+    """Returns `FACS`, `REFERENCE`, or the codebook in a JSON file `{"aus": {expression: [FACS numbers]}}`.
+
+    The file may also hold "expressions" (the class list in label order; default: the keys of "aus") and
+    "geometry" ("FACS" or "REFERENCE"). Whatever else comes is a ValueError that names the file.
+    """
+    if name_or_path in CODEBOOKS:
+        return CODEBOOKS[name_or_path]
+    path = pathlib.Path(name_or_path)
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(f"expected {', '.join(CODEBOOKS)} or the path of a .json file, got {name_or_path!r}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        aus = {expression: tuple(numbers) for expression, numbers in content.pop("aus").items()}
+        expressions, geometry = tuple(content.pop("expressions", aus)), CODEBOOKS[content.pop("geometry", "FACS")]
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {error!r}") from error
+    if content:
+        raise ValueError(f"{path}: {_EXPECTED_FILE}, got the unknown keys {', '.join(content)}")
+    try:
+        return custom(aus, expressions=expressions, geometry=geometry, name=path.stem)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,112 @@
+"""Milliseconds per 224 x 224 AU map on one CPU core: aujax, batched, against the released code's way of drawing.
+
+    python benchmarks/au_maps.py [--smoke]
+
+Both sides run in this process on the same core, one after the other for every expression; times are medians over
+repeats of the time per image, and "times faster" is their ratio.
+"""
+
+import argparse
+import datetime
+import functools
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+CORE = max(os.sched_getaffinity(0))
+os.sched_setaffinity(0, {CORE})
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+
+import cv2  # noqa: E402
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from released_au_maps import EXPRESSION_AUS, released_map  # noqa: E402
+
+from aujax import au_maps, codebook  # noqa: E402
+
+SIZE = (224, 224)
+# A frontal face: the centres of brows, eyes, nose and mouth decide the ellipses, so straight lines will do.
+_LINES = (
+    *((32, 90, 112, 200, 9), (127, 197, 192, 90, 8), (50, 76, 94, 78, 5), (130, 78, 174, 76, 5)),
+    *((112, 90, 112, 126, 4), (96, 136, 128, 136, 5), (60, 94, 88, 98, 4), (79, 102, 69, 102, 2)),
+    *((136, 94, 164, 98, 4), (155, 102, 145, 102, 2), (82, 164, 142, 164, 7), (137, 170, 86, 170, 5)),
+    *((94, 164, 130, 164, 5), (124, 167, 99, 167, 3)),
+)
+
+
+def random_faces(count: int) -> np.ndarray:
+    """Returns (count, 68, 2) landmarks of faces of different size, place and roll."""
+    face = np.concatenate([np.linspace(line[:2], line[2:4], line[4]) for line in _LINES])
+    face[[51, 57], 1] += (-13, 13)  # open mouth
+    rng = np.random.default_rng(0)
+    roll, scale = rng.uniform(-0.2, 0.2, count), rng.uniform(0.8, 1.1, count)
+    turn = scale * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+    faces = np.einsum("pj,ijn->npi", face - 112, turn) + 112 + rng.uniform(-8, 8, (count, 1, 2))
+    return faces.astype(np.float32)
+
+
+def median_ms(work, images: int, repeats: int) -> float:
+    """Returns the median over repeats of the milliseconds per image that `work()` takes, warmed up once."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append((time.perf_counter() - start) * 1e3 / images)
+    return statistics.median(times)
+
+
+def batched(book: codebook.Codebook, faces: np.ndarray, labels: np.ndarray):
+    """Returns the work of drawing one map per face in one call."""
+    draw = jax.jit(jax.vmap(functools.partial(au_maps.au_map, size=SIZE, codebook=book)))
+    faces, labels = jax.device_put((faces, labels))
+    return lambda: jax.block_until_ready(draw(faces, labels))
+
+
+def one_by_one(faces: np.ndarray, expression: str):
+    """Returns the work of drawing one map per face as the released code does."""
+    return lambda: [released_map(face, EXPRESSION_AUS[expression], SIZE) for face in faces]
+
+
+def measure(expression: str, batch: int, repeats: int) -> tuple[float, float, float]:
+    """Returns milliseconds per image of the released way, of FACS and of REFERENCE."""
+    faces = random_faces(batch)
+    labels = np.full(batch, codebook.EXPRESSIONS.index(expression), np.int32)
+    ours = (median_ms(batched(book, faces, labels), batch, repeats) for book in (codebook.FACS, codebook.REFERENCE))
+    return median_ms(one_by_one(faces, expression), batch, repeats), *ours
+
+
+def print_machine(batch: int, repeats: int) -> None:
+    """Prints what the numbers depend on."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    print(f"{model}, {os.cpu_count()} cores, one used; {datetime.date.today()}")
+    print(f"jax {jax.__version__}, OpenCV {cv2.__version__}; batches of {batch}, median of {repeats} repeats\n")
+
+
+def print_row(name: str, released: float, facs: float, reference: float) -> None:
+    """Prints one line of the table."""
+    ratios = f"{released / facs:>11.1f}x {released / reference:>15.1f}x"
+    print(f"{name:<12}{released:>9.2f} {facs:>9.3f} {reference:>11.3f}{ratios}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="two expressions, small batches: does it run at all?")
+    smoke = parser.parse_args().smoke
+    batch, repeats = (4, 2) if smoke else (64, 9)
+    cv2.setNumThreads(1)
+    print_machine(batch, repeats)
+    print("ms per image  released     FACS   REFERENCE  FACS faster  REFERENCE faster")
+    rows = [(name, measure(name, batch, repeats)) for name in list(EXPRESSION_AUS)[: 2 if smoke else None]]
+    for name, times in rows:
+        print_row(name, *times)
+    print_row("mean", *(statistics.mean(column) for column in zip(*(times for _, times in rows), strict=True)))
+
+
+if __name__ == "__main__":
+    main()

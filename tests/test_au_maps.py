@@ -1,0 +1,229 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_face import LANDMARKS
+
+from aujax import au_maps, codebook
+
+HAPPINESS, FEAR, ANGER, DISGUST = 1, 3, 4, 5
+BOOKS = pytest.mark.parametrize("book", [codebook.FACS, codebook.REFERENCE], ids=lambda book: book.name)
+# On the golden face the eyes' centres are (74, 96) and (150, 96): lengths of FACS are in units of 76 px.
+UNIT = 76.0
+
+
+@functools.cache
+def _maps_of(book, size=(224, 224)):
+    return jax.jit(functools.partial(au_maps.expression_maps, size=size, codebook=book))
+
+
+def _facs_maps(landmarks, size=(224, 224)):
+    return np.asarray(_maps_of(codebook.FACS, size)(landmarks)[0])
+
+
+@functools.cache
+def _map_of(book, size=(56, 56)):
+    return jax.jit(functools.partial(au_maps.au_map, size=size, codebook=book))
+
+
+@functools.cache
+def _single_maps(aus, size=(56, 56)):
+    return jax.jit(lambda landmarks: au_maps.single_au_maps(landmarks, aus, size=size))
+
+
+def _turned(cosine, sine, centre):
+    return ((LANDMARKS - centre) @ np.array([[cosine, sine], [-sine, cosine]]) + centre).astype(np.float32)
+
+
+@functools.cache
+def _gradient_of(book):
+    return jax.jit(jax.grad(lambda points: au_maps.au_map(points, FEAR, size=(56, 56), codebook=book)[0].sum()))
+
+
+def _broken_faces():
+    nan, infinite = LANDMARKS.copy(), LANDMARKS.copy()
+    nan[3, 0], infinite[60, 1] = np.nan, np.inf
+    return {"nan": nan, "infinite": infinite, "off the canvas": LANDMARKS + 5000, "far off": LANDMARKS - 1e8}
+
+
+# What the maps are
+
+
+def test_lip_corner_is_a_circle_of_a_quarter_eye_distance_with_a_soft_rim():
+    drawn = np.asarray(_single_maps((12,), (224, 224))(LANDMARKS)[0])[0]
+    squared = 20**2 / (0.26 * UNIT) ** 2  # 20 px left of landmark 48, (82, 164)
+    np.testing.assert_allclose(drawn[164, [82, 62, 52]], [1.0, 1.5 - squared, 0.0], atol=1e-4)
+
+
+def test_brow_lowerer_is_an_ellipse_as_wide_as_the_brow_landmarks():
+    drawn = np.asarray(_single_maps((4,), (224, 224))(LANDMARKS)[0])[0]
+    height, width = 12 / (0.16 * UNIT), 40 / 40  # landmarks 19 and 24 are (72, 74) and (152, 74)
+    np.testing.assert_allclose([drawn[74 + 12, 112], drawn[74, 112 + 40]], [1.5 - height**2, 1.5 - width], atol=1e-4)
+
+
+def test_disgust_lights_the_upper_lip_and_not_the_eyelids():
+    drawn = _facs_maps(LANDMARKS)[DISGUST]
+    assert drawn[140, 82] == 1  # 12 px above AU10's centre, the place (x48, y50)
+    assert drawn[96, 74] == drawn[96, 150] == 0
+
+
+def test_map_is_the_maximum_of_its_action_units():
+    units, has_map = _single_maps(codebook.FACS.aus["Anger"])(LANDMARKS / 4)
+    assert has_map.all()
+    np.testing.assert_allclose(units.max(0), _map_of(codebook.FACS)(LANDMARKS / 4, ANGER)[0], atol=1e-5)
+
+
+def test_generic_map_is_the_maximum_of_all_action_units():
+    generic, has_map = jax.jit(functools.partial(au_maps.generic_map, size=(56, 56)))(LANDMARKS / 4)
+    units, _ = _single_maps(codebook.FACS.all_aus)(LANDMARKS / 4)
+    assert has_map
+    np.testing.assert_allclose(units.max(0), generic, atol=1e-5)
+
+
+@BOOKS
+def test_row_of_the_stack_is_the_map_of_that_expression(book):
+    stack, has_map = _maps_of(book, (56, 56))(LANDMARKS / 4)
+    one, has_one = _map_of(book)(LANDMARKS / 4, FEAR)
+    assert has_map[FEAR] == has_one
+    np.testing.assert_allclose(stack[FEAR], one, atol=1e-5)
+
+
+@BOOKS
+def test_maps_are_float32_from_0_to_1(book):
+    stack, _ = _maps_of(book)(LANDMARKS)
+    assert stack.dtype == jnp.float32
+    assert stack.min() == 0
+    np.testing.assert_allclose(stack.max((1, 2)), [0, 1, 1, 1, 1, 1, 1], atol=1e-6)
+
+
+def test_landmark_map_has_the_golden_values():
+    drawn, has_map = jax.jit(au_maps.landmark_map)(LANDMARKS)
+    assert has_map
+    np.testing.assert_allclose(
+        [drawn.mean(), drawn[100, 100], drawn[164, 112]], [0.163956, 0.314664, 0.822578], atol=2e-6
+    )
+
+
+def test_landmark_map_with_the_jaw_has_the_golden_mean():
+    assert jax.jit(functools.partial(au_maps.landmark_map, jaw=True))(LANDMARKS)[0].mean() == pytest.approx(0.257800, abs=2e-6)
+
+
+def test_wider_landmark_map_has_a_wider_gaussian():
+    points = np.tile(np.float32([[30, 30]]), (68, 1))
+    drawn, _ = au_maps.landmark_map(points, size=(61, 61), sigma=20.0)
+    assert drawn[30, 50] == pytest.approx((np.exp(-0.5) - np.exp(-2.25)) / (1 - np.exp(-2.25)), abs=1e-5)
+
+
+# What they follow
+
+
+def test_mirrored_face_gives_mirrored_maps():
+    mirrored = LANDMARKS[list(codebook.MIRRORED)] * np.float32([-1, 1]) + np.float32([223, 0])
+    np.testing.assert_allclose(_facs_maps(mirrored), _facs_maps(LANDMARKS)[:, :, ::-1], atol=1e-4)
+
+
+def test_shifted_face_gives_shifted_maps():
+    shifted = _facs_maps(LANDMARKS + np.float32([7, -5]))
+    np.testing.assert_allclose(shifted[:, :-5, 7:], _facs_maps(LANDMARKS)[:, 5:, :-7], atol=1e-4)
+
+
+def test_half_sized_face_on_half_the_canvas_gives_half_sized_maps():
+    half = _facs_maps(LANDMARKS / 2, size=(112, 112))
+    np.testing.assert_allclose(half, _facs_maps(LANDMARKS)[:, ::2, ::2], atol=1e-4)
+
+
+def test_rolled_face_gives_rolled_maps():
+    centre = 112
+    rolled = _facs_maps(_turned(0.6, 0.8, centre))
+    steps = np.arange(-12, 13)
+    x, y = (axis.ravel() for axis in np.meshgrid(steps, steps))  # (5x, 5y) rolls onto (3x - 4y, 4x + 3y)
+    kept = _facs_maps(LANDMARKS)[:, centre + 5 * y, centre + 5 * x]
+    np.testing.assert_allclose(rolled[:, centre + 4 * x + 3 * y, centre + 3 * x - 4 * y], kept, atol=1e-3)
+
+
+def test_batch_by_vmap_equals_the_loop():
+    faces = np.stack([LANDMARKS / 4, LANDMARKS / 5, LANDMARKS / 6])
+    labels = np.array([0, HAPPINESS, ANGER], np.int32)
+    maps, has_map = jax.jit(jax.vmap(functools.partial(au_maps.au_map, size=(56, 56))))(faces, labels)
+    for i in range(3):
+        one, has_one = _map_of(codebook.FACS)(faces[i], labels[i])
+        assert has_map[i] == has_one
+        np.testing.assert_allclose(maps[i], one, atol=1e-5)
+
+
+@BOOKS
+def test_jit_changes_nothing(book):
+    book = codebook.custom({"Happiness": (12,)}, geometry=book)
+    eager, _ = au_maps.au_map(LANDMARKS / 4, HAPPINESS, size=(56, 56), codebook=book)
+    np.testing.assert_allclose(_map_of(book)(LANDMARKS / 4, HAPPINESS)[0], eager, atol=1e-5)
+
+
+def test_custom_codebook_decides_classes_and_action_units():
+    book = codebook.custom({"Grin": (12,)}, expressions=("Rest", "Grin"))
+    maps, has_map = _maps_of(book, (56, 56))(LANDMARKS / 4)
+    assert has_map.tolist() == [False, True]
+    np.testing.assert_allclose(maps[1], _single_maps((12,))(LANDMARKS / 4)[0][0], atol=1e-5)
+
+
+# When there is none
+
+
+@BOOKS
+@pytest.mark.parametrize("expression", [0, 7, -1], ids=["Neutral", "too large", "negative"])
+def test_expression_without_action_units_has_no_map(book, expression):
+    drawn, has_map = _map_of(book)(LANDMARKS / 4, expression)
+    assert not has_map
+    assert not drawn.any()
+
+
+@BOOKS
+@pytest.mark.parametrize("broken", _broken_faces())
+def test_face_that_cannot_be_drawn_has_no_map_and_no_gradient(book, broken):
+    landmarks = _broken_faces()[broken]
+    maps, has_map = _maps_of(book, (56, 56))(landmarks)
+    assert not has_map.any()
+    assert not maps.any()
+    np.testing.assert_array_equal(_gradient_of(book)(landmarks), 0.0)
+
+
+def test_face_in_one_point_has_no_map_and_no_gradient():
+    points = np.full((68, 2), 30, np.float32)
+    drawn, has_map = _map_of(codebook.FACS)(points, FEAR)
+    assert not has_map
+    assert not drawn.any()
+    np.testing.assert_array_equal(_gradient_of(codebook.FACS)(points), 0.0)
+
+
+def test_landmark_that_is_not_finite_gives_no_landmark_map():
+    drawn, has_map = au_maps.landmark_map(_broken_faces()["nan"], size=(8, 8))
+    assert not has_map
+    assert not drawn.any()
+
+
+def test_facs_map_has_a_finite_gradient_that_pulls_on_the_landmarks():
+    gradient = _gradient_of(codebook.FACS)(LANDMARKS / 4)
+    assert jnp.isfinite(gradient).all()
+    assert jnp.abs(gradient).max() > 0
+
+
+def test_face_partly_off_the_canvas_keeps_its_map():
+    drawn, has_map = _maps_of(codebook.FACS)(LANDMARKS + np.float32([0, 60]))  # mouth and chin are below the picture
+    assert has_map[HAPPINESS]
+    np.testing.assert_allclose(drawn[HAPPINESS, 60:], _facs_maps(LANDMARKS)[HAPPINESS, :-60], atol=1e-4)
+
+
+def test_no_action_units_give_an_empty_stack():
+    maps, has_map = _single_maps(())(LANDMARKS)
+    assert (maps.shape, has_map.shape) == ((0, 56, 56), (0,))
+
+
+def test_five_landmarks_are_refused():
+    with pytest.raises(ValueError, match=r"landmarks must have shape \(68, 2\), got \(5, 2\): give the 68 iBUG points"):
+        au_maps.au_map(LANDMARKS[:5], HAPPINESS)
+
+
+def test_unknown_action_unit_is_refused_with_the_valid_ones():
+    with pytest.raises(ValueError, match=r"action units \[3\] have no place .* valid FACS numbers: 1, 2, 4, .*, 43"):
+        au_maps.single_au_maps(LANDMARKS, (1, 3))
