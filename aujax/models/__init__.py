@@ -1,0 +1,1 @@
+"""Networks with named activations, and the way weights enter them."""

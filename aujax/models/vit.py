@@ -1,0 +1,113 @@
+"""Vision transformers (Dosovitskiy et al. 2021; DeiT, Touvron et al. 2021), read as TS-CAM reads them.
+
+Images are (batch, height, width, 3) of any size that the patch divides; the learned position embedding belongs to
+one size. Taps: `tokens` (batch, h, w, channels), the patch tokens after the last LayerNorm, and `attention`
+(batch, h, w, 1), what the class token attends to, summed over blocks and averaged over heads. No logit depends on the
+latter through its tap: it is for reading, and for losses on it.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from aujax.models.taps import tap
+
+_small_normal = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """Pre-norm self-attention and a two-layer perceptron, each added to its input."""
+
+    heads: int
+    mlp_ratio: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch tokens channels"]
+    ) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch tokens"]]:
+        """Returns the tokens and the attention of token 0 to each of them, averaged over heads."""
+        channels = x.shape[-1]
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_small_normal)
+        qkv = dense(3 * channels, name="qkv")(_norm("norm1", self.dtype)(x))
+        attended, first_row = _attend(qkv, self.heads)
+        x = x + dense(channels, name="proj")(attended)
+        y = dense(self.mlp_ratio * channels, name="fc1")(_norm("norm2", self.dtype)(x))
+        return x + dense(channels, name="fc2")(nn.gelu(y, approximate=False)), first_row
+
+
+class VisionTransformer(nn.Module):
+    """Patches, a class token and blocks; returns the patch tokens on their grid, which is the tap `tokens`.
+
+    Parameters, LayerNorm statistics and softmax are float32; `dtype` is what the rest computes in.
+    """
+
+    patch: int
+    channels: int
+    depth: int
+    heads: int
+    mlp_ratio: int = 4
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Float[Array, "batch h w channels"]:
+        """Returns the patch tokens after the last LayerNorm; training and evaluation are the same here."""
+        del train
+        grid = patch_grid(image.shape[1], image.shape[2], self.patch)
+        x = self._embed(image, grid)
+        attention = jnp.zeros(x.shape[:2])
+        for index in range(self.depth):
+            x, first_row = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block{index}")(x)
+            attention = attention + first_row
+        tap(self, "attention", attention[:, 1:].reshape(-1, *grid, 1))
+        tokens = _norm("norm", self.dtype)(x)[:, 1:]
+        return tap(self, "tokens", tokens.reshape(-1, *grid, self.channels))
+
+    def _embed(self, image: Array, grid: tuple[int, int]) -> Float[Array, "batch tokens channels"]:
+        size = (self.patch, self.patch)
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        to_patches = nn.Conv(
+            self.channels, size, size, "VALID", dtype=self.dtype, kernel_init=uniform, name="patch_embed"
+        )
+        x = to_patches(image.astype(self.dtype)).reshape(-1, grid[0] * grid[1], self.channels)
+        first = self.param("cls_token", _small_normal, (1, 1, self.channels))
+        first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, self.channels))
+        x = jnp.concatenate([first, x], axis=1)
+        return x + self.param("pos_embed", _small_normal, (1, *x.shape[1:])).astype(self.dtype)
+
+
+def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Returns the (rows, columns) of patches in an image of that many pixels."""
+    if height % patch or width % patch:
+        raise ValueError(
+            f"image height and width must be multiples of the patch size {patch}, got {height}x{width}: "
+            f"resize to {max(round(height / patch), 1) * patch}x{max(round(width / patch), 1) * patch}"
+        )
+    return height // patch, width // patch
+
+
+def _norm(name: str, dtype: Any) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def _attend(
+    qkv: Float[Array, "batch tokens packed"], heads: int
+) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch tokens"]]:
+    batch, tokens, packed = qkv.shape
+    # Packed as torch packs it: queries, keys, values, and within each head after head.
+    q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, packed // 3 // heads), 2, 0)
+    scores = jnp.einsum("bqhc,bkhc->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    weights = jax.nn.softmax(scores, axis=-1)
+    mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(v.dtype), v)
+    return mixed.reshape(batch, tokens, packed // 3), weights[:, :, 0].mean(axis=1)
+
+
+deit_small = functools.partial(VisionTransformer, patch=16, channels=384, depth=12, heads=6)
+# For tests and a first try: 64x64 pixels make a 4x4 grid.
+vit_tiny = functools.partial(VisionTransformer, patch=16, channels=48, depth=3, heads=3)

@@ -1,0 +1,112 @@
+"""Residual networks: sizes, statistics, precision. Their values are checked in test_pretrained.py."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from aujax import methods
+from aujax.models import resnet, taps
+
+
+@functools.cache
+def tiny(axis_name=None, dtype=jnp.float32):
+    return resnet.resnet_tiny(axis_name=axis_name, dtype=dtype)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return methods.init(tiny(), jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    # Each image of its own brightness, so that statistics of a part differ from those of the whole.
+    pixels = np.random.default_rng(0).normal(size=(8, 32, 32, 3)) + np.arange(8).reshape(8, 1, 1, 1)
+    return jnp.asarray(pixels, jnp.float32)
+
+
+def activation_shapes(model, size):
+    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    make = functools.partial(model.init_with_output, mutable=["params", "batch_stats", "intermediates"])
+    _, updates = jax.eval_shape(make, jax.random.key(0), image)
+    return {name: leaf.shape[1:] for name, leaf in taps.read(updates["intermediates"]).items()}
+
+
+@pytest.mark.parametrize(("output_stride", "last"), [(8, (28, 28)), (16, (14, 14)), (32, (14, 7))])
+def test_output_stride_sets_the_size_of_the_last_two_maps(output_stride, last):
+    shapes = activation_shapes(resnet.resnet50(output_stride=output_stride), 224)
+    assert shapes == {
+        "layer1": (112, 112, 64),
+        "layer2": (56, 56, 256),
+        "layer3": (28, 28, 512),
+        "layer4": (last[0], last[0], 1024),
+        "layer5": (last[1], last[1], 2048),
+    }
+
+
+def test_tiny_network_has_14x14_maps_at_112_pixels():
+    assert activation_shapes(tiny(), 112)["layer5"] == (14, 14, 128)
+
+
+def test_another_output_stride_is_refused():
+    with pytest.raises(ValueError, match="output_stride must be one of 8, 16, 32, got 4"):
+        resnet.resnet_tiny(output_stride=4)
+
+
+@pytest.mark.parametrize(
+    ("create", "count"),
+    # torchvision's counts less the 1000-class layer: 11,689,512 - 513,000 and so on.
+    [(resnet.resnet18, 11_176_512), (resnet.resnet34, 21_284_672), (resnet.resnet50, 23_508_032)],
+)
+def test_parameter_count_is_torchvisions(create, count):
+    shapes = jax.eval_shape(create().init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
+
+
+def test_convolutions_start_kaiming_normal_by_fan_out(variables):
+    kernel = variables["params"]["stage4_block0"]["conv2"]["kernel"]
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 128)), rtol=0.01)
+
+
+def test_training_moves_running_statistics_by_a_tenth(variables, images):
+    train = jax.jit(functools.partial(tiny().apply, train=True, mutable=["batch_stats"]))
+    _, updates = train(variables, images)
+    before = jax.lax.conv_general_dilated(
+        images,
+        variables["params"]["stem_conv"]["kernel"],
+        window_strides=(2, 2),
+        padding=((3, 3), (3, 3)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    stem = updates["batch_stats"]["stem_bn"]
+    np.testing.assert_allclose(stem["mean"], 0.1 * before.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stem["var"], 0.9 + 0.1 * before.var(axis=(0, 1, 2)), rtol=1e-4)
+
+
+def test_evaluation_of_one_image_ignores_the_others(variables, images):
+    apply = jax.jit(tiny().apply)
+    np.testing.assert_allclose(apply(variables, images)[3], apply(variables, images[3:4])[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
+def test_batch_statistics_span_devices_only_along_the_named_axis(variables, images, axis_name, same):
+    def train(model):
+        return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    data = PartitionSpec("data")
+    on_four = jax.jit(jax.shard_map(train(tiny(axis_name)), mesh=mesh, in_specs=data, out_specs=data))(images)
+    on_one = jax.jit(train(tiny()))(images)
+    assert np.allclose(on_four, on_one, atol=1e-4) == same
+
+
+def test_bfloat16_is_for_computing_and_not_for_storing():
+    model, image = tiny(dtype=jnp.bfloat16), jnp.zeros((1, 32, 32, 3))
+    make = functools.partial(model.init_with_output, train=True)
+    output, variables = jax.eval_shape(make, jax.random.key(0), image)
+    assert output.dtype == jnp.bfloat16
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
