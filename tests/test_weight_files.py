@@ -1,0 +1,246 @@
+"""Weight files written by hand, byte for byte as PyTorch lays them out; no PyTorch in sight."""
+
+import logging
+import os
+import pickle
+import sys
+import types
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from aujax import weight_files
+from aujax.errors import UserError
+
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.normal(size=(4, 3)).astype(np.float32)
+
+
+def number(n):
+    return b"I%d\n" % n
+
+
+def text(s):
+    return b"V" + s.encode() + b"\n"
+
+
+def numbers(values):
+    return b"(" + b"".join(map(number, values)) + b"t"
+
+
+def tensor(key, count, shape, strides, *, offset=0, storage="FloatStorage", view=b""):
+    """Pickle opcodes of a tensor: a call of PyTorch's rebuilding function on a storage named by a persistent id."""
+    persistent = b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text("cpu") + number(count)
+    arguments = persistent + view + b"tQ" + number(offset) + numbers(shape) + numbers(strides)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"I00\nccollections\nOrderedDict\n)RtR"
+
+
+def mapping(items):
+    return b"ccollections\nOrderedDict\n)R(" + b"".join(text(name) + value for name, value in items.items()) + b"u"
+
+
+def write_zip(path, opcodes, storages, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        archive.writestr("archive/data.pkl", opcodes + b".")
+        archive.writestr("archive/byteorder", "little")
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return path
+
+
+def write_legacy(path, opcodes, storages):
+    """The format before PyTorch 1.6; `storages` are arrays."""
+    with path.open("wb") as file:
+        system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+        for value in (0x1950A86A20F9469CFC6C, 1001, system):
+            pickle.dump(value, file, protocol=2)
+        file.write(opcodes + b".")
+        pickle.dump(list(storages), file, protocol=2)
+        for data in storages.values():
+            file.write(np.int64(data.size).tobytes() + data.tobytes())
+    return path
+
+
+@pytest.fixture
+def pth(tmp_path):
+    return tmp_path / "weights.pth"
+
+
+def test_tensors_of_a_pth_file_come_by_name(pth):
+    opcodes = mapping(
+        {"fc.weight": tensor("0", 12, (4, 3), (3, 1)), "steps": tensor("1", 1, (), (), storage="LongStorage")}
+    )
+    write_zip(pth, opcodes, {"0": WEIGHT.tobytes(), "1": np.int64(7).tobytes()})
+    got = weight_files.read(pth)
+    assert list(got) == ["fc.weight", "steps"]
+    np.testing.assert_array_equal(got["fc.weight"], WEIGHT)
+    np.testing.assert_array_equal(got["steps"], np.int64(7), strict=True)
+
+
+def test_views_of_one_storage_are_cut_out_of_it(pth):
+    views = {"transposed": tensor("0", 12, (3, 4), (1, 3)), "row": tensor("0", 12, (3,), (1,), offset=6)}
+    got = weight_files.read(write_zip(pth, mapping(views), {"0": WEIGHT.tobytes()}))
+    np.testing.assert_array_equal(got["transposed"], WEIGHT.T)
+    np.testing.assert_array_equal(got["row"], WEIGHT[2])
+
+
+def test_names_of_nested_dicts_are_joined_and_plain_values_left_out(pth):
+    inner = mapping({"weight": tensor("0", 12, (4, 3), (3, 1))})
+    got = weight_files.read(write_zip(pth, mapping({"model": inner, "epoch": number(3)}), {"0": WEIGHT.tobytes()}))
+    assert list(got) == ["model.weight"]
+
+
+def test_the_format_before_pytorch_1_6_is_read(pth):
+    opcodes = mapping(
+        {
+            "a": tensor("k1", 12, (4, 3), (3, 1), view=b"N"),
+            "b": tensor("k0", 2, (2,), (1,), storage="LongStorage", view=b"N"),
+        }
+    )
+    got = weight_files.read(write_legacy(pth, opcodes, {"k0": np.array([5, 6]), "k1": WEIGHT}))
+    np.testing.assert_array_equal(got["a"], WEIGHT)
+    np.testing.assert_array_equal(got["b"], [5, 6])
+
+
+@pytest.mark.parametrize(
+    ("storage", "dtype"),
+    [("HalfStorage", np.float16), ("BFloat16Storage", ml_dtypes.bfloat16), ("DoubleStorage", np.float64)],
+)
+def test_other_precisions_become_float32_with_a_notice(pth, caplog, storage, dtype):
+    half = WEIGHT.astype(dtype)
+    write_zip(pth, mapping({"weight": tensor("0", 12, (4, 3), (3, 1), storage=storage)}), {"0": half.tobytes()})
+    with caplog.at_level(logging.WARNING):
+        got = weight_files.read(pth)
+    np.testing.assert_array_equal(got["weight"], half.astype(np.float32), strict=True)
+    assert f"holds {np.dtype(dtype).name}: converted to float32" in caplog.text
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.path}'",)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_that_would_run_a_program_is_refused_and_runs_nothing(pth, tmp_path, legacy):
+    opcodes = pickle.dumps({"weight": Attack(tmp_path / "owned")}, protocol=2)[:-1]
+    write_legacy(pth, opcodes, {}) if legacy else write_zip(pth, opcodes, {})
+    with pytest.raises(UserError, match=r"may hold tensors, dicts and numbers only, got posix\.system: do not trust"):
+        weight_files.read(pth)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_whole_pickled_network_is_refused_by_the_name_of_its_class(pth):
+    write_zip(pth, b"ctorch.nn.modules.linear\nLinear\n)R", {})
+    with pytest.raises(UserError, match=r"got torch\.nn\.modules\.linear\.Linear: .*weights_only=True"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize("kept", [0, 40, 300, -30])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_cut_file_is_called_damaged(pth, kept, legacy):
+    opcodes = mapping({"weight": tensor("0", 12, (4, 3), (3, 1), view=b"N" if legacy else b"")})
+    write_legacy(pth, opcodes, {"0": WEIGHT}) if legacy else write_zip(pth, opcodes, {"0": WEIGHT.tobytes()})
+    pth.write_bytes(pth.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"weights.pth.*damaged or half-copied, copy or download it again"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"), [((4, 3), (3, 1), 1), ((5, 3), (3, 1), 0), ((2,), (-1,), 3), ((2,), (1,), -1)]
+)
+def test_a_tensor_outside_its_storage_is_refused(pth, shape, strides, offset):
+    write_zip(pth, mapping({"weight": tensor("0", 12, shape, strides, offset=offset)}), {"0": WEIGHT.tobytes()})
+    with pytest.raises(UserError, match="reaches outside its storage of 12"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda path: write_zip(path, mapping({}), {}, compression=zipfile.ZIP_DEFLATED),
+            "an uncompressed record data.pkl, got another zip file",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "must start with PyTorch's mark, got another pickle"),
+        (lambda path: write_zip(path, mapping({"epoch": number(3)}), {}), "must hold tensors, got none"),
+        (lambda path: path.write_bytes(b"<html>"), "must be a file of torch.save, .*damaged"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(pth, write, message):
+    write(pth)
+    with pytest.raises(UserError, match=message):
+        weight_files.read(pth)
+
+
+def test_safetensors_are_read(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"fc.weight": WEIGHT}, path)
+    np.testing.assert_array_equal(weight_files.read(str(path))["fc.weight"], WEIGHT)
+
+
+def test_damaged_safetensors_are_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match=r"must be a safetensors file, but .*damaged"):
+        weight_files.read(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("nowhere.pth", "got 'nowhere.pth': no such file"), ("weights.npz", r"must end in .safetensors, .pth, .pt, got")],
+)
+def test_a_path_that_cannot_be_weights_is_refused(tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        weight_files.read(source)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """Stands in for huggingface_hub, which is optional; returns what was asked for."""
+    asked = []
+
+    def download(repo_id, filename):
+        asked.append((repo_id, filename))
+        if repo_id == "no/network":
+            raise ConnectionError("offline\nand more lines")
+        path = tmp_path / filename
+        safetensors.numpy.save_file({"weight": WEIGHT}, path)
+        return str(path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=download))
+    return asked
+
+
+@pytest.mark.parametrize("source", ["timm/resnet50.tv_in1k", "hf:timm/resnet50.tv_in1k"])
+def test_a_hub_id_is_downloaded(hub, source):
+    np.testing.assert_array_equal(weight_files.read(source)["weight"], WEIGHT)
+    assert hub == [("timm/resnet50.tv_in1k", "model.safetensors")]
+
+
+def test_without_network_the_error_says_what_to_do(hub):
+    with pytest.raises(UserError, match="got ConnectionError: offline; without network, download it elsewhere"):
+        weight_files.read("no/network")
+
+
+def test_without_the_hub_package_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r'pip install "aujax\[hub\]"'):
+        weight_files.read("timm/resnet50.tv_in1k")
+
+
+def test_a_file_in_a_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch, hub):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    safetensors.numpy.save_file({"weight": WEIGHT}, "weights/mine.safetensors")
+    weight_files.read("weights/mine.safetensors")
+    with pytest.raises(UserError, match="no such file"):
+        weight_files.read("weights/yours.safetensors")
+    assert hub == []
