@@ -1,0 +1,1 @@
+"""From files to batches: drawing, preparing, reading and feeding faces."""

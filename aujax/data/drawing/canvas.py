@@ -1,0 +1,183 @@
+"""A canvas for drawn faces: anti-aliased shapes, soft gains over them, and light from a relief.
+
+Points given to a canvas are (x, y) pixels of the finished picture, pixel centres at whole numbers. Colours
+are RGB in 0..255. Small pictures are painted at twice their size. Three layers lie over the paint and are
+multiplied onto it in `Canvas.finish`: `fine` (wrinkles), `broad` (soft tints) and `relief` (heights, which
+the light turns into shading).
+"""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+Colour = tuple[float | int, float | int, float | int]
+_SUBPIXEL_BITS = 4
+_ONE = 1 << _SUBPIXEL_BITS
+_NEUTRAL = 128
+
+
+@functools.lru_cache(maxsize=128)
+def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
+    """The matrix that takes control points to points of the Catmull-Rom curve through them."""
+    t = np.linspace(0.0, 1.0, steps, endpoint=False)[:, None]
+    basis = 0.5 * np.concatenate(
+        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
+    )
+    segments = controls if closed else controls - 1
+    matrix = np.zeros((segments * steps + (not closed), controls))
+    for segment in range(segments):
+        for tap in range(4):
+            point = segment + tap - 1
+            point = point % controls if closed else min(max(point, 0), controls - 1)
+            matrix[segment * steps : (segment + 1) * steps, point] += basis[:, tap]
+    if not closed:
+        matrix[-1, -1] = 1.0
+    return matrix.astype(np.float32)
+
+
+def curve(
+    points: Float[np.ndarray, "*batch controls d"], *, steps: int = 5, closed: bool = False
+) -> Float[np.ndarray, "*batch n d"]:
+    """Return points of the smooth curve through `points`, `steps` for each piece between two of them."""
+    return _spline_matrix(points.shape[-2], steps, closed) @ points
+
+
+def ribbon(
+    points: Float[np.ndarray, "*batch n 2"], widths: Float[np.ndarray, "*batch n"]
+) -> Float[np.ndarray, "*batch m 2"]:
+    """Return the outline of a stroke along `points` whose width at each point is `widths` pixels."""
+    after = np.concatenate([points[..., 1:, :], points[..., -1:, :]], -2)
+    before = np.concatenate([points[..., :1, :], points[..., :-1, :]], -2)
+    x, y = np.moveaxis(after - before, -1, 0)
+    half = widths / (2 * np.sqrt(x * x + y * y + 1e-6))
+    normal = np.stack([-y * half, x * half], -1)
+    return np.concatenate([points + normal, (points - normal)[..., ::-1, :]], -2)
+
+
+def shade(colour: Colour, factor: float) -> Colour:
+    """Return the colour made darker (factor < 1) or lighter (factor > 1)."""
+    return tuple(min(max(c * factor, 0.0), 255.0) for c in colour)
+
+
+def mix(first: Colour, second: Colour, weight: float) -> Colour:
+    """Return the colour `weight` of the way from `first` to `second`."""
+    return tuple(a + (b - a) * weight for a, b in zip(first, second, strict=True))
+
+
+class Canvas:
+    """A picture of `size` x `size` pixels in the making; the inter-ocular distance is `unit` pixels."""
+
+    def __init__(self, size: int, unit: float):
+        self.size, self.unit = size, unit
+        self.zoom = 2 if size < 192 else 1
+        self.shift = np.full(2, _ONE * (self.zoom - 1) / 2)
+        self.paint = np.empty((size * self.zoom, size * self.zoom, 3), np.uint8)
+        self.fine = np.full((size, size), _NEUTRAL, np.uint8)
+        coarse = (size + 1) // 2
+        self.broad = np.full((coarse, coarse, 3), _NEUTRAL, np.uint8)
+        self.relief = np.zeros((coarse, coarse), np.float32)
+        self.head = np.zeros((coarse, coarse), np.float32)
+
+    def _fixed(self, points: np.ndarray, layer: np.ndarray) -> np.ndarray:
+        zoom = _ONE * layer.shape[0] / self.size
+        return np.rint(points * zoom + (zoom - _ONE) / 2).astype(np.int32)
+
+    def _painted(self, points: np.ndarray) -> np.ndarray:
+        return np.rint(points * (_ONE * self.zoom) + self.shift).astype(np.int32)
+
+    def fill(self, outline: np.ndarray, colour: Colour) -> None:
+        """Fill a polygon."""
+        cv2.fillPoly(self.paint, [self._painted(outline)], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def lines(self, curves: list[np.ndarray] | np.ndarray, colour: Colour, width: float) -> None:
+        """Draw curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
+        pixels = max(1, round(width * self.unit * self.zoom))
+        together = isinstance(curves, np.ndarray)
+        fixed = list(self._painted(curves)) if together else [self._painted(line) for line in curves]
+        cv2.polylines(self.paint, fixed, False, colour, pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def disc(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
+        """Fill a circle of `radius` inter-ocular units."""
+        x, y = self._painted(centre).tolist()
+        fixed = round(radius * self.unit * self.zoom * _ONE)
+        cv2.circle(self.paint, (x, y), fixed, colour, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def cover(self, outline: np.ndarray, colour: Colour) -> None:
+        """Fill a polygon that lies in front of the face: it hides wrinkles and tints too."""
+        self.fill(outline, colour)
+        cv2.fillPoly(self.fine, [self._fixed(outline, self.fine)], _NEUTRAL, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.fillPoly(self.broad, [self._fixed(outline, self.broad)], (_NEUTRAL,) * 3, cv2.LINE_8, _SUBPIXEL_BITS)
+
+    def clipped(self, outline: np.ndarray, draw: Callable[["Canvas"], None], opacity: float = 1.0) -> None:
+        """Keep only inside `outline`, at `opacity`, what `draw(canvas)` paints."""
+        fixed, side = self._painted(outline), self.paint.shape[0]
+        x0, y0 = np.clip((fixed.min(0) >> _SUBPIXEL_BITS) - 1, 0, side).tolist()
+        x1, y1 = np.clip((fixed.max(0) >> _SUBPIXEL_BITS) + 3, 0, side).tolist()
+        if x0 >= x1 or y0 >= y1:
+            return
+        part, corner = copy.copy(self), np.array([x0, y0])
+        part.paint, part.shift = self.paint[y0:y1, x0:x1].copy(), self.shift - corner * _ONE
+        draw(part)
+        mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
+        inside = (fixed - (corner << _SUBPIXEL_BITS)).astype(np.int32)
+        cv2.fillPoly(mask, [inside], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
+        weight = mask.astype(np.float32) * (1 / 255)
+        here = self.paint[y0:y1, x0:x1]
+        here[...] = cv2.blendLinear(part.paint, here, weight, 1.0 - weight)
+
+    def creases(self, outlines: Float[np.ndarray, "k n 2"], depths: Float[np.ndarray, "k"]) -> None:
+        """Darken (depth > 0) or lighten thin shapes, such as wrinkles, one after the other."""
+        values = np.clip(_NEUTRAL * (1.0 - depths), 0, 255).tolist()
+        for fixed, value in zip(self._fixed(outlines, self.fine), values, strict=True):
+            cv2.fillPoly(self.fine, [fixed], value, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def tint(self, outline: np.ndarray, gain: Colour) -> None:
+        """Multiply the paint under a polygon by `gain` for red, green and blue, with soft edges."""
+        value = tuple(min(_NEUTRAL * g, 255.0) for g in gain)
+        cv2.fillPoly(self.broad, [self._fixed(outline, self.broad)], value, cv2.LINE_8, _SUBPIXEL_BITS)
+
+    def raise_polygon(self, outline: np.ndarray, height: float) -> None:
+        """Set the relief under a polygon to a height (in tenths of the inter-ocular distance)."""
+        cv2.fillPoly(self.relief, [self._fixed(outline, self.relief)], height, cv2.LINE_8, _SUBPIXEL_BITS)
+
+    def raise_disc(self, centre: np.ndarray, radius: float, height: float) -> None:
+        """Set the relief under a circle of `radius` inter-ocular units."""
+        x, y = self._fixed(centre, self.relief).tolist()
+        fixed = round(radius * self.unit * self.relief.shape[0] / self.size * _ONE)
+        cv2.circle(self.relief, (x, y), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS)
+
+    def raise_head(self, outline: np.ndarray) -> None:
+        """Say where the head is: the light falls on it as on a dome."""
+        cv2.fillPoly(self.head, [self._fixed(outline, self.head)], 1.0, cv2.LINE_8, _SUBPIXEL_BITS)
+
+    def _light(self, direction: np.ndarray, ambient: float) -> np.ndarray:
+        unit = self.unit * self.relief.shape[0] / self.size
+        height = cv2.GaussianBlur(self.relief, (0, 0), 0.07 * unit) * (0.1 * unit)
+        dome = cv2.GaussianBlur(self.head, (0, 0), 0.3 * unit)
+        height += dome * (0.9 * unit)
+        gx, gy = (
+            cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125),
+            cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125),
+        )
+        x, y, z = direction
+        lambert = (z - x * gx - y * gy) / np.sqrt(1.0 + gx * gx + gy * gy)
+        light = ambient + (1.0 - ambient) * np.maximum(lambert, 0.0) / z
+        weight = np.minimum(2.0 * dome, 1.0)
+        return 1.0 + (light - 1.0) * weight
+
+    def finish(self, direction: np.ndarray, ambient: float, colour: Colour) -> UInt8[np.ndarray, "size size 3"]:
+        """Return the picture lit from `direction` (unit vector towards the light); `colour` is a gain for R, G, B."""
+        unit = self.unit * self.broad.shape[0] / self.size
+        gain = cv2.GaussianBlur(self.broad, (0, 0), 0.07 * unit).astype(np.float32)
+        gain *= self._light(direction, ambient)[..., None] * (np.asarray(colour, np.float32) / _NEUTRAL)
+        gain = cv2.resize(gain, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        fine = cv2.GaussianBlur(self.fine, (0, 0), max(0.016 * self.unit, 0.3)).astype(np.float32)
+        gain *= (fine * (1.0 / _NEUTRAL))[..., None]
+        paint = self.paint
+        if paint.shape[0] != self.size:
+            paint = cv2.resize(paint, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return cv2.multiply(paint, gain, dtype=cv2.CV_8U)
