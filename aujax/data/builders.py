@@ -1,0 +1,262 @@
+"""Prepared faces on disk: a TFDS data set in the `array_record` format, written in order and read by row.
+
+A prepared folder holds `dataset.json` (expressions, counts, fingerprint, how it was made; written last),
+`faces/1.0.0/` (what `tfds.builder_from_directory` reads), `report.txt` and, where landmarks were detected,
+`landmarks.jsonl`. TensorFlow is never imported: images travel as encoded bytes, and records are appended by
+TFDS's `SequentialWriter`, because the shuffling writer of a TFDS builder needs TensorFlow above 1 GB and
+keeps everything below that in memory. A record is one face:
+
+  image          bytes, an upright JPEG or PNG of 3 channels (or gray, which decoders expand)
+  landmarks      (68, 2) float32, (x, y) pixels of that image; zeros where has_landmarks is False
+  has_landmarks  bool
+  expression     int, index into the data set's own `expressions`
+  id             str, unique: the path of the original image below its source
+  group          str, the identity; "" where unknown
+  aus            (n,) int32, FACS numbers of the active action units where known, else empty
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_info import DatasetIdentity
+from tensorflow_datasets.core.sequential_writer import SequentialWriter
+
+import aujax
+from aujax.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+METADATA = "dataset.json"
+LANDMARK_CACHE = "landmarks.jsonl"
+_FORMAT = 1
+_VERSION = "1.0.0"
+_FACES_PER_SHARD = 4096
+_FACES_PER_FLUSH = 64
+
+Record = dict[str, Any]
+
+
+class FaceSource(Sequence[Record]):
+    """The faces of one split, by row; reads are thread-safe and it can be sent to another process."""
+
+    def __init__(self, directory: Path, split: str):
+        builder = tfds.builder_from_directory(str(_records(directory)))
+        decoders: Any = {"image": tfds.decode.SkipDecoding()}
+        self._rows: Any = builder.as_data_source(split, decoders=decoders)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: Any) -> Record:
+        """The face in `row`, as the module docstring describes a record; `image` stays encoded."""
+        face = self._rows[range(len(self))[row]]
+        return {
+            "image": face["image"],
+            "landmarks": np.asarray(face["landmarks"], np.float32),
+            "has_landmarks": bool(face["has_landmarks"]),
+            "expression": int(face["expression"]),
+            "id": face["id"].decode(),
+            "group": face["group"].decode(),
+            "aus": np.asarray(face["aus"], np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A prepared data set: its expressions, the number of faces per split, and a hash of all its content."""
+
+    directory: Path
+    expressions: tuple[str, ...]
+    splits: dict[str, int]
+    fingerprint: str
+    about: dict[str, Any]
+
+    def source(self, split: str) -> FaceSource:
+        """The faces of `split` by row.
+
+        Raises:
+          UserError: the data set has no such split.
+        """
+        if split not in self.splits:
+            raise UserError(
+                f"{self.directory} has no split {split!r}: expected one of {', '.join(self.splits)}; "
+                "choose one of these, or prepare the data set again with another --validation or --test"
+            )
+        return FaceSource(self.directory, split)
+
+
+def open_faces(directory: str | os.PathLike[str]) -> Faces:
+    """The data set that `python -m aujax.data.prepare ... --out DIRECTORY` wrote.
+
+    Raises:
+      UserError: nothing there, not a prepared folder, or a half-written or half-copied one.
+    """
+    directory = Path(directory)
+    metadata = _read_metadata(directory)
+    for name, size in metadata["files"].items():
+        path = _records(directory) / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            came = "it is missing" if found is None else f"it has {found}"
+            raise UserError(
+                f"{path}: expected a file of {size} bytes, {came}: the data set was copied only in part; "
+                "copy the folder again, or prepare it again with --overwrite"
+            )
+    return Faces(
+        directory=directory,
+        expressions=tuple(metadata["expressions"]),
+        splits=dict(metadata["splits"]),
+        fingerprint=metadata["fingerprint"],
+        about=metadata["about"],
+    )
+
+
+def write_faces(
+    directory: Path,
+    rows: Iterable[tuple[str, Record]],
+    *,
+    expressions: Sequence[str],
+    splits: Sequence[str],
+    about: Mapping[str, Any],
+) -> Faces:
+    """Write (split, record) `rows` in their order below `directory`, and open the result.
+
+    An earlier data set stays until this one is complete; nothing half-written is left behind.
+
+    Raises:
+      UserError: a split got no face.
+      OSError, RuntimeError: the disk is full or not writable.
+    """
+    incomplete = _records(directory).with_name("incomplete")
+    shutil.rmtree(incomplete, ignore_errors=True)
+    incomplete.mkdir(parents=True)
+    try:
+        counts, fingerprint = _write_rows(incomplete, rows, expressions, splits)
+        empty = [split for split, count in counts.items() if not count]
+        if empty:
+            raise UserError(
+                f"the split {empty[0]!r} is empty: every split needs a readable face; "
+                "give more images, or choose other fractions with --validation and --test"
+            )
+        files = {path.name: path.stat().st_size for path in sorted(incomplete.iterdir())}
+        (directory / METADATA).unlink(missing_ok=True)
+        shutil.rmtree(_records(directory), ignore_errors=True)
+        incomplete.rename(_records(directory))
+    except BaseException:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        with contextlib.suppress(OSError):  # an earlier data set is in there
+            incomplete.parent.rmdir()
+        raise
+    metadata = {
+        "format": _FORMAT,
+        "aujax": aujax.__version__,
+        "expressions": list(expressions),
+        "splits": counts,
+        "fingerprint": fingerprint,
+        "about": dict(about),
+        "files": files,
+    }
+    _write_json(directory / METADATA, metadata)
+    return open_faces(directory)
+
+
+def _write_rows(
+    directory: Path, rows: Iterable[tuple[str, Record]], expressions: Sequence[str], splits: Sequence[str]
+) -> tuple[dict[str, int], str]:
+    identity = DatasetIdentity(
+        name="faces",
+        version=tfds.core.Version(_VERSION),
+        data_dir=str(directory),
+        module_name=__name__,
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity, description="Faces prepared by aujax", features=_features(expressions)
+    )
+    writer = SequentialWriter(info, _FACES_PER_SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    counts = dict.fromkeys(splits, 0)
+    pending: dict[str, list[Record]] = {split: [] for split in splits}
+    digest = hashlib.sha256("\n".join(expressions).encode())
+    for split, record in rows:
+        counts[split] += 1
+        _update(digest, split, record)
+        pending[split].append(record)
+        if len(pending[split]) == _FACES_PER_FLUSH:
+            writer.add_examples({split: pending[split]})
+            pending[split] = []
+    writer.add_examples(pending)
+    writer.close_all()
+    return counts, digest.hexdigest()
+
+
+def _features(expressions: Sequence[str]) -> tfds.features.FeaturesDict:
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "landmarks": tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
+            "has_landmarks": np.bool_,
+            "expression": tfds.features.ClassLabel(names=list(expressions)),
+            "id": tfds.features.Text(),
+            "group": tfds.features.Text(),
+            "aus": tfds.features.Sequence(np.int32),
+        }
+    )
+
+
+def _update(digest: Any, split: str, record: Record) -> None:
+    numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
+    texts = [split, record["id"], record["group"], " ".join(str(int(n)) for n in numbers)]
+    digest.update(json.dumps(texts).encode())
+    digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
+    digest.update(hashlib.sha256(record["image"]).digest())
+
+
+def _records(directory: Path) -> Path:
+    return directory / "faces" / _VERSION
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _read_metadata(directory: Path) -> dict[str, Any]:
+    path = directory / METADATA
+    if not path.is_file():
+        raise UserError(_why_missing(directory))
+    try:
+        metadata = json.loads(path.read_text())
+        known = metadata["format"] == _FORMAT and {"files", "expressions", "splits"} <= metadata.keys()
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(
+            f"{path}: expected the description of a prepared data set (format {_FORMAT}), found something "
+            "else; prepare the data set again with `python -m aujax.data.prepare ... --overwrite`"
+        )
+    return metadata
+
+
+def _why_missing(directory: Path) -> str:
+    again = f"`python -m aujax.data.prepare ... --out {directory}`"
+    if (directory / "faces" / "incomplete").exists() or (directory / LANDMARK_CACHE).exists():
+        return (
+            f"{directory} holds a data set whose preparation did not finish ({METADATA} is missing); "
+            f"run the same {again} again: landmarks already found are kept"
+        )
+    if not directory.exists():
+        came = "there is no such folder"
+    elif not directory.is_dir():
+        came = "it is a file"
+    else:
+        came = f"this folder has no {METADATA}"
+    return f"{directory}: expected a folder written by {again}, but {came}; run that command, or correct the path"

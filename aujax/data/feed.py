@@ -1,0 +1,84 @@
+"""Batches of decoded faces, read ahead by Grain, in an order that is a function of seed and epoch alone."""
+
+from collections.abc import Iterator
+
+import cv2
+import grain
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from aujax.data.builders import FaceSource, Record
+from aujax.data.records import Batch
+from aujax.errors import UserError
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " count"]:
+    """Returns the rows of a split in the order in which this epoch visits them."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def batches(
+    source: FaceSource,
+    order: Int[np.ndarray, " faces"],
+    *,
+    batch_size: int,
+    size: int,
+    threads: int,
+    first: int = 0,
+) -> Iterator[Batch]:
+    """Yields this process's part of every batch from number `first` on, pictures resized to (size, size).
+
+    The last batch is filled up with the first faces of the order, marked as not valid.
+    """
+    rows = _fill_up(order, batch_size)[first:]
+    valid = (np.arange(rows.size) + first * batch_size < len(order)).reshape(rows.shape)
+    part = np.array_split(np.arange(batch_size), jax.process_count())[jax.process_index()]
+    rows, valid = rows[:, part].reshape(-1), valid[:, part].reshape(-1)
+
+    def face(position: int) -> Batch:
+        row = int(rows[position])
+        return decoded(source[row], row, size)._replace(valid=valid[position])
+
+    dataset = grain.MapDataset.range(len(rows)).map(face).batch(len(part), batch_fn=_stack)
+    yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size))
+
+
+def num_batches(faces: int, batch_size: int) -> int:
+    """Returns how many batches one pass over the faces takes, a partial last one included."""
+    return -(-faces // batch_size)
+
+
+def _fill_up(order: Int[np.ndarray, " faces"], batch_size: int) -> Int[np.ndarray, "batches batch"]:
+    return np.resize(order, (num_batches(len(order), batch_size), batch_size))
+
+
+def decoded(record: Record, row: int, size: int) -> Batch:
+    """Returns one face, without a batch axis, as RGB of (size, size) with its landmarks scaled along."""
+    image = _decode(record)
+    height, width = image.shape[:2]
+    if (height, width) != (size, size):
+        shrinking = size * size < height * width
+        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+    scale = np.array([size / width, size / height], np.float32)
+    # Scaling keeps pixel centres at half-integers: x + 0.5 is what is proportional.
+    landmarks = np.where(record["has_landmarks"], (record["landmarks"] + 0.5) * scale - 0.5, 0.0)
+    return Batch(
+        image=image,
+        landmarks=landmarks.astype(np.float32),
+        expression=np.int32(record["expression"]),
+        index=np.int32(row),
+        has_landmarks=np.bool_(record["has_landmarks"]),
+        valid=np.bool_(True),
+    )
+
+
+def _decode(record: Record) -> UInt8[np.ndarray, "height width 3"]:
+    image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(f"face {record['id']!r} of the prepared data set cannot be decoded; prepare the data set again")
+    return image
+
+
+def _stack(faces: list[Batch]) -> Batch:
+    return Batch(*(np.stack(parts) for parts in zip(*faces, strict=True)))

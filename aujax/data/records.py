@@ -1,0 +1,64 @@
+"""The array contract: what one batch of faces is, on the host and on the devices.
+
+  image          (B, H, W, 3) uint8 RGB
+  landmarks      (B, 68, 2) float32, (x, y) pixels of that image, x right, y down; 0 where there are none
+  expression     (B,) int32, index into the data set's expressions
+  index          (B,) int32, the row in the split; ids, groups and attributes stay on the host and are joined by it
+  has_landmarks  (B,) bool
+  valid          (B,) bool, False for the faces that only fill up the last batch
+
+Missing is a mask, never a special value. A batch is sharded over the mesh axis "data".
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from aujax.errors import UserError
+
+DATA_AXIS = "data"
+
+
+class Batch(NamedTuple):
+    """Faces as the step takes them; see the module docstring."""
+
+    image: UInt8[Array | np.ndarray, "batch height width 3"]
+    landmarks: Float[Array | np.ndarray, "batch 68 2"]
+    expression: Int[Array | np.ndarray, " batch"]
+    index: Int[Array | np.ndarray, " batch"]
+    has_landmarks: Bool[Array | np.ndarray, " batch"]
+    valid: Bool[Array | np.ndarray, " batch"]
+
+
+def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """Returns the one-dimensional mesh over the given devices, or all there are."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays whose first axis is divided over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
+    """Returns this process's part of a batch as arrays of the global batch, divided over the mesh."""
+    place = sharded(mesh)
+    return Batch(*(jax.make_array_from_process_local_data(place, np.asarray(part)) for part in batch))
+
+
+def check_divisible(batch_size: int, mesh: Mesh, *, option: str) -> None:
+    """Raises a UserError unless every device gets the same number of faces of a batch."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"--config.{option}: expected a multiple of the {mesh.size} devices, got {batch_size}; "
+            f"take {max(1, batch_size // mesh.size) * mesh.size}"
+        )

@@ -1,0 +1,11 @@
+"""Where faces come from: each source lists its images, and `SOURCES` is the table of them."""
+
+from aujax.data.sources import affectnet, drawn, folder, rafdb
+from aujax.data.sources.listing import Source
+
+SOURCES: dict[str, Source] = {
+    "synthetic": drawn.SOURCE,
+    "folder": folder.SOURCE,
+    "rafdb": rafdb.SOURCE,
+    "affectnet": affectnet.SOURCE,
+}

@@ -1,0 +1,141 @@
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from small_folders import blocks, landmarks_within
+
+from aujax.codebook import EXPRESSIONS
+from aujax.data import images
+from aujax.data.builders import open_faces, write_faces
+from aujax.errors import UserError
+
+
+def record(number: int, **changes):
+    return {
+        "image": images.encode(blocks(number)),
+        "landmarks": landmarks_within(32, 24, seed=number),
+        "has_landmarks": number % 2 == 0,
+        "expression": number % 7,
+        "id": f"Ärger/{number}.jpg",
+        "group": "" if number % 3 else "ann",
+        "aus": [6, 12, 25] if number % 2 else [],
+    } | changes
+
+
+def write(directory, rows, splits=("train", "test")):
+    return write_faces(directory, rows, expressions=EXPRESSIONS, splits=splits, about={"seed": 0})
+
+
+def alternating(count: int):
+    return [("test" if number % 4 == 3 else "train", record(number)) for number in range(count)]
+
+
+def test_faces_come_back_as_written_and_in_their_order(tmp_path):
+    faces = write(tmp_path, alternating(200))
+    train = faces.source("train")
+    assert faces.splits == {"train": 150, "test": 50}
+    for row, number in enumerate(number for number in range(200) if number % 4 != 3):
+        expected, found = record(number), train[row]
+        assert {k: found[k] for k in ("image", "has_landmarks", "expression", "id", "group")} == {
+            k: expected[k] for k in ("image", "has_landmarks", "expression", "id", "group")
+        }
+        assert found["aus"].tolist() == expected["aus"]
+        np.testing.assert_array_equal(found["landmarks"], expected["landmarks"])
+        assert found["landmarks"].dtype == np.float32
+
+
+def test_rows_count_from_either_end_and_stop_there(tmp_path):
+    test = write(tmp_path, alternating(8)).source("test")
+    assert [face["id"] for face in test] == ["Ärger/3.jpg", "Ärger/7.jpg"]
+    assert test[-1]["id"] == "Ärger/7.jpg"
+    with pytest.raises(IndexError):
+        test[2]
+
+
+def test_faces_can_be_read_from_many_threads(tmp_path):
+    test = write(tmp_path, alternating(80)).source("test")
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda row: test[row]["id"], list(range(20)) * 10))
+    assert ids == [f"Ärger/{number}.jpg" for number in range(3, 80, 4)] * 10
+
+
+def test_a_moved_folder_still_opens(tmp_path):
+    write(tmp_path / "before", alternating(8))
+    (tmp_path / "before").rename(tmp_path / "after")
+    assert open_faces(tmp_path / "after").source("test")[0]["id"] == "Ärger/3.jpg"
+
+
+def test_fingerprint_follows_the_content(tmp_path):
+    same = [write(tmp_path / name, alternating(8)).fingerprint for name in "ab"]
+    changed = [(split, face | {"expression": 1}) for split, face in alternating(8)]
+    assert same[0] == same[1] != write(tmp_path / "c", changed).fingerprint
+
+
+def test_failed_writing_leaves_an_earlier_data_set_alone(tmp_path):
+    before = write(tmp_path, alternating(8))
+
+    def rows():
+        yield from alternating(4)
+        raise OSError("broken")
+
+    with pytest.raises(OSError, match="broken"):
+        write(tmp_path, rows())
+    assert open_faces(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.rglob("*incomplete*")) == []
+
+
+def test_empty_split_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the split 'validation' is empty"):
+        write(tmp_path, alternating(8), splits=("train", "validation", "test"))
+
+
+def test_missing_folder_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match=r"no such folder; run that command, or correct the path"):
+        open_faces(tmp_path / "nothing")
+
+
+def test_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"this folder has no dataset\.json"):
+        open_faces(tmp_path)
+
+
+def test_unfinished_preparation_is_named(tmp_path):
+    (tmp_path / "landmarks.jsonl").touch()
+    with pytest.raises(UserError, match=r"did not finish .* landmarks already found are kept"):
+        open_faces(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format": 99})])
+def test_foreign_description_is_refused(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match="expected the description of a prepared data set"):
+        open_faces(tmp_path)
+
+
+def test_half_copied_data_set_is_refused(tmp_path):
+    write(tmp_path, alternating(8))
+    shard = next((tmp_path / "faces").rglob("*test*"))
+    shard.write_bytes(shard.read_bytes()[:-5])
+    with pytest.raises(UserError, match="copied only in part"):
+        open_faces(tmp_path)
+    shard.unlink()
+    with pytest.raises(UserError, match="it is missing"):
+        open_faces(tmp_path)
+
+
+def test_unknown_split_is_refused_with_the_ones_there(tmp_path):
+    with pytest.raises(UserError, match="no split 'valid': expected one of train, test"):
+        write(tmp_path, alternating(8)).source("valid")
+
+
+def test_neither_tensorflow_nor_jax_is_imported_to_read_faces(tmp_path):
+    write(tmp_path, alternating(8))
+    code = (
+        "import sys; from aujax.data.builders import open_faces; open_faces(sys.argv[1]).source('train')[0]; "
+        "print([name for name in ('tensorflow', 'jax') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

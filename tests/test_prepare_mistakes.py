@@ -1,0 +1,118 @@
+import errno
+
+import pytest
+from small_folders import NAMES, blocks, drawn_folder, labelled_folder, refused, run, write_csv, write_image
+
+from aujax.data import builders
+from aujax.data.builders import open_faces
+from aujax.data.detection import detect
+
+
+@pytest.fixture
+def source(tmp_path):
+    return labelled_folder(tmp_path / "source", NAMES, groups=[str(number // 2) for number in range(len(NAMES))])
+
+
+def test_a_few_unreadable_images_are_left_out_and_named(tmp_path, source):
+    (source / "a" / "003.png").write_bytes(b"")
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert "a/003.png: empty file (0 bytes)" in (tmp_path / "out" / "report.txt").read_text()
+    assert sum(open_faces(tmp_path / "out").splits.values()) == len(NAMES) - 1
+
+
+def test_many_unreadable_images_stop_the_preparation_unless_allowed(tmp_path, source, capsys):
+    (source / "a" / "003.png").unlink()
+    (source / "a" / "004.png").write_bytes(b"nothing")
+    command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    message = refused(capsys, *command)
+    assert "2 of 24 images cannot be read, at most 1 were expected (a/003.png: No such file or directory" in message
+    assert "--allow-unreadable=2" in message
+    assert run(*command, "--allow-unreadable=2") == 0
+
+
+def test_copies_of_one_photograph_are_told_and_never_split_apart(tmp_path):
+    rows = []
+    for number in range(20):
+        write_image(tmp_path / "in" / f"{number}.png", blocks(number // 2))
+        rows.append({"image": f"{number}.png", "expression": "happy" if number != 7 else "sad"})
+    write_csv(tmp_path / "in" / "labels.csv", rows)
+    run("folder", "--source", tmp_path / "in", "--out", tmp_path / "out", "--landmarks=none")
+    report = (tmp_path / "out" / "report.txt").read_text()
+    assert "copies of one image in two splits: none" in report
+    assert "6.png (Happiness) = 7.png (Sadness)" in report
+
+
+def test_copies_and_people_across_the_given_splits_are_named(tmp_path):
+    rows = []
+    for number, split in enumerate(["train", "train", "test", "validation"]):
+        write_image(tmp_path / "in" / f"{number}.png", blocks(0 if number in (1, 2) else number))
+        rows.append({"image": f"{number}.png", "expression": "sad", "split": split, "group": "ann" if number else ""})
+    write_csv(tmp_path / "in" / "labels.csv", rows)
+    run("folder", "--source", tmp_path / "in", "--out", tmp_path / "out", "--landmarks=none")
+    report = (tmp_path / "out" / "report.txt").read_text()
+    assert "1.png (train) = 2.png (test)" in report
+    assert "ann: 1 in train, 1 in test, 1 in validation" in report
+
+
+def test_image_listed_twice_is_refused(tmp_path, capsys):
+    source = labelled_folder(tmp_path / "in", ["happy", "sad"])
+    with (source / "labels.csv").open("a") as file:
+        file.write("a/001.png,happy\n")
+    message = refused(capsys, "folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert "'a/001.png' comes 2 times" in message
+
+
+def test_full_disk_keeps_landmarks_and_the_next_run_goes_on(tmp_path, monkeypatch, capsys):
+    source = drawn_folder(tmp_path / "source")
+    count = 0
+
+    def full(digest, split, record):
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(builders, "_update", full)
+        message = refused(capsys, "folder", "--source", source, "--out", tmp_path / "out")
+    assert "no space left on the disk" in message
+    assert f"are kept in {tmp_path / 'out' / 'landmarks.jsonl'}" in message
+    assert len((tmp_path / "out" / "landmarks.jsonl").read_text().splitlines()) == 5
+
+    seen = []
+    monkeypatch.setattr("aujax.data.stored_face.detect", lambda *a: seen.append(1) or detect(*a))
+    run("folder", "--source", source, "--out", tmp_path / "out")
+    assert len(seen) == 3
+
+
+def test_full_disk_as_array_record_tells_it_is_told_the_same_way(tmp_path, source, monkeypatch, capsys):
+    def full(*_):
+        raise RuntimeError("write() failed: No space left on device; writing x")
+
+    monkeypatch.setattr(builders, "_update", full)
+    command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert "no space left on the disk" in refused(capsys, *command)
+
+
+def test_ctrl_c_ends_with_one_line_and_status_130(tmp_path, source, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builders, "_update", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert stop.value.code == 130
+    assert "stopped: landmarks found so far are kept" in capsys.readouterr().err
+
+
+def test_folder_of_other_things_is_not_written_into(tmp_path, source, capsys):
+    assert "expected an empty or new folder, it holds a, labels.csv" in refused(
+        capsys, "folder", "--source", source, "--out", source, "--landmarks=none"
+    )
+    assert "found a file" in refused(capsys, "folder", "--source", source, "--out", source / "labels.csv")
+
+
+def test_empty_validation_split_is_refused(tmp_path, capsys):
+    source = labelled_folder(tmp_path / "in", ["happy"] * 4)
+    command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--validation=0.01")
+    assert "the split 'validation' is empty" in refused(capsys, *command)

@@ -1,0 +1,171 @@
+import pytest
+from small_folders import blocks, labelled_folder, labels, listing, splits, write_csv, write_image
+
+from aujax.codebook import EXPRESSIONS
+from aujax.data.sources.names import expression_ids, parse_classes, parse_expressions
+from aujax.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "expression"),
+    [
+        ("happy", "Happiness"),
+        ("JOY", "Happiness"),
+        ("Surprised", "Surprise"),
+        ("angry", "Anger"),
+        ("sad", "Sadness"),
+        ("fearful", "Fear"),
+        ("disgusted", "Disgust"),
+        (" neutral ", "Neutral"),
+        ("Sadness", "Sadness"),
+    ],
+)
+def test_usual_class_names_are_known_in_any_case(name, expression):
+    assert expression_ids([name]) == {name: EXPRESSIONS.index(expression)}
+
+
+def test_unknown_class_names_are_all_listed_with_their_counts():
+    with pytest.raises(
+        UserError, match=r"'contempt' \(2\), 'lol' \(1\); expected names of Neutral, .*--classes=contempt="
+    ):
+        expression_ids(["happy", "lol", "contempt", "contempt"])
+
+
+def test_explicit_map_comes_before_synonyms_and_can_leave_a_class_out():
+    classes = parse_classes("joy=Surprise, contempt=none")
+    assert expression_ids(["joy", "contempt"], classes=classes) == {"joy": 2, "contempt": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("happy", "expected name=Expression"),
+        ("a=Fear,a=Anger", "given twice"),
+        ("x=Fear", "'x' is no class of this source"),
+        ("lol=Hapiness", "lol=Hapiness: expected one of Neutral"),
+    ],
+)
+def test_wrong_map_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        expression_ids(["lol"], classes=parse_classes(text))
+
+
+def test_own_expressions_replace_the_seven():
+    expressions = parse_expressions("Pain, No pain")
+    assert expression_ids(["no_pain", "PAIN"], expressions=expressions) == {"no_pain": 1, "PAIN": 0}
+    with pytest.raises(UserError, match="different names"):
+        parse_expressions("Pain,pain")
+    with pytest.raises(UserError, match="two names or more"):
+        parse_expressions("Pain")
+
+
+def test_labels_csv_is_found_and_read_without_options(tmp_path):
+    found = listing("folder", "--source", labelled_folder(tmp_path, ["happy", "sad"], groups=["ann", "bob"]))
+    assert labels(found) == {"a/000.png": "Happiness", "a/001.png": "Sadness"}
+    assert [image.group for image in found.images] == ["ann", "bob"]
+    assert found.images[0].read() == (tmp_path / "a/000.png").read_bytes()
+
+
+def test_csv_file_with_other_columns_and_splits(tmp_path):
+    rows = [
+        {"photo": "1.png", "feeling": "joy", "part": "Training"},
+        {"photo": "2.png", "feeling": "fear", "part": "val"},
+        {"photo": "3.png", "feeling": "anger", "part": ""},
+    ]
+    path = write_csv(tmp_path / "list.csv", rows)
+    columns = ["--image-column=photo", "--expression-column=feeling", "--split-column=part"]
+    assert splits(listing("folder", "--source", path, *columns)) == {
+        "1.png": "train",
+        "2.png": "validation",
+        "3.png": "",
+    }
+
+
+def test_class_folders_below_split_folders(tmp_path):
+    write_image(tmp_path / "train" / "Happy" / "1.png", blocks(1))
+    write_image(tmp_path / "Test" / "SAD" / "2.png", blocks(2))
+    (tmp_path / "train" / "Happy" / "notes.txt").touch()
+    (tmp_path / "train" / "Happy" / "._1.png").touch()
+    found = listing("folder", "--source", tmp_path)
+    assert labels(found) == {"train/Happy/1.png": "Happiness", "Test/SAD/2.png": "Sadness"}
+    assert splits(found) == {"train/Happy/1.png": "train", "Test/SAD/2.png": "test"}
+
+
+def test_class_folders_alone_leave_the_split_open(tmp_path):
+    write_image(tmp_path / "0" / "1.png", blocks(1))
+    write_image(tmp_path / "9" / "2.png", blocks(2))
+    found = listing("folder", "--source", tmp_path, "--classes=0=Fear,9=none")
+    assert [(image.id, image.split) for image in found.images] == [("0/1.png", "")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"image": "1.png", "mood": "joy"}], "expected a column 'expression', found image, mood"),
+        ([{"image": "", "expression": "joy"}], "line 2: expected the path of an image"),
+        ([{"image": "1.png", "expression": "joy", "split": "later"}], "got 'later'"),
+    ],
+)
+def test_broken_labels_are_refused(tmp_path, rows, message):
+    write_csv(tmp_path / "labels.csv", rows)
+    with pytest.raises(UserError, match=message):
+        listing("folder", "--source", tmp_path)
+
+
+def test_labels_with_a_header_only_are_refused(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,expression\n")
+    with pytest.raises(UserError, match="one line per image after the header"):
+        listing("folder", "--source", tmp_path)
+
+
+def test_chosen_column_must_exist(tmp_path):
+    source = labelled_folder(tmp_path, ["happy"])
+    with pytest.raises(UserError, match=r"--group-column=who: .* has the columns image, expression"):
+        listing("folder", "--source", source, "--group-column=who")
+
+
+def test_folder_without_a_layout_says_what_is_in_it(tmp_path):
+    (tmp_path / "readme.md").touch()
+    with pytest.raises(UserError, match=r"expected labels\.csv .* found readme\.md"):
+        listing("folder", "--source", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["folder", "rafdb", "affectnet"])
+def test_missing_source_is_refused(tmp_path, name):
+    with pytest.raises(UserError, match="no such"):
+        listing(name, "--source", tmp_path / "nowhere")
+
+
+def test_drawn_splits_have_different_people_and_only_train_the_shortcut(monkeypatch):
+    calls = []
+
+    def draw(seed, index, *, size, shortcut):
+        calls.append((index, shortcut))
+        return real(seed, index, size=size, shortcut=shortcut)
+
+    from aujax.data import synthetic
+
+    real = synthetic.draw_face
+    monkeypatch.setattr(synthetic, "draw_face", draw)
+    found = listing("synthetic", "--train=10", "--validation=3", "--test=4", "--size=48", "--shortcut=0.5")
+    people = {split: {i.group for i in found.images if i.split == split} for split in ("train", "validation", "test")}
+    assert [len(people[split]) for split in people] == [2, 1, 1]
+    assert len(set.union(*people.values())) == 4
+    assert [shortcut for _, shortcut in calls] == [0.5] * 10 + [0.0] * 7
+
+
+def test_faces_to_test_on_do_not_change_with_the_number_to_train_on():
+    few, many = (
+        [
+            image.id
+            for image in listing("synthetic", f"--train={train}", "--test=2", "--validation=0", "--size=48").images
+        ]
+        for train in (1, 9)
+    )
+    assert few[-2:] == many[-2:]
+
+
+@pytest.mark.parametrize("option", ["--train=0", "--test=-1", "--size=8", "--shortcut=2"])
+def test_impossible_drawing_options_are_refused(option):
+    with pytest.raises(UserError, match=option):
+        listing("synthetic", option)
