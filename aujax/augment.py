@@ -1,0 +1,179 @@
+"""Random views of a face and its AU map, keyed and joint; what is drawn on the picture moves with it.
+
+Functions take one image (height, width, 3) float32 in [0, 1] with one AU map (height, width), and a key; vmap
+makes the batch. The recipe is that of the released training code, with rotation, crop and flip done by one warp:
+the image is sampled once, bilinearly, and the map by the nearest pixel.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+Image = Float[Array, "height width 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How often and how strongly training views differ from the stored picture; all zero means not at all."""
+
+    rotation: float = 6.0  # degrees either way
+    rotation_rate: float = 0.5
+    crop: float = 0.2  # share of the area that a random square crop may lose
+    flip_rate: float = 0.5
+    gray_rate: float = 0.2
+    jitter_rate: float = 0.8
+    brightness: float = 0.4  # factors are drawn from 1 - value to 1 + value
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.1  # turns of the colour circle, either way
+    erase_rate: float = 0.5
+    erase_area: tuple[float, float] = (0.02, 0.33)  # share of the picture
+
+
+def normalize(image: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
+    """Returns the [0, 1] image with ImageNet's channel means removed and deviations divided out."""
+    shape = (1,) * (image.ndim - 1) + (3,)
+    return (image - IMAGENET_MEAN.reshape(shape)) / IMAGENET_STD.reshape(shape)
+
+
+def training_view(
+    key: Key[Array, ""],
+    color_order: Int[Array, "4"],
+    image: Image,
+    au_map: Float[Array, "height width"],
+    *,
+    size: int,
+    policy: Policy,
+) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
+    """Returns a random square view of the image, not yet normalised, and of the AU map that goes with it.
+
+    `color_order`, a permutation of 0..3, says in which order the colours are jittered; it is shared by a batch.
+    """
+    warp_key, gray_key, jitter_key, erase_key = jax.random.split(key, 4)
+    image, au_map = warp(image, au_map, random_coordinates(warp_key, image.shape[:2], size=size, policy=policy))
+    image = _sometimes(gray_key, policy.gray_rate, grayscale(image), image)
+    image = random_colors(jitter_key, color_order, image, policy=policy)
+    return random_erasing(erase_key, image, policy=policy), au_map
+
+
+def random_coordinates(
+    key: Key[Array, ""], source: tuple[int, int], *, size: int, policy: Policy
+) -> Float[Array, "2 size size"]:
+    """Returns the (y, x) source position of every pixel of a random crop of the rotated, maybe mirrored picture."""
+    keys = jax.random.split(key, 6)
+    height, width = source
+    share = jnp.sqrt(1.0 - policy.crop * jax.random.uniform(keys[0]))
+    y, x = (
+        jax.random.uniform(keys[axis + 1]) * (1 - share) * n + _pixel_centres(size) * (share * n / size) - 0.5
+        for axis, n in enumerate((height, width))
+    )
+    x = _sometimes(keys[3], policy.flip_rate, x[::-1], x)
+    angle = jnp.deg2rad(policy.rotation) * jax.random.uniform(keys[4], minval=-1.0)
+    angle = _sometimes(keys[5], policy.rotation_rate, angle, jnp.zeros_like(angle))
+    cy, cx = (height - 1) / 2, (width - 1) / 2
+    dy, dx = (y - cy)[:, None], (x - cx)[None, :]
+    return jnp.stack([cy + jnp.sin(angle) * dx + jnp.cos(angle) * dy, cx + jnp.cos(angle) * dx - jnp.sin(angle) * dy])
+
+
+def warp(
+    image: Image, au_map: Float[Array, "height width"], coordinates: Float[Array, "2 rows columns"]
+) -> tuple[Float[Array, "rows columns 3"], Float[Array, "rows columns"]]:
+    """Returns image (bilinear) and map (nearest) read at the (y, x) coordinates, black and zero outside."""
+    y, x = coordinates
+    top, left = jnp.floor(y), jnp.floor(x)
+    down, right = (y - top)[..., None], (x - left)[..., None]
+    upper = _read(image, top, left) * (1 - right) + _read(image, top, left + 1) * right
+    lower = _read(image, top + 1, left) * (1 - right) + _read(image, top + 1, left + 1) * right
+    return upper * (1 - down) + lower * down, _read(au_map, jnp.floor(y + 0.5), jnp.floor(x + 0.5))
+
+
+def _read(picture: Float[Array, "height width ..."], y: Array, x: Array) -> Float[Array, "rows columns ..."]:
+    inside = (y >= 0) & (y < picture.shape[0]) & (x >= 0) & (x < picture.shape[1])
+    pixels = picture.at[y.astype(jnp.int32), x.astype(jnp.int32)].get(mode="clip")
+    return jnp.where(inside.reshape(inside.shape + (1,) * (picture.ndim - 2)), pixels, 0.0)
+
+
+def grayscale(image: Image) -> Image:
+    """Returns the luma of the image in all three channels."""
+    return jnp.broadcast_to((image * _LUMA.reshape(1, 1, 3)).sum(-1, keepdims=True), image.shape)
+
+
+def random_colors(key: Key[Array, ""], order: Int[Array, "4"], image: Image, *, policy: Policy) -> Image:
+    """Returns the image with brightness, contrast, saturation and hue changed at random, in the given order."""
+    apply_key, key = jax.random.split(key)
+    spread = jnp.array([policy.brightness, policy.contrast, policy.saturation, policy.hue])
+    strength = jnp.array([1.0, 1.0, 1.0, 0.0]) + spread * jax.random.uniform(key, (4,), minval=-1.0)
+
+    def change(jittered: Image, which: Int[Array, ""]) -> tuple[Image, None]:
+        return jax.lax.switch(which, _COLORS, jittered, strength[which]), None
+
+    jittered, _ = jax.lax.scan(change, image, order)
+    return _sometimes(apply_key, policy.jitter_rate, jittered, image)
+
+
+def _blend(image: Image, other: Array, share: Float[Array, ""]) -> Image:
+    return jnp.clip(share * image + (1 - share) * other, 0.0, 1.0)
+
+
+def _brightness(image: Image, factor: Float[Array, ""]) -> Image:
+    return _blend(image, jnp.zeros_like(image), factor)
+
+
+def _contrast(image: Image, factor: Float[Array, ""]) -> Image:
+    return _blend(image, jnp.full_like(image, grayscale(image).mean()), factor)
+
+
+def _saturation(image: Image, factor: Float[Array, ""]) -> Image:
+    return _blend(image, grayscale(image), factor)
+
+
+def _hue(image: Image, turn: Float[Array, ""]) -> Image:
+    """Returns the image with its HSV hue turned; value and saturation stay."""
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    value, low = image.max(-1), image.min(-1)
+    chroma = value - low
+    scale = jnp.where(chroma > 0, chroma, 1.0)
+    sector = jnp.where(
+        value == red,
+        (green - blue) / scale,
+        jnp.where(value == green, 2.0 + (blue - red) / scale, 4.0 + (red - green) / scale),
+    )
+    position = jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 3) + (sector + 6.0 * turn)[..., None]
+    position = jnp.mod(position, 6.0)
+    ramp = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
+    return value[..., None] - chroma[..., None] * ramp
+
+
+_COLORS = (_brightness, _contrast, _saturation, _hue)
+
+
+def random_erasing(key: Key[Array, ""], image: Image, *, policy: Policy) -> Image:
+    """Returns the image, sometimes with a box of Gaussian noise, of aspect ratio 0.3 to 3.3, in it."""
+    rate_key, area_key, aspect_key, y_key, x_key, noise_key = jax.random.split(key, 6)
+    height, width = image.shape[:2]
+    area = height * width * jax.random.uniform(area_key, minval=policy.erase_area[0], maxval=policy.erase_area[1])
+    aspect = jnp.exp(jax.random.uniform(aspect_key, minval=np.log(0.3), maxval=np.log(3.3)))
+    box_height, box_width = jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)
+    top = jax.random.uniform(y_key) * jnp.maximum(height - box_height, 0.0)
+    left = jax.random.uniform(x_key) * jnp.maximum(width - box_width, 0.0)
+    rows, columns = _pixel_centres(height), _pixel_centres(width)
+    inside = ((rows > top) & (rows < top + box_height))[:, None] & ((columns > left) & (columns < left + box_width))[
+        None
+    ]
+    erased = jnp.where(inside[..., None], jax.random.normal(noise_key, image.shape), image)
+    return _sometimes(rate_key, policy.erase_rate, erased, image)
+
+
+def _pixel_centres(n: int) -> Float[Array, " n"]:
+    return jnp.arange(n, dtype=jnp.float32) + 0.5
+
+
+def _sometimes(key: Key[Array, ""], rate: float, changed: Array, unchanged: Array) -> Array:
+    return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged)
