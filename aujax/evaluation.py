@@ -1,0 +1,195 @@
+"""How well a classifier recognises expressions, and how well its maps agree with the AU maps.
+
+The protocol is the paper's (section 4.1): whole pictures; the CAM of the labelled class; cosines over the faces
+that have an AU map, averaged per expression and then over expressions; accuracy over all faces. `evaluate` gives
+the numbers; with a `MapCollector` it also keeps what `write` puts into maps.npz.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from aujax import au_maps, augment, cams, codebook, methods, metrics
+from aujax.config import Config
+from aujax.data import feed
+from aujax.data.builders import Faces, FaceSource
+from aujax.data.records import Batch, replicated, to_mesh
+from aujax.runs import Run, versions
+
+BASELINES = ("uniform", "centred_gaussian", "all_au_map")  # maps that any network must beat
+
+
+class Outputs(NamedTuple):
+    """What one batch gives: columns (B,), maps (B, h, w), and sums over the faces of each class (K, h, w)."""
+
+    columns: dict[str, Array]
+    maps: dict[str, Array]
+    au_map: Float[Array, "batch height width"]
+    class_sums: dict[str, Array]
+
+
+Reader = Callable[[methods.Variables, Batch], Outputs]
+Sink = Callable[[Batch, Outputs], None]
+
+
+class Evaluation(NamedTuple):
+    """The summary of metrics.json, one row per face, and the class sums of the maps."""
+
+    summary: dict[str, Any]
+    columns: dict[str, np.ndarray]
+    class_sums: dict[str, np.ndarray]
+
+
+def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader:
+    """Returns the jitted pass (variables, batch on the mesh) -> `Outputs`, all that evaluation asks of a network."""
+    book = codebook.load(config.codebook)
+
+    def read(variables: methods.Variables, batch: Batch) -> Outputs:
+        image = augment.normalize(batch.image.astype(jnp.float32) / 255.0)
+        forward = methods.forward(model, variables, image, batch.expression)
+        size = batch.image.shape[1:3]
+        known = batch.has_landmarks & batch.valid
+        au_map, has_map = au_maps.batch_au_maps(batch.landmarks, batch.expression, known, size=size, codebook=book)
+        maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
+        if forward.cam is not None:
+            maps["cam"] = forward.cam
+        compared = maps | _trivial_maps(batch, known, size, book)
+        cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in compared.items()}
+        probability = jax.nn.softmax(forward.logits)
+        columns = {
+            "index": batch.index,
+            "expression": batch.expression,
+            "predicted": forward.logits.argmax(-1).astype(jnp.int32),
+            "probability": probability.max(-1),
+            "has_map": has_map,
+            "valid": batch.valid,
+            **cosines,
+        }
+        one_hot = jax.nn.one_hot(batch.expression, len(book.expressions)) * batch.valid[:, None]
+        shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
+        sums = {name: jnp.einsum("bk,bhw->khw", one_hot, value) for name, value in shown.items()}
+        return Outputs(columns, maps, au_map, sums)
+
+    return jax.jit(read, out_shardings=replicated(mesh))
+
+
+def _trivial_maps(
+    batch: Batch, known: Array, size: tuple[int, int], book: codebook.Codebook
+) -> dict[str, Float[Array, "batch height width"]]:
+    """Returns what any map must beat: a flat one, a blob in the middle, all action units of the face at once."""
+    units, _ = au_maps.batch_generic_maps(batch.landmarks, known, size=size, codebook=book)
+    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in size)
+    blob = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
+    # Added to a traced zero, or the compiler spends seconds on folding maps that are constants.
+    nothing = jnp.zeros_like(units) * units
+    return {"uniform": nothing + 1.0, "centred_gaussian": nothing + blob[None], "all_au_map": units}
+
+
+def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:
+    """Yields every face of a split once, in order, at the size the network sees."""
+    return feed.batches(
+        source,
+        np.arange(len(source)),
+        batch_size=-(-config.data.eval_batch_size // mesh.size) * mesh.size,
+        size=config.image_size,
+        threads=config.data.read_threads,
+    )
+
+
+def evaluate(
+    read: Reader,
+    variables: methods.Variables,
+    batches: Iterable[Batch],
+    *,
+    mesh: Mesh,
+    expressions: Sequence[str],
+    sinks: Sequence[Sink] = (),
+) -> Evaluation:
+    """Returns the numbers of one pass over the batches; every sink sees each batch with what was read from it."""
+    rows: list[dict[str, np.ndarray]] = []
+    sums: dict[str, np.ndarray] = {}
+    for batch in batches:
+        outputs = read(variables, to_mesh(batch, mesh))
+        columns, class_sums = jax.device_get((outputs.columns, outputs.class_sums))
+        rows.append(columns)
+        sums = {name: sums.get(name, 0.0) + value.astype(np.float64) for name, value in class_sums.items()}
+        for sink in sinks:
+            sink(batch, outputs)
+    columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    valid = columns.pop("valid")
+    columns = {name: column[valid] for name, column in columns.items()}
+    return Evaluation(summarize(columns, expressions), columns, sums)
+
+
+def summarize(columns: dict[str, np.ndarray], expressions: Sequence[str]) -> dict[str, Any]:
+    """Returns accuracy, confusion and cosines from one row per face; a cosine without any face is None."""
+    expression, predicted, has_map = columns["expression"], columns["predicted"], columns["has_map"]
+    confusion = metrics.confusion_matrix(expression, predicted, len(expressions))
+    recall, counts = metrics.per_class_mean((expression == predicted).astype(float), expression, len(expressions))
+    per_class = {
+        name: {"num_examples": int(counts[k]), "accuracy": float(recall[k]) if counts[k] else None}
+        for k, name in enumerate(expressions)
+    }
+    cosines = {}
+    for column in (name for name in columns if name.startswith("cosine/")):
+        name = column.removeprefix("cosine/")
+        means, mapped = metrics.per_class_mean(
+            columns[column][has_map].astype(float), expression[has_map], len(expressions)
+        )
+        values = {label: float(means[k]) if mapped[k] else None for k, label in enumerate(expressions)}
+        cosines[name] = _mean(values.values())
+        for k, label in enumerate(expressions):
+            per_class[label] |= {"num_maps": int(mapped[k])}
+            _nest(per_class[label], name, values[label])
+    summary: dict[str, Any] = {
+        "num_examples": len(expression),
+        "num_maps": int(has_map.sum()),
+        "cl": float((expression == predicted).mean()),
+        "balanced_accuracy": float(recall[counts > 0].mean()),
+        "cam_cos": None,
+    }
+    for name, value in cosines.items():
+        _nest(summary, name, value)
+    return summary | {"per_class": per_class, "confusion_matrix": confusion.tolist(), "expressions": list(expressions)}
+
+
+def _nest(target: dict[str, Any], name: str, value: float | None) -> None:
+    """Files a cosine as metrics.json names it: `cam_cos`, `att_cos[layer]` or `baselines[name]`."""
+    kind, _, layer = name.partition("/")
+    if kind == "attention":
+        target.setdefault("att_cos", {})[layer] = value
+    elif name in BASELINES:
+        target.setdefault("baselines", {})[name] = value
+    else:
+        target[f"{name}_cos"] = value
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def attention_layer(run: Run) -> str:
+    """Returns the layer whose attention is reported as ATT-COS: the last aligned one, or the method's own."""
+    return (run.config.au_layers or (run.model.method.tap,))[-1]
+
+
+def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
+    """Returns what metrics.json says about where its numbers come from."""
+    config = run.config
+    return {
+        "split": split,
+        "method": config.method,
+        "au_weight": config.au_weight,
+        "codebook": config.codebook,
+        "seed": config.seed,
+        "attention_layer": attention_layer(run),
+        "checkpoint": run.checkpoint,
+        "data": {"dir": str(faces.directory), "fingerprint": faces.fingerprint},
+        "versions": versions(),
+    }

@@ -1,0 +1,112 @@
+"""What `eval.py` leaves behind: metrics.json, examples.csv and maps.npz, from one `evaluation.Evaluation`."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from aujax import evaluation
+from aujax.data.builders import FaceSource, open_faces
+from aujax.data.records import Batch, data_mesh, replicated
+from aujax.evaluation import BASELINES, Evaluation, Outputs
+from aujax.runs import check_expressions, load_run
+from aujax.training.checkpoint import Which
+
+_SAMPLES_PER_EXPRESSION = 2
+
+
+class MapCollector:
+    """A sink that keeps every face's maps at their own size, and whole pictures of the first few of each class."""
+
+    def __init__(self, *, attention_layer: str):
+        """Keeps the attention of `attention_layer` for the samples."""
+        self._layer = attention_layer
+        self._maps: list[dict[str, np.ndarray]] = []
+        self._samples: list[dict[str, Any]] = []
+
+    def __call__(self, batch: Batch, outputs: Outputs) -> None:
+        """Takes what was read from one batch."""
+        columns, maps = jax.device_get((outputs.columns, outputs.maps))
+        valid = columns["valid"]
+        self._maps.append({name: value[valid].astype(np.float16) for name, value in maps.items()})
+        for row in np.flatnonzero(valid):
+            taken = sum(sample["expression"] == columns["expression"][row] for sample in self._samples)
+            if taken < _SAMPLES_PER_EXPRESSION:
+                self._samples.append(self._sample(batch, outputs, columns, maps, int(row)))
+
+    def _sample(
+        self, batch: Batch, outputs: Outputs, columns: dict[str, np.ndarray], maps: dict[str, np.ndarray], row: int
+    ) -> dict[str, Any]:
+        sample = {name: columns[name][row] for name in ("index", "expression", "predicted", "has_map")}
+        sample |= {"image": np.asarray(batch.image[row]), "au_map": np.asarray(outputs.au_map[row], np.float16)}
+        sample["attention"] = maps[f"attention/{self._layer}"][row]
+        return sample | ({"cam": maps["cam"][row]} if "cam" in maps else {})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns the arrays by their names in maps.npz."""
+        samples = sorted(self._samples, key=lambda sample: (sample["expression"], sample["index"]))
+        stacked = {f"sample/{name}": np.stack([sample[name] for sample in samples]) for name in samples[0]}
+        return {name: np.concatenate([part[name] for part in self._maps]) for name in self._maps[0]} | stacked
+
+
+def write(
+    directory: pathlib.Path, evaluation: Evaluation, collector: MapCollector, source: FaceSource, about: dict[str, Any]
+) -> None:
+    """Writes metrics.json, examples.csv and maps.npz into the directory; metrics.json last."""
+    directory.mkdir(parents=True, exist_ok=True)
+    summary, columns = evaluation.summary, evaluation.columns
+    counts = np.array([part["num_examples"] for part in summary["per_class"].values()])
+    map_counts = np.array([part.get("num_maps", 0) for part in summary["per_class"].values()])
+    means = {}
+    for name, sums in evaluation.class_sums.items():
+        divisor = np.maximum(map_counts if name == "au_map" else counts, 1).reshape(-1, 1, 1)
+        means[f"class_mean/{name}"] = (sums / divisor).astype(np.float32)
+    kept = {name: columns[name] for name in ("index", "expression", "predicted", "has_map")}
+    arrays = kept | collector.arrays() | means | {"class_count": counts, "class_map_count": map_counts}
+    np.savez_compressed(directory / "maps.npz", **arrays)
+    _write_examples(directory / "examples.csv", columns, source, summary["expressions"])
+    text = json.dumps(about | summary, indent=1)
+    (directory / "metrics.json").write_text(text + "\n")
+
+
+def _write_examples(
+    path: pathlib.Path, columns: dict[str, np.ndarray], source: FaceSource, expressions: Sequence[str]
+) -> None:
+    cosines = [name for name in columns if name.startswith("cosine/") and name.removeprefix("cosine/") not in BASELINES]
+    renamed = [name.removeprefix("cosine/").replace("attention/", "att_cos_") for name in cosines]
+    header = ["index", "id", "group", "expression", "predicted", "probability", "correct", "has_map"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header + ["cam_cos" if name == "cam" else name for name in renamed])
+        for row, index in enumerate(columns["index"]):
+            face, has_map = source[int(index)], bool(columns["has_map"][row])
+            label, predicted = (expressions[columns[name][row]] for name in ("expression", "predicted"))
+            known = [index, face["id"], face["group"], label, predicted, f"{columns['probability'][row]:.4f}"]
+            values = [f"{columns[name][row]:.4f}" if has_map else "" for name in cosines]
+            writer.writerow([*known, int(label == predicted), int(has_map), *values])
+
+
+def evaluate_run(
+    workdir: pathlib.Path, split: str, *, data_dir: str | None = None, which: Which = "best"
+) -> pathlib.Path:
+    """Evaluates a run folder on a split and returns the folder, RUN/eval/<split>, that now holds the files."""
+    run = load_run(workdir, which=which)
+    faces = open_faces(data_dir or run.config.data.dir)
+    check_expressions(run.config, faces)
+    source, mesh = faces.source(split), data_mesh()
+    collector = MapCollector(attention_layer=evaluation.attention_layer(run))
+    result = evaluation.evaluate(
+        evaluation.make_reader(run.model, run.config, mesh),
+        jax.device_put(run.variables, replicated(mesh)),
+        evaluation.whole_split(source, run.config, mesh),
+        mesh=mesh,
+        expressions=faces.expressions,
+        sinks=[collector],
+    )
+    directory = workdir / "eval" / split
+    write(directory, result, collector, source, evaluation.describe(run, split, faces))
+    return directory

@@ -1,0 +1,50 @@
+"""Checkpoints of a run: the latest and the best by validation accuracy. The only file that knows Orbax."""
+
+import pathlib
+from typing import Any, Literal
+
+import jax
+from orbax.checkpoint import v1 as orbax
+
+Which = Literal["latest", "best"]
+SCORE = "cl"
+
+
+def _score(metrics: Any) -> float:
+    return metrics[SCORE]
+
+
+class Checkpoints:
+    """The numbered checkpoints in one folder; use as a context manager, so that the last one is written out."""
+
+    def __init__(self, directory: pathlib.Path, *, keep: int = 1):
+        """Opens the folder; the latest `keep` checkpoints stay, and the best one, however old it is."""
+        policies = orbax.training.preservation_policies
+        self._directory = directory
+        self._checkpointer = orbax.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)]
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._checkpointer.close()
+
+    def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
+        """Starts to write the state; `metrics["cl"]` is what makes a checkpoint the best."""
+        self._checkpointer.save_async(step, state, metrics=metrics)
+
+    def find(self, which: Which) -> tuple[int, dict[str, float]] | None:
+        """Returns step and metrics of the latest or the best checkpoint (of equals the later), None without any."""
+        found = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
+        rank = {"latest": lambda row: row[0], "best": lambda row: (_score(row[1]), row[0])}[which]
+        return max(found, key=rank, default=None)
+
+    def restore(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
+        """Returns the state of that step with the structure, shapes and types of `like`, placed by `sharding`."""
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
+        return self._checkpointer.load(step, abstract)

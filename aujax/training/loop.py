@@ -1,0 +1,141 @@
+"""`train_and_evaluate`: everything that happens between a configuration and a run folder."""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import rich.console
+import rich.progress
+
+from aujax import evaluation, methods, runs, weight_files
+from aujax.config import Config
+from aujax.data import feed
+from aujax.data.builders import Faces, FaceSource, open_faces
+from aujax.data.records import check_divisible, data_mesh, replicated, to_mesh
+from aujax.errors import UserError
+from aujax.metrics import Mean
+from aujax.models import pretrained
+from aujax.training.checkpoint import Checkpoints
+from aujax.training.step import TrainState, create_state, make_train_step
+
+
+def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
+    """Trains as configured, validates, keeps checkpoints; continues where an interrupted run left off.
+
+    Whatever the user can mend (data, options, folder) is a UserError before the first step.
+    """
+    faces = _open(config)
+    train = faces.source("train")
+    mesh = data_mesh()
+    check_divisible(config.data.batch_size, mesh, option="data.batch_size")
+    model = runs.build_model(config, len(faces.expressions))
+    runs.start(workdir, config, faces)
+
+    steps_per_epoch = feed.num_batches(len(train), config.data.batch_size)
+    tx, schedule = runs.optimizer_of(config, steps_per_epoch)
+    state = jax.device_put(create_state(_first_variables(model, config), tx), replicated(mesh))
+    train_step = make_train_step(model, tx, config, mesh)
+    validate = _validation(model, config, faces, mesh)
+    console = rich.console.Console()
+
+    with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints, _progress(console) as bar:
+        if found := checkpoints.find("latest"):
+            state = checkpoints.restore(found[0], state, replicated(mesh))
+        first_epoch = int(state.step) // steps_per_epoch
+        log = runs.Log(workdir, step=int(state.step))
+        task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
+        for epoch in range(first_epoch, config.epochs):
+            started, totals = time.perf_counter(), {}
+            for batch in _epoch(train, config, epoch):
+                state, means = train_step(state, to_mesh(batch, mesh))
+                totals = {name: mean.merge(totals.get(name, Mean(0.0, 0.0))) for name, mean in means.items()}
+                bar.advance(task)
+            numbers = _numbers(totals, epoch)
+            seconds = time.perf_counter() - started
+            step = (epoch + 1) * steps_per_epoch
+            rate = {"learning_rate": float(schedule(step - 1)), "images_per_second": round(len(train) / seconds, 1)}
+            log.write("train", step, {"epoch": epoch + 1} | numbers | rate)
+            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                summary = validate(state)
+                score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
+                log.write("validation", step, {"epoch": epoch + 1} | score)
+                checkpoints.save(step, state, {"cl": summary["cl"], "epoch": epoch + 1})
+                console.print(_line(epoch + 1, config, numbers, summary, model.method.tap))
+
+
+def _open(config: Config) -> Faces:
+    if not config.data.dir:
+        raise UserError(
+            "--config.data.dir: expected a prepared data set, got nothing; make one with "
+            "`python -m aujax.data.prepare synthetic --out data/synthetic` and give its folder"
+        )
+    faces = open_faces(config.data.dir)
+    runs.check_expressions(config, faces)
+    for split in ("train", "validation"):
+        faces.source(split)
+    return faces
+
+
+def _first_variables(model: methods.Classifier, config: Config) -> methods.Variables:
+    variables = runs.initial_variables(model, config)
+    if not config.weights:
+        return variables
+    try:
+        return pretrained.load_backbone(weight_files.read(config.weights), model, variables)
+    except ValueError as error:
+        raise UserError(f"--config.weights: {error}") from error
+
+
+def _epoch(train: FaceSource, config: Config, epoch: int) -> Any:
+    return feed.batches(
+        train,
+        feed.epoch_order(config.seed, epoch, len(train)),
+        batch_size=config.data.batch_size,
+        size=config.data.load_size,
+        threads=config.data.read_threads,
+    )
+
+
+def _validation(model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh) -> Any:
+    """Returns state -> summary over the validation split."""
+    read = evaluation.make_reader(model, config, mesh)
+    source = faces.source("validation")
+
+    def validate(state: TrainState) -> dict[str, Any]:
+        batches = evaluation.whole_split(source, config, mesh)
+        result = evaluation.evaluate(read, state.variables, batches, mesh=mesh, expressions=faces.expressions)
+        return result.summary
+
+    return validate
+
+
+def _numbers(totals: dict[str, Mean], epoch: int) -> dict[str, float]:
+    numbers = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
+    if not np.isfinite(numbers["loss"]):
+        raise UserError(
+            f"the loss of epoch {epoch + 1} is {numbers['loss']}: training diverged; continue from the last checkpoint "
+            "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
+        )
+    return numbers
+
+
+def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
+    cosine = summary["att_cos"][layer]
+    attention = "" if cosine is None else f", att_cos {cosine:.3f} ({layer})"
+    return (
+        f"epoch {epoch}/{config.epochs}: loss {numbers['loss']:.3f}; validation accuracy {summary['cl']:.3f}{attention}"
+    )
+
+
+def _progress(console: rich.console.Console) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+    )

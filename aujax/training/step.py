@@ -1,0 +1,154 @@
+"""One optimisation step: views, AU maps, composite loss, update; the same numbers on any number of devices.
+
+The step of one device is written with the mesh axis "data" in view and mapped over the mesh by `jax.shard_map`.
+Randomness is a function of the seed, the step and the picture's place in the global batch, so neither the number
+of devices nor an interruption changes it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from aujax import au_maps, augment, codebook, losses, methods, metrics
+from aujax.config import Config, OptimizerConfig
+from aujax.data.records import DATA_AXIS, Batch
+from aujax.metrics import Mean
+
+LEAST_LEARNING_RATE = 1e-7
+TrainStep = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes, as arrays."""
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the model's `apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def learning_rate(options: OptimizerConfig, *, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Returns the rate as a function of the step: linear warm-up, then constant, in steps, or half a cosine."""
+    warmup = round(options.warmup_epochs * steps_per_epoch)
+    rate = options.learning_rate
+    after_warmup = {
+        "constant": optax.constant_schedule(rate),
+        "step": optax.exponential_decay(
+            rate,
+            options.step_epochs * steps_per_epoch,
+            options.step_factor,
+            staircase=True,
+            end_value=LEAST_LEARNING_RATE,
+        ),
+        "cosine": optax.cosine_decay_schedule(rate, max(1, epochs * steps_per_epoch - warmup)),
+    }[options.schedule]
+    if not warmup:
+        return after_warmup
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after_warmup], [warmup])
+
+
+def make_optimizer(options: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns SGD as torch computes it: decay joins the gradient, then Nesterov momentum, then the rate."""
+    clip = optax.clip_by_global_norm(options.clip_norm) if options.clip_norm else optax.identity()
+    return optax.chain(
+        clip,
+        optax.add_decayed_weights(options.weight_decay),
+        optax.sgd(schedule, momentum=options.momentum, nesterov=options.momentum > 0),
+    )
+
+
+def create_state(variables: methods.Variables, tx: optax.GradientTransformation) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=tx.init(variables["params"]),
+    )
+
+
+def make_train_step(
+    model: methods.Classifier, tx: optax.GradientTransformation, config: Config, mesh: Mesh
+) -> TrainStep:
+    """Returns the jitted step (state, batch) -> (state, means by name); the state passed in is given up.
+
+    The means are those of the global batch: "loss", "accuracy" and the terms of `losses.composite`.
+    """
+    per_device_statistics = config.batch_norm == "per_device"
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        image, au_map, has_map = training_views(key, batch, config)
+        value_and_grad = jax.value_and_grad(_loss, has_aux=True)
+        (loss, (statistics, means)), gradients = value_and_grad(
+            state.params, state, model, config, batch, image, au_map, has_map
+        )
+        if per_device_statistics:
+            statistics = jax.lax.pmean(statistics, DATA_AXIS)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        means["loss"] = Mean(loss, jnp.ones(()))
+        return TrainState(state.step + 1, optax.apply_updates(state.params, updates), statistics, opt_state), means
+
+    everywhere, divided = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=(everywhere, divided), out_specs=(everywhere, everywhere))
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def training_views(
+    key: Key[Array, ""], batch: Batch, config: Config
+) -> tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size"], Bool[Array, " batch"]]:
+    """Returns normalised random views of a device's pictures, their AU maps, and which faces have one.
+
+    The map is drawn from the landmarks of the stored picture and then moves with it.
+    """
+    book = codebook.load(config.codebook)
+    size = batch.image.shape[1:3]
+    maps, has_map = au_maps.batch_au_maps(
+        batch.landmarks, batch.expression, batch.has_landmarks & batch.valid, size=size, codebook=book
+    )
+    image = batch.image.astype(jnp.float32) / 255.0
+    order_key, key = jax.random.split(key)
+    order = jax.random.permutation(order_key, 4)
+    place = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
+
+    def view(key: Key[Array, ""], image: Array, au_map: Array) -> tuple[Array, Array]:
+        return augment.training_view(key, order, image, au_map, size=config.image_size, policy=config.augment)
+
+    image, maps = jax.vmap(view)(keys, image, maps)
+    return augment.normalize(image), maps, has_map
+
+
+def _loss(
+    params: Any,
+    state: TrainState,
+    model: methods.Classifier,
+    config: Config,
+    batch: Batch,
+    image: Float[Array, "batch size size 3"],
+    au_map: Float[Array, "batch size size"],
+    has_map: Bool[Array, " batch"],
+) -> tuple[Float[Array, ""], tuple[Any, dict[str, Mean]]]:
+    """Returns Eq. 3 of the paper over the global batch, with the new statistics and the terms' means."""
+    reading = methods.read(model, {"params": params, "batch_stats": state.batch_stats}, image, train=True)
+    smoothed = losses.cross_entropy(reading.logits, batch.expression, label_smoothing=config.label_smoothing)
+    terms = {"cross_entropy": losses.Term(smoothed, where=batch.valid)}
+    if config.au_weight:
+        layers = config.au_layers or (model.method.tap,)
+        values = [losses.au_alignment(reading.activations[layer], au_map, where=has_map) for layer in layers]
+        value = losses.over_layers(values, config.au_layer_reduction)
+        terms["alignment"] = losses.Term(value, config.au_weight, where=has_map)
+    total, means = losses.composite(terms, axis_name=DATA_AXIS)
+    right = metrics.correct(reading.logits, batch.expression).astype(jnp.float32)
+    means["accuracy"] = Mean.of(right, where=batch.valid, axis_name=DATA_AXIS)
+    return total, (reading.batch_stats, means)

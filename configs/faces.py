@@ -1,0 +1,26 @@
+"""Any folder of faces: ResNet-50 with 28x28 maps at 224 px, or a small network for a CPU.
+
+Data:   python -m aujax.data.prepare folder --source FOLDER --out DIR --align five-point
+Train:  python train.py --config=configs/faces.py --config.data.dir=DIR --workdir=RUN
+On CPU: python train.py --config=configs/faces.py:small --config.data.dir=DIR --workdir=RUN
+Without AU cues: the same with --config.au_weight=0 and another --workdir
+"""
+
+import ml_collections
+
+from aujax.config import Config, DataConfig, OptimizerConfig
+
+LARGE = Config()
+SMALL = Config(
+    backbone="resnet_tiny",
+    image_size=112,
+    epochs=40,
+    validate_every=5,
+    data=DataConfig(load_size=128),
+    optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=1.0, clip_norm=5.0),
+)
+
+
+def get_config(size: str = "large") -> ml_collections.ConfigDict:
+    """Returns the options for a GPU ("large") or a CPU ("small")."""
+    return {"large": LARGE, "small": SMALL}[size].to_config_dict()

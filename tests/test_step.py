@@ -1,0 +1,154 @@
+"""The step: the update rule, the schedules, and the same numbers on any number of devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aujax import augment, runs
+from aujax.config import OptimizerConfig
+from aujax.data import feed
+from aujax.data.builders import open_faces
+from aujax.data.records import data_mesh, replicated, to_mesh
+from aujax.training import step as steps
+
+
+def trained(config, devices, batches=2):
+    """The means of every step and the last state, after training on the first batches of epoch 0."""
+    faces = open_faces(config.data.dir)
+    mesh = data_mesh(jax.devices()[:devices])
+    model = runs.build_model(config, len(faces.expressions))
+    tx, _ = runs.optimizer_of(config, steps_per_epoch=3)
+    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), replicated(mesh))
+    train_step = steps.make_train_step(model, tx, config, mesh)
+    source = faces.source("train")
+    order = feed.epoch_order(config.seed, 0, len(source))
+    options = {"batch_size": config.data.batch_size, "size": config.data.load_size, "threads": 1}
+    history = []
+    for _, batch in zip(range(batches), feed.batches(source, order, **options), strict=False):
+        state, means = train_step(state, to_mesh(batch, mesh))
+        history.append({name: float(mean.compute()) for name, mean in means.items()})
+    return history, jax.device_get(state)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tiny_config):
+    return trained(tiny_config, 1)
+
+
+@pytest.fixture(scope="module")
+def on_four_devices(tiny_config):
+    return trained(tiny_config, 4)
+
+
+def assert_same(several, one):
+    for means, expected in zip(several[0], one[0], strict=True):
+        assert means == pytest.approx(expected, rel=2e-4)
+
+
+def test_four_devices_give_the_losses_of_one(on_four_devices, on_one_device):
+    assert_same(on_four_devices, on_one_device)
+
+
+def test_eight_devices_give_the_losses_of_one(tiny_config, on_one_device):
+    assert_same(trained(tiny_config, 8), on_one_device)
+
+
+def test_the_total_is_cross_entropy_plus_weighted_alignment(tiny_config, on_one_device):
+    for means in on_one_device[0]:
+        assert means["loss"] == pytest.approx(means["cross_entropy"] + tiny_config.au_weight * means["alignment"], rel=1e-5)
+
+
+def test_without_au_weight_nothing_is_aligned(with_options):
+    history, _ = trained(with_options(au_weight=0.0), 1, batches=1)
+    assert set(history[0]) == {"loss", "cross_entropy", "accuracy"}
+
+
+def test_several_layers_are_averaged_or_summed(with_options):
+    layers = ("layer4", "layer5")
+    (averaged,), _ = trained(with_options(au_layers=layers), 1, batches=1)
+    (summed,), _ = trained(with_options(au_layers=layers, au_layer_reduction="sum"), 1, batches=1)
+    assert summed["alignment"] == pytest.approx(2 * averaged["alignment"], rel=1e-5)
+
+
+def test_statistics_per_device_differ_from_those_across_devices(with_options, on_four_devices):
+    (across, _), _ = on_four_devices
+    (apart,), _ = trained(with_options(batch_norm="per_device"), 4, batches=1)
+    assert across["loss"] != pytest.approx(apart["loss"], rel=2e-4)
+
+
+def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):
+    _, state = trained(with_options(dtype="bfloat16"), 1, batches=1)
+    chex.assert_type(jax.tree.leaves((state.params, state.batch_stats)), jnp.float32)
+
+
+def test_the_seed_changes_the_views(with_options):
+    (first,), _ = trained(with_options(), 1, batches=1)
+    (other,), _ = trained(with_options(seed=1), 1, batches=1)
+    assert first["loss"] != other["loss"]
+
+
+def test_update_follows_torch_nesterov():
+    # torch.optim.SGD: g += wd * p; b = m * b + g (b = g at first); p -= lr * (g + m * b).
+    rate, momentum, decay = 0.1, 0.9, 0.01
+    options = OptimizerConfig(learning_rate=rate, momentum=momentum, weight_decay=decay, schedule="constant")
+    tx = steps.make_optimizer(options, steps.learning_rate(options, epochs=1, steps_per_epoch=1))
+    p, b, params = 1.0, 0.0, jnp.array(1.0)
+    state = tx.init(params)
+    for gradient in (0.5, -0.2, 0.3):
+        g = gradient + decay * p
+        b = momentum * b + g
+        p -= rate * (g + momentum * b)
+        updates, state = tx.update(jnp.array(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    assert float(params) == pytest.approx(p, rel=1e-6)
+
+
+def test_clipping_bounds_the_gradient():
+    options = OptimizerConfig(learning_rate=1.0, momentum=0.0, weight_decay=0.0, schedule="constant", clip_norm=1.0)
+    tx = steps.make_optimizer(options, steps.learning_rate(options, epochs=1, steps_per_epoch=1))
+    gradient = jnp.array([3.0, 4.0])
+    updates, _ = tx.update(gradient, tx.init(gradient), gradient)
+    np.testing.assert_allclose(updates, [-0.6, -0.8], rtol=1e-6)
+
+
+def test_step_schedule_is_that_of_the_published_command():
+    options = OptimizerConfig(learning_rate=0.002, schedule="step", step_epochs=4, step_factor=0.9)
+    rate = steps.learning_rate(options, epochs=20, steps_per_epoch=10)
+    by_epoch = [float(rate(10 * epoch + 9)) for epoch in range(20)]
+    expected = [0.002] * 4 + [0.0018] * 4 + [0.00162] * 4 + [0.001458] * 4 + [0.0013122] * 4
+    np.testing.assert_allclose(by_epoch, expected, rtol=1e-5)
+
+
+def test_step_schedule_stops_at_its_floor():
+    options = OptimizerConfig(learning_rate=0.002, schedule="step", step_epochs=1, step_factor=0.1)
+    assert float(steps.learning_rate(options, epochs=20, steps_per_epoch=1)(19)) == pytest.approx(1e-7)
+
+
+def test_cosine_schedule_ends_at_zero():
+    options = OptimizerConfig(learning_rate=0.4, schedule="cosine")
+    rate = steps.learning_rate(options, epochs=2, steps_per_epoch=5)
+    np.testing.assert_allclose([rate(0), rate(5), rate(10)], [0.4, 0.2, 0.0], atol=1e-7)
+
+
+def test_warmup_is_linear_from_zero():
+    options = OptimizerConfig(learning_rate=0.4, schedule="constant", warmup_epochs=2.0)
+    rate = steps.learning_rate(options, epochs=4, steps_per_epoch=2)
+    np.testing.assert_allclose([rate(i) for i in (0, 1, 2, 4, 7)], [0.0, 0.1, 0.2, 0.4, 0.4], atol=1e-7)
+
+
+def test_views_are_normalised_and_maps_move_with_faces(with_options):
+    unchanged = augment.Policy(**{field: 0.0 for field in ("rotation", "crop", "flip_rate", "gray_rate", "jitter_rate", "erase_rate")})
+    config = with_options(augment=unchanged, image_size=36)
+    source = open_faces(config.data.dir).source("train")
+    batch = next(feed.batches(source, np.arange(8), batch_size=8, size=36, threads=1))
+
+    def views(batch):
+        return steps.training_views(jax.random.key(0), batch, config)
+
+    image, _, has_map = jax.vmap(views, axis_name="data")(jax.tree.map(lambda a: jnp.asarray(a)[None], batch))
+    mean, deviation = (np.array(v).reshape(1, 1, 1, 3) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    np.testing.assert_allclose(image[0], (batch.image / 255.0 - mean) / deviation, atol=1e-4)
+    np.testing.assert_array_equal(has_map[0], batch.expression != 0)

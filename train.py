@@ -1,0 +1,27 @@
+"""Trains one classifier: python train.py --config=configs/faces.py --config.data.dir=DIR --workdir=RUN."""
+
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from aujax import commandline
+from aujax.config import from_config_dict
+from aujax.training.loop import train_and_evaluate
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/synthetic.py", "File with the options of the run.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; an interrupted run in it is continued.", required=True
+)
+
+
+def main(_: list[str]) -> None:
+    """Hands the checked options to the training loop."""
+    with commandline.user_errors(
+        "python train.py", interrupted=f"stopped; run the same command to continue {_WORKDIR.value}"
+    ):
+        train_and_evaluate(from_config_dict(_CONFIG.value), pathlib.Path(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=commandline.parse_flags)
