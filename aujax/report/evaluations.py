@@ -1,0 +1,193 @@
+"""Evaluated runs on disk: what `train.py` and `eval.py` left in RUN, read and checked.
+
+RUN/{config.json, manifest.json, log.jsonl} and RUN/eval/<split>/{metrics.json, maps.npz}. Whatever is missing,
+damaged or not comparable is a UserError that names the file and the command to run.
+"""
+
+import contextlib
+import json
+import pathlib
+import shlex
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aujax.errors import UserError
+
+Path = str | pathlib.Path
+EXPECTED_DIFFERENCE = "au_weight"  # what a pair of runs should differ in, and in nothing else
+_METRICS = (
+    *("split", "num_examples", "num_maps", "cl", "balanced_accuracy", "cam_cos", "att_cos", "attention_layer"),
+    *("per_class", "confusion_matrix", "expressions", "baselines"),
+    *("method", "au_weight", "codebook", "checkpoint", "data"),
+)
+_SAMPLE = ("index", "image", "au_map", "has_map", "attention", "expression", "predicted")
+_MAPS = (*(f"sample/{name}" for name in _SAMPLE), "class_mean/au_map", "class_count", "class_map_count")
+_NOT_SET = "not set"
+# Options that change no number. Where the data lie does not matter either: their fingerprint stands for them.
+_IRRELEVANT = ("data.dir", "data.read_threads", "data.eval_batch_size", "keep_checkpoints")
+
+
+class Evaluation(NamedTuple):
+    """One evaluation on disk, RUN/eval/<split>: its folder, the content of metrics.json, and a name to show."""
+
+    name: str
+    directory: pathlib.Path
+    metrics: Mapping[str, Any]
+
+    @property
+    def layer(self) -> str:
+        """The layer whose attention is reported."""
+        return self.metrics["attention_layer"]
+
+    @property
+    def attention_cosine(self) -> float | None:
+        """ATT-COS of that layer; None where no face has an AU map."""
+        return self.metrics["att_cos"][self.layer]
+
+    def maps(self) -> dict[str, np.ndarray]:
+        """Returns the maps of the fixed sample and the averages by class; see `read_maps`."""
+        return read_maps(self.directory)
+
+
+class EvaluatedRun(NamedTuple):
+    """One run folder: its resolved options, how it was made, and one evaluation of it."""
+
+    folder: pathlib.Path
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    evaluation: Evaluation
+
+    @property
+    def name(self) -> str:
+        """The shortest end of the folder's path that tells it from the other runs."""
+        return self.evaluation.name
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """The content of metrics.json."""
+        return self.evaluation.metrics
+
+
+def open_runs(folders: Sequence[Path], split: str) -> list[EvaluatedRun]:
+    """Returns the runs with their evaluation on `split`; they must have been evaluated on the same faces."""
+    paths = [pathlib.Path(folder).resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
+    names = _names(paths)
+    runs = [_open(pathlib.Path(folder), name, split) for folder, name in zip(folders, names, strict=True)]
+    for other in runs[1:]:
+        _check_same_faces(runs[0], other)
+    return runs
+
+
+def read(directory: Path) -> Evaluation:
+    """Returns the evaluation in a folder RUN/eval/<split>, named after the run."""
+    directory = pathlib.Path(directory)
+    return Evaluation(directory.resolve().parents[1].name, directory, read_metrics(directory))
+
+
+def read_metrics(directory: Path) -> dict[str, Any]:
+    """Returns RUN/eval/<split>/metrics.json with every number that the report needs."""
+    path = pathlib.Path(directory) / "metrics.json"
+    metrics = _read_json(path, "evaluate the run again with eval.py")
+    if lacking := [name for name in _METRICS if name not in metrics]:
+        raise UserError(f"{path}: expected the metrics of eval.py, but it lacks {', '.join(lacking)}; evaluate again")
+    return metrics
+
+
+def read_maps(directory: Path) -> dict[str, np.ndarray]:
+    """Returns what maps.npz holds for the fixed sample and per class; the maps of every image stay on disk."""
+    path = pathlib.Path(directory) / "maps.npz"
+    try:
+        with np.load(path) as archive:
+            maps = {name: archive[name] for name in archive.files if name.startswith(("sample/", "class_"))}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); evaluate the run again with eval.py") from error
+    if lacking := [name for name in _MAPS if name not in maps]:
+        raise UserError(f"{path}: expected the maps of eval.py, but it lacks {', '.join(lacking)}; evaluate again")
+    return maps
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Returns the lines of RUN/log.jsonl but one that was cut off when the run was stopped; [] without a log."""
+    path = pathlib.Path(folder) / "log.jsonl"
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
+    """Returns what differs between the trainings, by dotted option, with the value of each run.
+
+    "training data" stands for the content of the data set (the first digits of its fingerprint).
+    """
+    options = [_flat(run.config) | {"training data": run.manifest["data"]["fingerprint"][:12]} for run in runs]
+    names = dict.fromkeys(name for option in options for name in option if name not in _IRRELEVANT)
+    values = {name: [option.get(name, _NOT_SET) for option in options] for name in names}
+    return {name: column for name, column in values.items() if any(value != column[0] for value in column)}
+
+
+def pairs(runs: Sequence[EvaluatedRun]) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
+    """Returns (without AU cues, with AU cues) for the runs that are equal otherwise; two runs always are a pair."""
+    without = [run for run in runs if run.metrics["au_weight"] == 0]
+    aligned = [run for run in runs if run.metrics["au_weight"] > 0]
+    found = [(a, b) for b in aligned for a in without if differences([a, b]).keys() <= {EXPECTED_DIFFERENCE}]
+    if not found and len(runs) == 2:
+        first, second = sorted(runs, key=lambda run: run.metrics["au_weight"])
+        found = [(first, second)]
+    return found
+
+
+def _open(folder: pathlib.Path, name: str, split: str) -> EvaluatedRun:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder; expected the --workdir of train.py")
+    directory = folder / "eval" / split
+    if not all((directory / file).is_file() for file in ("metrics.json", "maps.npz")):
+        others = sorted(path.parent.name for path in folder.glob("eval/*/metrics.json") if path.parent.name != split)
+        raise UserError(
+            f"{folder}: no evaluation on the split {split!r} (expected metrics.json and maps.npz in {directory}"
+            + (f"; there is one on {', '.join(others)}" if others else "")
+            + f"). Run: python eval.py --workdir={shlex.quote(str(folder))} --split={split}"
+        )
+    config, manifest = (_read_json(folder / f"{name}.json", "train.py writes it") for name in ("config", "manifest"))
+    return EvaluatedRun(folder, config, manifest, Evaluation(name, directory, read_metrics(directory)))
+
+
+def _read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
+
+
+def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
+    for what, of in (
+        ("data (fingerprints {} and {})", lambda run: run.metrics["data"]["fingerprint"]),
+        ("numbers of faces ({} and {})", lambda run: run.metrics["num_examples"]),
+        ("expressions ({} and {})", lambda run: ", ".join(run.metrics["expressions"])),
+    ):
+        if of(first) != of(other):
+            raise UserError(
+                f"{first.folder} and {other.folder} were evaluated on different {what.format(of(first), of(other))}, "
+                "so their numbers do not compare. Evaluate both on the same data: "
+                f"python eval.py --workdir={shlex.quote(str(other.folder))} --split={other.metrics['split']} "
+                f"--data_dir={shlex.quote(str(first.metrics['data']['dir']))}"
+            )
+
+
+def _names(paths: Sequence[pathlib.Path]) -> list[str]:
+    length = max(len(path.parts) for path in paths)
+    candidates = (["/".join(path.parts[-count:]) for path in paths] for count in range(1, length + 1))
+    return next(names for names in candidates if len(set(names)) == len(names))
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in options.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
