@@ -19,8 +19,8 @@ def main(_: list[str]) -> None:
         directory = evaluation_files.evaluate_run(
             pathlib.Path(_WORKDIR.value), _SPLIT.value, data_dir=_DATA_DIR.value, which=_CHECKPOINT.value
         )
-        figures.draw_evaluation(directory)
         tables.print_evaluation(directory)
+        figures.draw_evaluation(directory)
 
 
 if __name__ == "__main__":

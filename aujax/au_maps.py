@@ -52,7 +52,7 @@ def au_map(
     This is A of the paper's section 3.2: the pixel-wise maximum over the action units' maps. `expression` is an
     index into `codebook.expressions`; any other index has no map.
 
-    >>> maps, has_map = jax.vmap(au_map)(jnp.zeros((2, 68, 2)), jnp.array([0, 1]))
+    >>> maps, has_map = jax.jit(jax.vmap(au_map))(jnp.zeros((2, 68, 2)), jnp.array([0, 1]))
     >>> maps.shape, has_map.shape
     ((2, 224, 224), (2,))
     """

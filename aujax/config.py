@@ -35,6 +35,7 @@ NOT_NEGATIVE = Check(lambda value: value >= 0, "0 or more")
 AT_LEAST_ONE = Check(lambda value: value >= 1, "1 or more")
 RATE = Check(lambda value: 0 <= value <= 1, "from 0 to 1")
 SHARE = Check(lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
+STRIDE = Check(lambda value: value in (0, 8, 16, 32), "8, 16, 32, or 0 for the backbone's own")
 AREA = Check(lambda value: len(value) == 2 and 0 < value[0] <= value[1] < 1, "(smallest, largest) share, within (0, 1)")
 
 
@@ -74,9 +75,7 @@ class Config:
 
     method: str = option("CAM", one_of(*methods.METHODS))
     backbone: str = ""  # "": the method's own
-    output_stride: int = option(
-        8, Check(lambda value: value in (8, 16, 32), "8, 16 or 32")
-    )  # of convolutional backbones
+    output_stride: int = option(0, STRIDE)  # pixels per cell of a convolutional backbone's last map
     weights: str = ""  # backbone weights: a .safetensors or .pth file, or a Hugging Face id; "": from scratch
     image_size: int = option(224, Check(lambda value: value >= 32, "32 or more"))  # pixels per side the network sees
     dtype: str = option("float32", one_of("float32", "bfloat16"))  # of activations; parameters stay float32
@@ -122,9 +121,10 @@ _AUGMENT_CHECKS = {
 }
 
 
-def from_config_dict(options: Mapping[str, Any]) -> Config:
+def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
     """Returns the checked configuration; whatever is wrong is a UserError that names the option."""
-    config = _typed(Config, dict(options), "config")
+    plain = options.to_dict() if isinstance(options, ml_collections.ConfigDict) else options
+    config = _typed(Config, plain, "config")
     _check_together(config)
     return config
 

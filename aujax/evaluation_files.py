@@ -32,7 +32,7 @@ class MapCollector:
         """Takes what was read from one batch."""
         columns, maps = jax.device_get((outputs.columns, outputs.maps))
         valid = columns["valid"]
-        self._maps.append({name: value[valid].astype(np.float16) for name, value in maps.items()})
+        self._maps.append({name: _half(value[valid]) for name, value in maps.items()})
         for row in np.flatnonzero(valid):
             taken = sum(sample["expression"] == columns["expression"][row] for sample in self._samples)
             if taken < _SAMPLES_PER_EXPRESSION:
@@ -71,6 +71,11 @@ def write(
     _write_examples(directory / "examples.csv", columns, source, summary["expressions"])
     text = json.dumps(about | summary, indent=1)
     (directory / "metrics.json").write_text(text + "\n")
+
+
+def _half(maps: np.ndarray) -> np.ndarray:
+    largest = np.finfo(np.float16).max
+    return np.clip(maps, -largest, largest).astype(np.float16)
 
 
 def _write_examples(

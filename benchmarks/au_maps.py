@@ -2,8 +2,8 @@
 
     python benchmarks/au_maps.py [--smoke]
 
-Both sides run in this process on the same core, one after the other for every expression; times are medians over
-repeats of the time per image, and "times faster" is their ratio.
+All run in this process on the same core, in turns, so that a busy machine slows all alike; times per image are
+medians over the turns, and "faster" is the ratio of two of them.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from released_au_maps import EXPRESSION_AUS, released_map  # noqa: E402
 from aujax import au_maps, codebook  # noqa: E402
 
 SIZE = (224, 224)
+BOOKS = (codebook.FACS, codebook.REFERENCE)
 # A frontal face: the centres of brows, eyes, nose and mouth decide the ellipses, so straight lines will do.
 _LINES = (
     *((32, 90, 112, 200, 9), (127, 197, 192, 90, 8), (50, 76, 94, 78, 5), (130, 78, 174, 76, 5)),
@@ -48,15 +49,11 @@ def random_faces(count: int) -> np.ndarray:
     return faces.astype(np.float32)
 
 
-def median_ms(work, images: int, repeats: int) -> float:
-    """Returns the median over repeats of the milliseconds per image that `work()` takes, warmed up once."""
+def seconds(work) -> float:
+    """Returns how long `work()` takes."""
+    start = time.perf_counter()
     work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append((time.perf_counter() - start) * 1e3 / images)
-    return statistics.median(times)
+    return time.perf_counter() - start
 
 
 def batched(book: codebook.Codebook, faces: np.ndarray, labels: np.ndarray):
@@ -71,12 +68,13 @@ def one_by_one(faces: np.ndarray, expression: str):
     return lambda: [released_map(face, EXPRESSION_AUS[expression], SIZE) for face in faces]
 
 
-def measure(expression: str, batch: int, repeats: int) -> tuple[float, float, float]:
+def measure(expression: str, batch: int, repeats: int) -> tuple[float, ...]:
     """Returns milliseconds per image of the released way, of FACS and of REFERENCE."""
     faces = random_faces(batch)
     labels = np.full(batch, codebook.EXPRESSIONS.index(expression), np.int32)
-    ours = (median_ms(batched(book, faces, labels), batch, repeats) for book in (codebook.FACS, codebook.REFERENCE))
-    return median_ms(one_by_one(faces, expression), batch, repeats), *ours
+    works = one_by_one(faces, expression), *(batched(book, faces, labels) for book in BOOKS)
+    turns = [[seconds(work) for work in works] for _ in range(repeats + 1)][1:]  # the first turn compiles
+    return tuple(statistics.median(times) * 1e3 / batch for times in zip(*turns, strict=True))
 
 
 def print_machine(batch: int, repeats: int) -> None:
@@ -85,7 +83,7 @@ def print_machine(batch: int, repeats: int) -> None:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     print(f"{model}, {os.cpu_count()} cores, one used; {datetime.date.today()}")
-    print(f"jax {jax.__version__}, OpenCV {cv2.__version__}; batches of {batch}, median of {repeats} repeats\n")
+    print(f"jax {jax.__version__}, OpenCV {cv2.__version__}; batches of {batch}, median of {repeats} turns\n")
 
 
 def print_row(name: str, released: float, facs: float, reference: float) -> None:

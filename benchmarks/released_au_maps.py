@@ -25,24 +25,26 @@ EXPRESSION_AUS = {
 def released_map(landmarks: np.ndarray, aus: Sequence[int], size: tuple[int, int]) -> np.ndarray | None:
     """Returns the normalised maximum over the action units' maps, None where every one of them failed."""
     points = [(int(x), int(y)) for x, y in landmarks]
-    maps = []
-    for number in aus:
+    maps, drawn = np.zeros((len(aus), *size)), []
+    for i, number in enumerate(aus):
         cells = au_cells(points, number, size)
         if cells is not None:
-            maps.append(cv2.resize(cv2.blur(cells, (3, 3)), size[::-1]))
-    if not maps:
+            maps[i] = cv2.resize(cv2.blur(cells, (3, 3)), size[::-1])
+            drawn.append(i)
+    if not drawn:
         return None
-    strongest = np.stack(maps).max(0).astype(np.float32)
+    strongest = (maps if len(drawn) == len(aus) else maps[drawn]).astype(np.float32).max(0)
     low, high = strongest.min(), strongest.max()
     return (strongest - low) / (high - low if high > low else 1.0)
 
 
 def au_cells(points: Sequence[tuple[int, int]], number: int, size: tuple[int, int]) -> np.ndarray | None:
     """Returns one action unit drawn with 255 and sampled on 28 x 28 cells, before the blur."""
-    canvas = np.full(size, BACKGROUND)
+    canvas = np.zeros(size) + BACKGROUND
+    empty = canvas.copy()
     for centre, axes in _ellipses(points, number, size):
         cv2.ellipse(canvas, centre, axes, 0, 0, 360, 255, -1)
-    return cv2.resize(canvas, (GRID, GRID)) if (canvas - BACKGROUND).sum() > 0 else None
+    return cv2.resize(canvas, (GRID, GRID)) if (canvas - empty).sum() > 0 else None
 
 
 def _ellipses(points: Sequence[tuple[int, int]], number: int, size: tuple[int, int]) -> Ellipses:

@@ -107,7 +107,9 @@ def test_landmark_map_has_the_golden_values():
 
 
 def test_landmark_map_with_the_jaw_has_the_golden_mean():
-    assert jax.jit(functools.partial(au_maps.landmark_map, jaw=True))(LANDMARKS)[0].mean() == pytest.approx(0.257800, abs=2e-6)
+    assert jax.jit(functools.partial(au_maps.landmark_map, jaw=True))(LANDMARKS)[0].mean() == pytest.approx(
+        0.257800, abs=2e-6
+    )
 
 
 def test_wider_landmark_map_has_a_wider_gaussian():

@@ -18,6 +18,7 @@ _SPEC.loader.exec_module(released)
 
 REFERENCE = codebook.REFERENCE
 FULL = (224, 224)
+AUS = released.EXPRESSION_AUS
 # What analytic ellipses may differ by from the released code's polygons.
 LEAST_COSINE, MEAN_DIFFERENCE, LARGEST_DIFFERENCE = 0.9985, 0.005, 0.12
 
@@ -33,7 +34,7 @@ def _random_faces(count, size, shift):
         roll, scale = np.deg2rad(rng.uniform(-20, 20)), rng.uniform(0.7, 1.15) * min(size) / 224
         turn = scale * np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
         points = (golden_face.LANDMARKS - 112 + rng.normal(0, 1.5, (68, 2))) @ turn.T * (rng.uniform(0.6, 1), 1)
-        faces.append(points + (width / 2, height / 2) + rng.uniform(-shift, shift, 2))
+        faces.append(points + np.array([width, height]) / 2 + rng.uniform(-shift, shift, 2))
     return np.array(faces, np.float32)
 
 
@@ -53,7 +54,7 @@ def test_restated_action_unit_has_the_golden_cell_sum(number, expected):
 @expressions
 def test_restated_map_has_the_golden_values(expression):
     mean, norm, flat_cosine, values = golden_face.MAPS[expression]
-    drawn = released.released_map(golden_face.LANDMARKS, released.EXPRESSION_AUS[expression], FULL).astype(np.float64)
+    drawn = released.released_map(golden_face.LANDMARKS, AUS[expression], FULL).astype(np.float64)
     assert drawn.mean() == pytest.approx(mean, abs=1e-6)
     assert np.linalg.norm(drawn) == pytest.approx(norm, abs=1e-4)
     assert drawn.mean() * 224 / np.linalg.norm(drawn) == pytest.approx(flat_cosine, abs=5e-5)
@@ -76,18 +77,26 @@ def test_generic_map_has_the_golden_mean():
     assert drawn.mean() == pytest.approx(0.307168, abs=0.001)
 
 
-@pytest.mark.parametrize(("size", "shift"), [(FULL, 100), ((200, 260), 12)])
+@pytest.mark.parametrize(("size", "shift"), [(FULL, 25), ((200, 260), 12)])
 def test_random_faces_have_the_released_maps_and_masks(size, shift):
     faces = _random_faces(24, size, shift)
     draw = functools.partial(au_maps.expression_maps, size=size, codebook=REFERENCE)
     maps, has_map = map(np.asarray, jax.jit(jax.vmap(draw))(faces))
     for i, face in enumerate(faces):
-        for expression, aus in released.EXPRESSION_AUS.items():
+        for expression, aus in AUS.items():
             theirs = released.released_map(face, aus, size)
             label = REFERENCE.expressions.index(expression)
             assert has_map[i, label] == (theirs is not None)
             if theirs is not None:
                 _assert_alike(maps[i, label], theirs)
+
+
+def test_faces_far_off_the_canvas_have_no_map_just_where_the_released_code_has_none():
+    faces = _random_faces(40, FULL, 260)
+    has_map = jax.jit(jax.vmap(functools.partial(au_maps.expression_maps, codebook=REFERENCE)))(faces)[1]
+    theirs = [[released.released_map(face, aus, FULL) is not None for aus in AUS.values()] for face in faces]
+    np.testing.assert_array_equal(has_map[:, [REFERENCE.expressions.index(name) for name in AUS]], theirs)
+    assert 0.2 < np.mean(theirs) < 0.8
 
 
 def test_every_action_unit_lies_where_the_released_code_draws_it():
@@ -102,9 +111,10 @@ def test_every_action_unit_lies_where_the_released_code_draws_it():
 
 def test_face_in_one_point_is_drawn_with_the_fallback_radii_as_released():
     points = np.full((68, 2), 100.0, np.float32)
-    ours, has_map = au_maps.au_map(points, REFERENCE.expressions.index("Surprise"), codebook=REFERENCE)
+    draw = jax.jit(functools.partial(au_maps.au_map, codebook=REFERENCE))
+    ours, has_map = draw(points, REFERENCE.expressions.index("Surprise"))
     assert has_map
-    _assert_alike(np.asarray(ours), released.released_map(points, released.EXPRESSION_AUS["Surprise"], FULL))
+    _assert_alike(np.asarray(ours), released.released_map(points, AUS["Surprise"], FULL))
 
 
 def test_disgust_lights_the_eyelids():

@@ -41,7 +41,22 @@ def test_mirroring_landmarks_twice_changes_nothing():
 
 
 def test_mirror_partners_are_those_of_the_68_point_scheme():
-    pairs = {0: 16, 8: 8, 20: 23, 27: 27, 31: 35, 33: 33, 36: 45, 37: 44, 41: 46, 48: 54, 51: 51, 59: 55, 60: 64, 67: 65}
+    pairs = {
+        0: 16,
+        8: 8,
+        20: 23,
+        27: 27,
+        31: 35,
+        33: 33,
+        36: 45,
+        37: 44,
+        41: 46,
+        48: 54,
+        51: 51,
+        59: 55,
+        60: 64,
+        67: 65,
+    }
     assert {i: codebook.MIRRORED[i] for i in pairs} == pairs
 
 
@@ -73,7 +88,7 @@ def test_custom_codebook_takes_the_geometry_it_is_given():
 
 
 def test_unknown_expression_is_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match="unknown expression 'Joy': expected one of Neutral, Happiness, .*Sadness"):
+    with pytest.raises(ValueError, match=r"unknown expression 'Joy': expected one of Neutral, Happiness, .*Sadness"):
         codebook.custom({"Joy": [6]})
 
 

@@ -177,9 +177,7 @@ def test_composite_over_devices_equals_the_whole_batch():
     values, where = jnp.arange(8.0), jnp.arange(8) < 3  # the counted examples are not spread evenly
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",), axis_types=(AxisType.Auto,))
     shard, whole = PartitionSpec("data"), PartitionSpec()
-    over_devices = jax.shard_map(
-        lambda v, w: _total(v, w, "data"), mesh=mesh, in_specs=(shard, shard), out_specs=whole
-    )
+    over_devices = jax.shard_map(lambda v, w: _total(v, w, "data"), mesh=mesh, in_specs=(shard, shard), out_specs=whole)
     assert float(jax.jit(over_devices)(values, where)) == float(_total(values, where)) == 2.0
 
 

@@ -29,7 +29,9 @@ def test_map_cosine_has_the_golden_values(expression, golden):
 
 
 def test_map_cosine_by_hand():
-    assert float(metrics.map_cosine(np.float32([[3, 4], [0, 0]]), LEFT)) == pytest.approx(3 / (5 * np.sqrt(2)), abs=1e-6)
+    assert float(metrics.map_cosine(np.float32([[3, 4], [0, 0]]), LEFT)) == pytest.approx(
+        3 / (5 * np.sqrt(2)), abs=1e-6
+    )
 
 
 def test_map_with_negative_values_is_shifted_up_by_its_minimum():

@@ -1,6 +1,8 @@
+import struct
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from small_folders import NAMES, blocks, drawn_folder, labelled_folder, landmarks_within, refused, run, write_image
@@ -147,6 +149,41 @@ def test_face_box_is_cut_out_and_its_landmarks_shifted(tmp_path):
     face = open_faces(tmp_path / "out").source("train")[1]
     np.testing.assert_array_equal(images.decode(face["image"]), pixels[8:48, 16:48])
     np.testing.assert_allclose(face["landmarks"], landmarks_within(32, 40), atol=1e-4)
+
+
+def test_annotated_points_align_first_and_landmarks_are_found_on_the_result(tmp_path):
+    root = tmp_path / "basic"
+    for folder in ("EmoLabel", "Annotation/manual"):
+        (root / folder).mkdir(parents=True)
+    names = ["train_00001", "train_00002", "train_00003", "test_0001"]
+    for number, name in enumerate(names):
+        face = draw_face(0, number, size=160)
+        crowd = np.hstack([draw_face(0, 50, size=160).image, face.image])  # beside a second face
+        write_image(root / "Image" / "original" / f"{name}.jpg", crowd)
+        points = alignment.five_points(face.landmarks) + np.array([160, 0])
+        text = "\n".join(f"{x:.2f}\t{y:.2f}" for x, y in points)
+        (root / "Annotation" / "manual" / f"{name}_manu_attri.txt").write_text(text)
+    (root / "EmoLabel" / "list_patition_label.txt").write_text("\n".join(f"{name}.jpg 4" for name in names))
+    command = ("rafdb", "--source", root, "--images=original", "--align=five-point", "--validation=0")
+    run(*command, "--out", tmp_path / "out")
+    found = [face for face in open_faces(tmp_path / "out").source("train") if face["has_landmarks"]]
+    assert len(found) >= 2
+    for face in found:
+        assert np.abs(alignment.five_points(face["landmarks"]) - alignment.TEMPLATE).mean() < 20
+
+
+def test_photograph_turned_by_exif_is_stored_upright(tmp_path):
+    source = labelled_folder(tmp_path / "in", ["happy"] * 5)
+    upright = cv2.imencode(".jpg", blocks(0)[..., 0])[1].tobytes()
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, 0x112, 3, 1, 6, 0)  # to be turned clockwise
+    block = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    for number in range(5):
+        (source / "a" / f"{number:03d}.png").write_bytes(upright[:2] + block + upright[2:] + bytes([number]))
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--test=0.4", "--validation=0")
+    data = open_faces(tmp_path / "out").source("train")[0]["image"]
+    assert images.is_plain(data, images.decode(data))
+    turned = np.rot90(images.decode(upright), -1).astype(int)
+    assert np.abs(images.decode(data) - turned).mean() < 3
 
 
 def test_drawn_faces_keep_their_landmarks_and_action_units(tmp_path):

@@ -1,3 +1,4 @@
+import doctest
 import itertools
 import json
 import pathlib
@@ -405,3 +406,10 @@ def test_printed_evaluation_holds_its_numbers(two_runs, capsys):
     printed = capsys.readouterr().out
     assert f"{metrics_of(two_runs[0])['per_class']['Fear']['cam_cos']:.3f}" in printed
     assert str(two_runs[0] / "eval/test") in printed
+
+
+@pytest.mark.parametrize("module", [figures, overlays, tables])
+def test_examples_in_the_docstrings_are_right(module):
+    outcome = doctest.testmod(module)
+    assert outcome.attempted > 0
+    assert outcome.failed == 0

@@ -41,7 +41,9 @@ def test_torch_aligned_is_the_kernel_of_the_loss_and_the_metric(n_in, n_out):
 
 def test_torch_aligned_resamples_both_axes_of_a_map_that_is_not_square():
     plane = RNG.normal(size=(30, 17)).astype(np.float32)
-    np.testing.assert_allclose(resize.torch_aligned(jnp.array(plane), (9, 40)), _plane_by_lines(plane, (9, 40)), atol=1e-5)
+    np.testing.assert_allclose(
+        resize.torch_aligned(jnp.array(plane), (9, 40)), _plane_by_lines(plane, (9, 40)), atol=1e-5
+    )
 
 
 def test_torch_aligned_has_the_golden_values():

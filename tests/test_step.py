@@ -58,7 +58,9 @@ def test_eight_devices_give_the_losses_of_one(tiny_config, on_one_device):
 
 def test_the_total_is_cross_entropy_plus_weighted_alignment(tiny_config, on_one_device):
     for means in on_one_device[0]:
-        assert means["loss"] == pytest.approx(means["cross_entropy"] + tiny_config.au_weight * means["alignment"], rel=1e-5)
+        assert means["loss"] == pytest.approx(
+            means["cross_entropy"] + tiny_config.au_weight * means["alignment"], rel=1e-5
+        )
 
 
 def test_without_au_weight_nothing_is_aligned(with_options):
@@ -140,7 +142,9 @@ def test_warmup_is_linear_from_zero():
 
 
 def test_views_are_normalised_and_maps_move_with_faces(with_options):
-    unchanged = augment.Policy(**{field: 0.0 for field in ("rotation", "crop", "flip_rate", "gray_rate", "jitter_rate", "erase_rate")})
+    unchanged = augment.Policy(
+        **{field: 0.0 for field in ("rotation", "crop", "flip_rate", "gray_rate", "jitter_rate", "erase_rate")}
+    )
     config = with_options(augment=unchanged, image_size=36)
     source = open_faces(config.data.dir).source("train")
     batch = next(feed.batches(source, np.arange(8), batch_size=8, size=36, threads=1))

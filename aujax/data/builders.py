@@ -48,9 +48,8 @@ class FaceSource(Sequence[Record]):
     """The faces of one split, by row; reads are thread-safe and it can be sent to another process."""
 
     def __init__(self, directory: Path, split: str):
-        builder = tfds.builder_from_directory(str(_records(directory)))
-        decoders: Any = {"image": tfds.decode.SkipDecoding()}
-        self._rows: Any = builder.as_data_source(split, decoders=decoders)
+        builder: Any = tfds.builder_from_directory(str(_records(directory)))
+        self._rows = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
     def __len__(self) -> int:
         return len(self._rows)

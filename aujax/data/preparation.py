@@ -12,7 +12,7 @@ import hashlib
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ def prepare(listing: Listing, wishes: Wishes, findings: Findings, about: dict[st
     cache = LandmarkCache(wishes.out / builders.LANDMARK_CACHE)
     with contextlib.closing(cache), _disk_space(wishes.out, cache):
         rows = _stored(list(zip(listed, splits, strict=True)), contents, cache, wishes, findings)
-        return builders.write_faces(wishes.out, rows, expressions=listing.expressions, splits=used, about=about)
+        with contextlib.closing(rows):  # ends its workers, also when writing fails
+            return builders.write_faces(wishes.out, rows, expressions=listing.expressions, splits=used, about=about)
 
 
 def _refuse_repeated(listed: Sequence[SourceImage]) -> None:
@@ -154,7 +155,7 @@ def _stored(
     cache: LandmarkCache,
     wishes: Wishes,
     findings: Findings,
-) -> Iterator[tuple[str, builders.Record]]:
+) -> Generator[tuple[str, builders.Record], None, None]:
     """Each readable face with its split, in order; detections go into the cache on the way."""
     total = len(faces) + len(findings.problems)
     how = settings(wishes.recipe.model) if wishes.recipe.model is not None else ""
@@ -162,8 +163,10 @@ def _stored(
     tasks = [_task(image, wishes.recipe, cache, key) for (image, _), key in zip(faces, keys, strict=True)]
     pending = any(_detects(task) for task in tasks)
     what = "Finding landmarks" if pending else "Storing faces"
-    with _workers(wishes.jobs, pending) as run:
-        results = track(run(store_face, tasks), len(tasks), what)
+    with (
+        _workers(wishes.jobs, pending) as run,
+        contextlib.closing(track(run(store_face, tasks), len(tasks), what)) as results,
+    ):
         for (image, split), key, face in zip(faces, keys, results, strict=True):
             if face.problem:
                 findings.problems.append((image.id, face.problem))

@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from multiprocessing.pool import Pool
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ import rich.progress
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+def track(items: Iterable[Item], total: int | None, what: str) -> Generator[Item, None, None]:
     """The items, while a bar shows how many of `total` (None: unknown) have come."""
     console = rich.console.Console(stderr=True)
     yield from rich.progress.track(items, description=what, total=total, console=console)

@@ -132,9 +132,7 @@ def _finish(axes: Any, *, bounded: bool, empty: str) -> None:
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if bounded:
-        axes.set_ylim(0, 1)
-    else:
-        axes.set_ylim(bottom=0)
+    top = 1 if bounded else max((line.get_ydata().max() for line in axes.lines), default=0) * 1.08
+    axes.set_ylim(0, top or 1)
     if not axes.lines and empty:
         axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", color=GREY, fontsize=NORMAL)

@@ -36,7 +36,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
         """Starts to write the state; `metrics["cl"]` is what makes a checkpoint the best."""
-        self._checkpointer.save_async(step, state, metrics=metrics)
+        # Forced: by default a save is skipped while the one before is still being written.
+        self._checkpointer.save_async(step, state, metrics=metrics, force=True)
 
     def find(self, which: Which) -> tuple[int, dict[str, float]] | None:
         """Returns step and metrics of the latest or the best checkpoint (of equals the later), None without any."""

@@ -1,0 +1,56 @@
+"""Checkpoints: the latest and the best both stay."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from aujax.data.records import data_mesh, replicated
+from aujax.training.checkpoint import Checkpoints
+
+SHARDING = replicated(data_mesh(jax.devices()[:1]))
+
+
+@pytest.fixture
+def after_a_worse_epoch(tmp_path):
+    """Four epochs; the second is the best, equalled by the third."""
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        for epoch, accuracy in enumerate([0.3, 0.6, 0.6, 0.4], start=1):
+            checkpoints.save(10 * epoch, {"weights": jnp.full(3, float(epoch))}, {"cl": accuracy, "epoch": epoch})
+    return tmp_path / "checkpoints"
+
+
+def restored(path, which):
+    with Checkpoints(path) as checkpoints:
+        step, _ = checkpoints.find(which)
+        return checkpoints.restore(step, {"weights": jax.ShapeDtypeStruct((3,), jnp.float32)}, SHARDING)[
+            "weights"
+        ].tolist()
+
+
+def test_the_latest_is_restored(after_a_worse_epoch):
+    assert restored(after_a_worse_epoch, "latest") == [4.0] * 3
+
+
+def test_the_best_is_restored_and_of_equals_the_later(after_a_worse_epoch):
+    assert restored(after_a_worse_epoch, "best") == [3.0] * 3
+
+
+def test_nothing_else_is_kept(after_a_worse_epoch):
+    assert sorted(int(path.name) for path in after_a_worse_epoch.iterdir() if path.name.isdigit()) == [30, 40]
+
+
+def test_more_can_be_kept(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        for epoch, accuracy in enumerate([0.9, 0.2, 0.3, 0.4], start=1):
+            checkpoints.save(epoch, {"weights": jnp.zeros(3)}, {"cl": accuracy, "epoch": epoch})
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == [1, 3, 4]
+
+
+def test_metrics_come_back_with_the_step(after_a_worse_epoch):
+    with Checkpoints(after_a_worse_epoch) as checkpoints:
+        assert checkpoints.find("latest") == (40, {"cl": 0.4, "epoch": 4})
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert checkpoints.find("best") is None

@@ -1,0 +1,99 @@
+"""Options: typed, checked, and refused in words."""
+
+import ast
+import dataclasses
+import importlib.util
+import pathlib
+
+import pytest
+
+from aujax import config as configs
+from aujax.config import Config, from_config_dict
+from aujax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHIPPED = sorted((ROOT / "configs").glob("*.py"))
+
+
+def options(**changed):
+    return dataclasses.asdict(Config()) | changed
+
+
+def test_a_config_dict_and_back_is_the_same_configuration():
+    assert from_config_dict(Config(au_weight=2.5, au_layers=("layer4",)).to_config_dict().to_dict()) == Config(
+        au_weight=2.5, au_layers=("layer4",)
+    )
+
+
+def test_a_whole_number_is_welcome_where_a_float_is_meant():
+    assert from_config_dict(options(au_weight=4)).au_weight == 4.0
+
+
+def test_a_config_dict_refuses_new_names():
+    with pytest.raises(AttributeError, match="au_weight"):
+        Config().to_config_dict().au_wieght = 1.0
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_valid(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert isinstance(from_config_dict(module.get_config()), Config)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"au_weight": -1.0}, r"--config\.au_weight: expected 0 or more, got -1\.0"),
+        ({"au_weight": "much"}, r"--config\.au_weight: expected float, got 'much'"),
+        ({"epochs": True}, r"--config\.epochs: expected int, got True"),
+        ({"method": "FOO"}, r"--config\.method: expected one of 'CAM', .*, got 'FOO'"),
+        ({"dtype": "float16"}, r"--config\.dtype: expected one of 'float32', 'bfloat16', got 'float16'"),
+        ({"output_stride": 7}, r"--config\.output_stride: expected 8, 16, 32, or 0 for the backbone's own, got 7"),
+        (
+            {"au_layers": ("layer9",)},
+            r"--config\.au_layers: CAM has no layer 'layer9'; expected some of layer1, .*layer5",
+        ),
+        (
+            {"codebook": "MINE"},
+            r"--config\.codebook: expected FACS, REFERENCE or the path of a \.json file, got 'MINE'",
+        ),
+        ({"au_wieght": 1.0}, r"--config\.au_wieght: no such option\. Did you mean au_weight"),
+        ({"data": {"batch_size": 0}}, r"--config\.data\.batch_size: expected 1 or more, got 0"),
+        ({"optimizer": {"momentum": 1.0}}, r"--config\.optimizer\.momentum: expected from 0 up to, not including, 1"),
+        ({"augment": {"hue": 0.6}}, r"--config\.augment\.hue: expected from 0 to 0\.5, got 0\.6"),
+        ({"augment": {"flip_rate": 2.0}}, r"--config\.augment\.flip_rate: expected from 0 to 1, got 2\.0"),
+        (
+            {"augment": {"erase_area": (0.5, 0.1)}},
+            r"--config\.augment\.erase_area: expected \(smallest, largest\) share",
+        ),
+    ],
+)
+def test_wrong_values_are_refused_by_name(changed, message):
+    with pytest.raises(UserError, match=message):
+        from_config_dict(options(**changed))
+
+
+def test_alignment_needs_a_codebook_with_action_units(tmp_path):
+    path = tmp_path / "empty.json"
+    path.write_text('{"aus": {"Neutral": [], "Happiness": []}}')
+    with pytest.raises(UserError, match=r"lists no action unit, but --config\.au_weight is above 0"):
+        from_config_dict(options(codebook=str(path)))
+
+
+def test_an_unknown_flag_is_told_with_the_nearest_names():
+    with pytest.raises(UserError, match=r"--config\.flip_rate: no such option\. Did you mean augment\.flip_rate"):
+        configs.check_name("flip_rate")
+
+
+def test_every_option_is_read_somewhere():
+    read = set()
+    for path in (ROOT / "aujax").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    defaults = Config()
+    names = {field.name for field in dataclasses.fields(Config)}
+    for group in (defaults.data, defaults.optimizer, defaults.augment):
+        names |= {field.name for field in dataclasses.fields(group)}
+    assert not names - read

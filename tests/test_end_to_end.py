@@ -1,0 +1,50 @@
+"""Every method from data to files, and the two scripts as a user calls them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from aujax import evaluation_files, methods
+from aujax.config import OptimizerConfig
+from aujax.training.loop import train_and_evaluate
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny"}
+
+
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "CAM"])  # `tiny_run` is CAM
+def test_every_method_trains_and_is_evaluated(name, with_options, tmp_path):
+    row = methods.METHODS[name]
+    slow = OptimizerConfig(learning_rate=1e-4)
+    config = with_options(method=name, backbone=TINY[row.backbone], image_size=64, epochs=1, optimizer=slow)
+    train_and_evaluate(config, tmp_path / "run")
+    folder = evaluation_files.evaluate_run(tmp_path / "run", "validation")
+    described = json.loads((folder / "metrics.json").read_text())
+    assert described["attention_layer"] == row.tap
+    assert set(described["att_cos"]) == set(row.layers)
+
+
+def run_script(*arguments):
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["train.py", "--workdir=x", "--config.au_wieght=1"],
+            "error: --config.au_wieght: no such option. Did you mean au_weight",
+        ),
+        (["eval.py", "--workdir=no_such_folder"], "error: --workdir: no_such_folder is not a run folder"),
+    ],
+    ids=["train", "eval"],
+)
+def test_a_mistake_ends_in_two_lines_and_status_2(arguments, message):
+    ended = run_script(*arguments)
+    assert ended.returncode == 2
+    first, second = ended.stderr.strip().splitlines()
+    assert first.startswith(message)
+    assert second == f"python {arguments[0]} --help shows the options."

@@ -1,0 +1,193 @@
+"""Evaluation: the protocol by hand, and the files of a real run."""
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aujax import evaluation, evaluation_files, metrics, runs
+from aujax.data import feed
+from aujax.data.builders import open_faces
+from aujax.data.records import data_mesh, replicated, to_mesh
+from aujax.errors import UserError
+from aujax.evaluation import Outputs, evaluate, summarize
+
+EXPRESSIONS = ("Neutral", "Happiness", "Sadness")
+
+
+def columns(**changed):
+    """Five faces: one neutral, two happy, two sad of whom one has no landmarks."""
+    table = {
+        "index": np.arange(5),
+        "expression": np.array([0, 1, 1, 2, 2]),
+        "predicted": np.array([0, 1, 2, 2, 0]),
+        "probability": np.full(5, 0.5),
+        "has_map": np.array([False, True, True, True, False]),
+        "cosine/attention/layer5": np.array([0.9, 0.2, 0.4, 0.7, 0.9]),
+        "cosine/cam": np.array([0.9, 0.1, 0.3, 0.6, 0.9]),
+        "cosine/uniform": np.array([0.9, 0.5, 0.5, 0.4, 0.9]),
+    }
+    return table | changed
+
+
+def test_accuracy_counts_every_face():
+    assert summarize(columns(), EXPRESSIONS)["cl"] == pytest.approx(3 / 5)
+
+
+def test_balanced_accuracy_is_the_mean_over_classes():
+    assert summarize(columns(), EXPRESSIONS)["balanced_accuracy"] == pytest.approx((1 + 0.5 + 0.5) / 3)
+
+
+def test_cosines_are_averaged_per_class_over_faces_with_a_map():
+    # Happiness (0.2 + 0.4) / 2, Sadness 0.7 alone, Neutral has none.
+    assert summarize(columns(), EXPRESSIONS)["att_cos"]["layer5"] == pytest.approx((0.3 + 0.7) / 2)
+
+
+def test_cam_cosine_is_averaged_the_same_way():
+    assert summarize(columns(), EXPRESSIONS)["cam_cos"] == pytest.approx((0.2 + 0.6) / 2)
+
+
+def test_baselines_stand_apart():
+    assert summarize(columns(), EXPRESSIONS)["baselines"] == {"uniform": pytest.approx(0.45)}
+
+
+def test_a_class_without_maps_has_no_cosine():
+    assert summarize(columns(), EXPRESSIONS)["per_class"]["Neutral"]["cam_cos"] is None
+
+
+def test_without_any_map_there_is_no_cosine():
+    summary = summarize(columns(has_map=np.zeros(5, bool)), EXPRESSIONS)
+    assert (summary["num_maps"], summary["cam_cos"]) == (0, None)
+
+
+def test_a_class_without_faces_does_not_count():
+    summary = summarize(columns(), (*EXPRESSIONS, "Fear"))
+    assert summary["balanced_accuracy"] == pytest.approx(2 / 3)
+    assert summary["per_class"]["Fear"]["accuracy"] is None
+
+
+def test_rows_of_the_confusion_matrix_are_true_classes():
+    assert summarize(columns(), EXPRESSIONS)["confusion_matrix"] == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
+
+
+def batch_of(expression, valid):
+    count = len(expression)
+    return feed.Batch(
+        np.zeros((count, 4, 4, 3), np.uint8),
+        np.zeros((count, 68, 2), np.float32),
+        np.array(expression, np.int32),
+        np.arange(count, dtype=np.int32),
+        np.ones(count, bool),
+        np.array(valid),
+    )
+
+
+def test_faces_that_fill_up_a_batch_are_not_counted():
+    # No network: whoever is happy is called happy, all others neutral.
+    def read(_, batch):
+        table = {
+            "index": batch.index,
+            "expression": batch.expression,
+            "predicted": batch.expression % 2,
+            "valid": batch.valid,
+        }
+        table["has_map"] = jnp.zeros(len(batch.index), bool)
+        return Outputs(table, {}, jnp.zeros((len(batch.index), 4, 4)), {})
+
+    batches = [batch_of([1, 2], [True, True]), batch_of([1, 2], [True, False])]
+    result = evaluate(read, {}, batches, mesh=data_mesh(jax.devices()[:1]), expressions=EXPRESSIONS)
+    assert result.summary["num_examples"] == 3
+    assert result.summary["cl"] == pytest.approx(2 / 3)
+
+
+@pytest.fixture(scope="module")
+def written(tiny_run):
+    folder = tiny_run / "eval" / "test"
+    return json.loads((folder / "metrics.json").read_text()), dict(np.load(folder / "maps.npz")), folder
+
+
+def test_metrics_say_where_they_come_from(written):
+    described, _, _ = written
+    assert {"method", "au_weight", "codebook", "checkpoint", "data", "versions", "attention_layer", "split"} <= set(
+        described
+    )
+
+
+def test_every_face_has_a_row(written):
+    with (written[2] / "examples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["index"]) for row in rows] == list(range(16))
+
+
+def test_rows_give_the_summary(written):
+    with (written[2] / "examples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert np.mean([int(row["correct"]) for row in rows]) == pytest.approx(written[0]["cl"])
+
+
+def test_faces_without_a_map_have_no_cosine_in_their_row(written):
+    with (written[2] / "examples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["cam_cos"] for row in rows if row["expression"] == "Neutral"} == {""}
+
+
+def test_maps_are_kept_at_their_own_size(written):
+    _, maps, _ = written
+    sizes = {name: maps[f"attention/{name}"].shape for name in ("layer1", "layer2", "layer3", "layer5")}
+    assert sizes == {"layer1": (16, 16, 16), "layer2": (16, 8, 8), "layer3": (16, 4, 4), "layer5": (16, 4, 4)}
+
+
+def test_stored_maps_give_the_stored_cosines(written, tiny_data):
+    _, maps, folder = written
+    with (folder / "examples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    source = open_faces(tiny_data).source("test")
+    from aujax.au_maps import au_map
+
+    for row in (row for row in rows if row["has_map"] == "1"):
+        face = feed.decoded(source[int(row["index"])], 0, 32)
+        expected, _ = au_map(face.landmarks, int(face.expression), size=(32, 32))
+        attention = maps["attention/layer5"][int(row["index"])].astype(np.float32)
+        assert float(metrics.map_cosine(attention, expected)) == pytest.approx(float(row["att_cos_layer5"]), abs=2e-3)
+
+
+def test_class_means_are_means_of_normalised_maps(written):
+    _, maps, _ = written
+    chosen = maps["attention/layer5"][maps["expression"] == 1].astype(np.float32)
+    low, high = chosen.min((1, 2), keepdims=True), chosen.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(
+        maps["class_mean/attention/layer5"][1], ((chosen - low) / (high - low)).mean(0), atol=5e-3
+    )
+
+
+def test_samples_are_the_first_two_of_each_expression(written):
+    _, maps, _ = written
+    firsts = [np.flatnonzero(maps["expression"] == k)[:2].tolist() for k in range(7)]
+    assert maps["sample/index"].tolist() == [index for first in firsts for index in first]
+
+
+def test_evaluation_is_the_same_on_more_devices(tiny_run, tiny_data):
+    run = runs.load_run(tiny_run)
+    batch = next(feed.batches(open_faces(tiny_data).source("test"), np.arange(16), batch_size=16, size=32, threads=1))
+    results = []
+    for devices in (1, 8):
+        mesh = data_mesh(jax.devices()[:devices])
+        read = evaluation.make_reader(run.model, run.config, mesh)
+        outputs = read(jax.device_put(jax.device_get(run.variables), replicated(mesh)), to_mesh(batch, mesh))
+        results.append(jax.device_get(outputs.columns))
+    for name, one in results[0].items():
+        np.testing.assert_allclose(results[1][name], one, atol=1e-4, err_msg=name)
+
+
+def test_an_unknown_split_is_refused(tiny_run):
+    with pytest.raises(UserError, match="has no split 'exam': expected one of train, validation, test"):
+        evaluation_files.evaluate_run(tiny_run, "exam")
+
+
+def test_the_last_aligned_layer_is_reported(tiny_run, with_options):
+    run = runs.load_run(tiny_run)
+    assert evaluation.attention_layer(run) == "layer5"
+    assert evaluation.attention_layer(run._replace(config=with_options(au_layers=("layer5", "layer4")))) == "layer4"

@@ -1,0 +1,100 @@
+"""Who may import whom: arrays <- networks <- files and devices <- people. Imports inside functions count too."""
+
+import ast
+import fnmatch
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "aujax"
+FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+
+ARRAYS = ("codebook", "au_maps", "resize", "augment", "losses", "metrics", "statistics", "cams")
+RUNS = (*ARRAYS, "errors", "config", "methods", "models.*", "data.*", "runs", "weight_files", "training.*")
+# The first matching row counts; "" is the package itself, which holds nothing but the version.
+MAY_IMPORT = {
+    "__init__.py": (),
+    "errors.py": (),
+    "codebook.py": (),
+    "resize.py": (),
+    "statistics.py": (),
+    "metrics.py": ("resize",),
+    "losses.py": ("resize", "metrics"),
+    "au_maps.py": ("codebook", "resize"),
+    "augment.py": ("resize",),
+    "cams.py": ("resize",),
+    "models/taps.py": (),
+    "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
+    "models/*": (*ARRAYS, "models.*"),
+    "methods.py": ("cams", "models.*"),
+    "config.py": ("augment", "codebook", "errors", "methods"),
+    "commandline.py": ("config", "errors"),
+    "data/*": ("", "codebook", "commandline", "data.*", "errors"),
+    "weight_files.py": ("errors",),
+    "training/checkpoint.py": ("errors",),
+    "training/step.py": (*ARRAYS, "config", "data.records", "errors", "methods"),
+    "training/*": ("", *RUNS, "evaluation"),
+    "runs.py": ("", *RUNS),
+    "evaluation*.py": ("", *RUNS, "evaluation"),
+    "explain.py": ("", *RUNS, "evaluation"),
+    "release.py": ("", *RUNS),
+    "report/__main__.py": ("commandline", "report.*"),
+    "report/*": ("", "codebook", "errors", "report.*", "statistics"),
+}
+# Packages that only some files may import.
+ONLY_IN = {
+    "cv2": ("data/*",),
+    "dlib": ("data/detection.py",),
+    "tensorflow_datasets": ("data/*",),
+    "grain": ("data/*",),
+    "orbax": ("training/checkpoint.py",),
+    "flax": ("models/*", "methods.py", "runs.py", "training/*", "evaluation*.py", "explain.py", "release.py"),
+    "tensorflow": (),
+    "torch": (),
+}
+NEVER = {"jax": ("__init__.py", "codebook.py", "errors.py", "report/*", "statistics.py")}
+
+
+def _imports(file):
+    """Returns the dotted names of all that a file imports, `from a import b` as a.b."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: write absolute imports"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _of_ours(name):
+    """Returns which module of the package a dotted name means: aujax.metrics.Mean is metrics, aujax is ""."""
+    parts = name.split(".")[1:]
+    while parts and not (PACKAGE.joinpath(*parts).with_suffix(".py").exists() or PACKAGE.joinpath(*parts).is_dir()):
+        parts.pop()
+    return ".".join(parts)
+
+
+def _matches(name, patterns):
+    return any(fnmatch.fnmatch(name, pattern) or name == pattern.removesuffix(".*") for pattern in patterns)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_file_imports_inward_only(file):
+    rows = [allowed for pattern, allowed in MAY_IMPORT.items() if fnmatch.fnmatch(file, pattern)]
+    assert rows, f"aujax/{file} has no row in MAY_IMPORT: decide what it may import"
+    ours = {_of_ours(name) for name in _imports(file) if name.split(".")[0] == "aujax"}
+    assert {name for name in ours if not _matches(name, rows[0])} == set()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_heavy_packages_stay_where_they_belong(file):
+    packages = {name.split(".")[0] for name in _imports(file)}
+    assert {name for name in packages if name in ONLY_IN and not _matches(file, ONLY_IN[name])} == set()
+    assert {name for name in packages if _matches(file, NEVER.get(name, ()))} == set()
+
+
+@pytest.mark.parametrize("name", ["aujax.losses.au_alignment", "aujax.data.sources.names.parse", "aujax.__version__"])
+def test_imported_thing_is_traced_to_its_module(name):
+    expected = {"au_alignment": "losses", "parse": "data.sources.names", "__version__": ""}
+    assert _of_ours(name) == expected[name.split(".")[-1]]

@@ -1,0 +1,134 @@
+"""Whole runs: what they leave, how they continue, what they refuse."""
+
+import dataclasses
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+from aujax import runs
+from aujax.errors import UserError
+from aujax.training import loop
+from aujax.training.loop import train_and_evaluate
+
+
+def log(workdir, kind):
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines if line["kind"] == kind]
+
+
+def test_every_epoch_is_logged_once(tiny_run):
+    assert [line["epoch"] for line in log(tiny_run, "train")] == [1, 2]
+
+
+def test_validation_reports_accuracy_and_cosines(tiny_run):
+    line = log(tiny_run, "validation")[-1]
+    assert 0.0 <= line["cl"] <= 1.0
+    assert set(line["att_cos"]) == {"layer1", "layer2", "layer3", "layer4", "layer5"}
+
+
+def test_the_run_folder_says_what_was_run(tiny_run, tiny_config):
+    assert json.loads((tiny_run / "config.json").read_text())["au_weight"] == tiny_config.au_weight
+    manifest = json.loads((tiny_run / "manifest.json").read_text())
+    assert {"versions", "devices", "data", "expressions"} <= set(manifest)
+
+
+@pytest.fixture(scope="module")
+def continued_run(tiny_config, tmp_path_factory):
+    """A run that was interrupted in its second epoch and started again."""
+    workdir = tmp_path_factory.mktemp("interrupted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        whole_epoch = loop._epoch
+
+        def interrupted(train, config, epoch):
+            for number, batch in enumerate(whole_epoch(train, config, epoch)):
+                if (epoch, number) == (1, 1):
+                    raise KeyboardInterrupt
+                yield batch
+
+        patch.setattr(loop, "_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(tiny_config, workdir)
+    train_and_evaluate(tiny_config, workdir)
+    return workdir
+
+
+def test_a_continued_run_has_the_same_parameters_to_the_bit(tiny_run, continued_run):
+    whole, continued = (runs.load_run(path, which="latest").variables for path in (tiny_run, continued_run))
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(continued))
+
+
+@pytest.mark.parametrize("kind", ["train", "validation"])
+def test_a_continued_run_logs_the_same_numbers(tiny_run, continued_run, kind):
+    assert log(continued_run, kind) == log(tiny_run, kind)
+
+
+def test_a_finished_run_is_left_as_it_is(tiny_run, tiny_config):
+    before = (tiny_run / "log.jsonl").read_bytes()
+    train_and_evaluate(tiny_config, tiny_run)
+    assert (tiny_run / "log.jsonl").read_bytes() == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tiny_run, with_options):
+    with pytest.raises(UserError, match=r"was started with config\.au_weight=4\.0, now it is 0\.0"):
+        train_and_evaluate(with_options(au_weight=0.0), tiny_run)
+
+
+def test_an_option_that_changes_no_number_may_change(tiny_run, tiny_config):
+    data = dataclasses.replace(tiny_config.data, read_threads=2)
+    train_and_evaluate(dataclasses.replace(tiny_config, data=data), tiny_run)
+
+
+def test_other_data_in_the_same_folder_is_refused(tiny_run, tiny_config, tmp_path):
+    from aujax.data import prepare
+
+    prepare.main(
+        ["synthetic", f"--out={tmp_path / 'other'}", "--train=7", "--validation=7", "--test=7", "--size=48", "--seed=1"]
+    )
+    data = dataclasses.replace(tiny_config.data, dir=str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"was started on data with fingerprint .*choose another --workdir"):
+        train_and_evaluate(dataclasses.replace(tiny_config, data=data), tiny_run)
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tiny_config, tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not empty and not a run folder; choose a new folder"):
+        train_and_evaluate(tiny_config, tmp_path)
+
+
+def test_data_of_other_expressions_is_refused(with_options, tmp_path):
+    path = tmp_path / "two.json"
+    path.write_text('{"aus": {"Neutral": [], "Happiness": [12]}}')
+    with pytest.raises(UserError, match=r"has the expressions Neutral, Happiness, but the data set"):
+        train_and_evaluate(with_options(codebook=str(path)), tmp_path / "run")
+
+
+def test_a_missing_data_set_is_refused_with_the_command_that_makes_one(with_options, tmp_path):
+    with pytest.raises(
+        UserError, match=r"--config\.data\.dir: expected a prepared data set, got nothing; make one with"
+    ):
+        train_and_evaluate(with_options(data=type(with_options().data)()), tmp_path / "run")
+
+
+def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
+    with pytest.raises(UserError, match="output_stride must be left out for vit_tiny"):
+        train_and_evaluate(with_options(method="TS-CAM", backbone="vit_tiny", output_stride=8), tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    with pytest.raises(UserError, match=r"the loss of epoch 3 is nan: training diverged; .*learning_rate"):
+        loop._numbers({"loss": loop.Mean(np.float32("nan"), np.float32(1))}, 2)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is not a run folder"):
+        runs.load_run(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_is_refused(tiny_run, tmp_path):
+    for name in ("config.json", "manifest.json"):
+        (tmp_path / name).write_bytes((tiny_run / name).read_bytes())
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        runs.load_run(tmp_path)

@@ -1,0 +1,31 @@
+"""Batches on the mesh."""
+
+import jax
+import numpy as np
+import pytest
+
+from aujax.data import records
+from aujax.data.records import Batch
+from aujax.errors import UserError
+
+
+def test_a_batch_is_divided_over_the_devices():
+    mesh = records.data_mesh(jax.devices()[:4])
+    batch = Batch(
+        np.zeros((8, 4, 4, 3), np.uint8),
+        np.zeros((8, 68, 2), np.float32),
+        np.arange(8, dtype=np.int32),
+        np.arange(8, dtype=np.int32),
+        np.ones(8, bool),
+        np.ones(8, bool),
+    )
+    shards = records.to_mesh(batch, mesh).index.addressable_shards
+    assert [shard.data.tolist() for shard in shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
+    mesh = records.data_mesh(jax.devices()[:4])
+    with pytest.raises(
+        UserError, match=r"--config\.data\.batch_size: expected a multiple of the 4 devices, got 10; take 8"
+    ):
+        records.check_divisible(10, mesh, option="data.batch_size")
