@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Real, Shaped
 from aujax import codebook as codebooks
 from aujax import resize
 from aujax.codebook import FACS, Codebook
+from aujax.resize import Size
 
-Size = tuple[int, int]
 LANDMARKS = 68
 _GRID = 28  # cells per side of the released code's maps
 _FAR = 1e9
@@ -63,9 +63,9 @@ def au_map(
 
 
 def batch_au_maps(
-    landmarks: Float[Array, "batch points xy"],
-    expression: Int[Array, " batch"],
-    where: Bool[Array, " batch"],
+    landmarks: Float[Array | np.ndarray, "batch points xy"],
+    expression: Int[Array | np.ndarray, " batch"],
+    where: Bool[Array | np.ndarray, " batch"],
     *,
     size: Size,
     codebook: Codebook,
@@ -79,7 +79,11 @@ def batch_au_maps(
 
 
 def batch_generic_maps(
-    landmarks: Float[Array, "batch points xy"], where: Bool[Array, " batch"], *, size: Size, codebook: Codebook
+    landmarks: Float[Array | np.ndarray, "batch points xy"],
+    where: Bool[Array | np.ndarray, " batch"],
+    *,
+    size: Size,
+    codebook: Codebook,
 ) -> tuple[Float[Array, "batch h w"], Bool[Array, " batch"]]:
     """Returns the `generic_map` of stored pictures of `size`, as `batch_au_maps` does for an expression's."""
     return _batch(generic_map, (landmarks,), where, size, codebook)
@@ -138,8 +142,8 @@ def landmark_map(
 
 def _batch(
     draw: Callable[..., tuple[Array, Array]],
-    faces: tuple[Array, ...],
-    where: Bool[Array, " batch"],
+    faces: tuple[Array | np.ndarray, ...],
+    where: Bool[Array | np.ndarray, " batch"],
     size: Size,
     codebook: Codebook,
 ) -> tuple[Float[Array, "batch h w"], Bool[Array, " batch"]]:

@@ -64,7 +64,7 @@ def training_view(
 
 
 def random_coordinates(
-    key: Key[Array, ""], source: tuple[int, int], *, size: int, policy: Policy
+    key: Key[Array, ""], source: tuple[int, ...], *, size: int, policy: Policy
 ) -> Float[Array, "2 size size"]:
     """Returns the (y, x) source position of every pixel of a random crop of the rotated, maybe mirrored picture."""
     keys = jax.random.split(key, 6)

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 EXPRESSIONS = ("Neutral", "Happiness", "Surprise", "Fear", "Anger", "Disgust", "Sadness")
 
@@ -77,8 +78,8 @@ class Spot:
         return dataclasses.replace(self, x=x, y=y, width=width[::-1], height=height, offset=offset)
 
 
-def _at(landmark: int, **lengths: object) -> Spot:
-    return Spot(x=(landmark, landmark), y=(landmark, landmark), **lengths)  # type: ignore[arg-type]
+def _at(landmark: int, **lengths: Any) -> Spot:
+    return Spot(x=(landmark, landmark), y=(landmark, landmark), **lengths)
 
 
 def _both(spot: Spot) -> tuple[Spot, Spot]:
@@ -125,7 +126,7 @@ _FIGURE_2 = {
 
 _MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
 _LIP_CORNERS = _both(_at(48, radius=(0.26, 0.26)))
-_EYE = {"x": (36, 39), "y": (38, 41), "width": (36, 39)}
+_EYE: dict[str, Any] = {"x": (36, 39), "y": (38, 41), "width": (36, 39)}
 
 # The regions of the paper's Fig. 2 with their FACS meaning, mirrored exactly; lengths in inter-ocular distances.
 # Sizes are those of the released code on a face of 76 px between the eyes (20 px = 0.26, 28 px = 0.37, ...).
@@ -162,10 +163,9 @@ _REFERENCE_CORNERS = (_at(48, radius=(20, 20)), _at(54, radius=(20, 20)))
 _EIGHTH_TENTH = (1 / 8, 1 / 10)
 
 
-def _eyes(**lengths: object) -> tuple[Spot, ...]:
+def _eyes(**lengths: Any) -> tuple[Spot, ...]:
     return tuple(
-        Spot(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths)  # type: ignore[arg-type]
-        for a in (36, 42)
+        Spot(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths) for a in (36, 42)
     )
 
 

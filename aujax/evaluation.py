@@ -50,7 +50,7 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
     book = codebook.load(config.codebook)
 
     def read(variables: methods.Variables, batch: Batch) -> Outputs:
-        image = augment.normalize(batch.image.astype(jnp.float32) / 255.0)
+        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0)
         forward = methods.forward(model, variables, image, batch.expression)
         size = batch.image.shape[1:3]
         known = batch.has_landmarks & batch.valid
@@ -79,7 +79,7 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
 
 
 def _trivial_maps(
-    batch: Batch, known: Array, size: tuple[int, int], book: codebook.Codebook
+    batch: Batch, known: Array | np.ndarray, size: tuple[int, ...], book: codebook.Codebook
 ) -> dict[str, Float[Array, "batch height width"]]:
     """Returns what any map must beat: a flat one, a blob in the middle, all action units of the face at once."""
     units, _ = au_maps.batch_generic_maps(batch.landmarks, known, size=size, codebook=book)

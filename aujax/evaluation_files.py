@@ -14,7 +14,6 @@ from aujax.data.builders import FaceSource, open_faces
 from aujax.data.records import Batch, data_mesh, replicated
 from aujax.evaluation import BASELINES, Evaluation, Outputs
 from aujax.runs import check_expressions, load_run
-from aujax.training.checkpoint import Which
 
 _SAMPLES_PER_EXPRESSION = 2
 
@@ -67,7 +66,7 @@ def write(
         means[f"class_mean/{name}"] = (sums / divisor).astype(np.float32)
     kept = {name: columns[name] for name in ("index", "expression", "predicted", "has_map")}
     arrays = kept | collector.arrays() | means | {"class_count": counts, "class_map_count": map_counts}
-    np.savez_compressed(directory / "maps.npz", **arrays)
+    np.savez_compressed(directory / "maps.npz", **arrays)  # pyright: ignore[reportArgumentType]
     _write_examples(directory / "examples.csv", columns, source, summary["expressions"])
     text = json.dumps(about | summary, indent=1)
     (directory / "metrics.json").write_text(text + "\n")
@@ -96,7 +95,7 @@ def _write_examples(
 
 
 def evaluate_run(
-    workdir: pathlib.Path, split: str, *, data_dir: str | None = None, which: Which = "best"
+    workdir: pathlib.Path, split: str, *, data_dir: str | None = None, which: str = "best"
 ) -> pathlib.Path:
     """Evaluates a run folder on a split and returns the folder, RUN/eval/<split>, that now holds the files."""
     run = load_run(workdir, which=which)

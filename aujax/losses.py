@@ -6,7 +6,7 @@ once, for all named terms, with their masks. Features are (..., height, width, c
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,6 @@ from aujax import resize
 from aujax.metrics import Mean
 
 NORM_FLOOR = 1e-8
-LayerReduction = Literal["mean", "sum"]
 
 
 def au_alignment(
@@ -74,8 +73,10 @@ class Term(NamedTuple):
     where: Bool[Array | np.ndarray, "*batch"] | None = None
 
 
-def over_layers(values: Sequence[Float[Array, "*batch"]], reduction: LayerReduction = "mean") -> Float[Array, "*batch"]:
+def over_layers(values: Sequence[Float[Array, "*batch"]], reduction: str = "mean") -> Float[Array, "*batch"]:
     """Returns the mean (the released code) or the sum (the paper's text) of one loss over several layers."""
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     total = sum(values[1:], values[0])
     return total / len(values) if reduction == "mean" else total
 

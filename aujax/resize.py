@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Matrix = np.ndarray
+Size = tuple[int, ...]  # (height, width)
 
 
 @functools.lru_cache
@@ -55,7 +56,7 @@ def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -
     return jnp.einsum("...hw,Hh,Ww->...HW", maps, rows, columns, precision=jax.lax.Precision.HIGHEST)
 
 
-def torch_aligned(maps: Float[Array, "*batch h w"], size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
     """Returns maps at `size` (height, width) by `torch_aligned_matrix`: the kernel of the loss and the metric."""
     (h, w), (height, width) = maps.shape[-2:], size
     if (h, w) == (height, width):
@@ -63,13 +64,13 @@ def torch_aligned(maps: Float[Array, "*batch h w"], size: tuple[int, int]) -> Fl
     return separable(maps, torch_aligned_matrix(h, height), torch_aligned_matrix(w, width))
 
 
-def bilinear(maps: Float[Array, "*batch h w"], size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+def bilinear(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
     """Returns maps at `size` (height, width) by half-pixel bilinear interpolation: how a CAM is enlarged."""
     (h, w), (height, width) = maps.shape[-2:], size
     return separable(maps, bilinear_matrix(h, height), bilinear_matrix(w, width))
 
 
-def nearest(maps: Float[Array, "*batch h w"], size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+def nearest(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
     """Returns maps at `size` (height, width), each pixel copied from the nearest one: how AU maps are resized."""
     (h, w), (height, width) = maps.shape[-2:], size
     return maps[..., nearest_indices(h, height)[:, None], nearest_indices(w, width)[None, :]]

@@ -26,7 +26,7 @@ from aujax.data.builders import Faces
 from aujax.data.records import data_mesh, replicated
 from aujax.errors import UserError
 from aujax.training import step as steps
-from aujax.training.checkpoint import Checkpoints, Which
+from aujax.training.checkpoint import Checkpoints
 
 # What may differ between a run and its continuation: nothing that changes a number.
 _FREE_OPTIONS = {"data.dir", "data.read_threads", "data.eval_batch_size", "keep_checkpoints"}
@@ -98,7 +98,8 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
         name = changed[0]
         raise UserError(
             f"--workdir: {workdir} was started with config.{name}={before.get(name)!r}, now it is {now.get(name)!r}"
-            f"{f' ({len(changed)} options differ)' if len(changed) > 1 else ''}; choose another folder or the same options"
+            f"{f' ({len(changed)} options differ)' if len(changed) > 1 else ''}; "
+            "choose another folder or the same options"
         )
     fingerprint = _read(workdir / "manifest.json")["data"]["fingerprint"]
     if fingerprint != faces.fingerprint:
@@ -108,7 +109,7 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
         )
 
 
-def load_run(workdir: str | pathlib.Path, *, which: Which = "best") -> Run:
+def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
     """Returns the classifier of a run folder, from its best (by validation accuracy) or latest checkpoint.
 
     A folder that is not a run, or has no checkpoint yet, is a UserError.

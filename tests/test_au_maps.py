@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_face import LANDMARKS
+from golden_face import LANDMARKS, reference_maps
 
 from aujax import au_maps, codebook
 
@@ -46,9 +46,6 @@ def _broken_faces():
     nan, infinite = LANDMARKS.copy(), LANDMARKS.copy()
     nan[3, 0], infinite[60, 1] = np.nan, np.inf
     return {"nan": nan, "infinite": infinite, "off the canvas": LANDMARKS + 5000, "far off": LANDMARKS - 1e8}
-
-
-# What the maps are
 
 
 def test_lip_corner_is_a_circle_of_a_quarter_eye_distance_with_a_soft_rim():
@@ -118,9 +115,6 @@ def test_wider_landmark_map_has_a_wider_gaussian():
     assert drawn[30, 50] == pytest.approx((np.exp(-0.5) - np.exp(-2.25)) / (1 - np.exp(-2.25)), abs=1e-5)
 
 
-# What they follow
-
-
 def test_mirrored_face_gives_mirrored_maps():
     mirrored = LANDMARKS[list(codebook.MIRRORED)] * np.float32([-1, 1]) + np.float32([223, 0])
     np.testing.assert_allclose(_facs_maps(mirrored), _facs_maps(LANDMARKS)[:, :, ::-1], atol=1e-4)
@@ -169,7 +163,42 @@ def test_custom_codebook_decides_classes_and_action_units():
     np.testing.assert_allclose(maps[1], _single_maps((12,))(LANDMARKS / 4)[0][0], atol=1e-5)
 
 
-# When there is none
+@functools.cache
+def _batch_of(book, size):
+    return jax.jit(functools.partial(au_maps.batch_au_maps, size=size, codebook=book))
+
+
+def _stored(size):
+    """Returns the golden face twice, in a picture resized from 224 px to `size`, with labels and who has landmarks."""
+    faces = np.stack([(LANDMARKS + 0.5) * (size / 224) - 0.5] * 2)
+    return jnp.array(faces), jnp.array([HAPPINESS, HAPPINESS]), jnp.array([True, False])
+
+
+def test_reference_maps_of_a_smaller_picture_are_those_of_its_canvas_resized_by_nearest():
+    maps, has_map = _batch_of(codebook.REFERENCE, (112, 112))(*_stored(112))
+    assert has_map.tolist() == [True, False]
+    np.testing.assert_allclose(maps[0], reference_maps()["Happiness"][::2, ::2], atol=1e-5)
+
+
+def test_facs_maps_are_drawn_at_the_size_of_the_picture():
+    faces, labels, where = _stored(56)
+    maps, has_map = _batch_of(codebook.FACS, (56, 56))(faces, labels, where)
+    assert has_map.tolist() == [True, False]
+    np.testing.assert_allclose(maps[0], _map_of(codebook.FACS)(faces[0], HAPPINESS)[0], atol=1e-5)
+
+
+def test_faces_that_are_masked_have_zero_maps():
+    maps, _ = _batch_of(codebook.FACS, (56, 56))(*_stored(56))
+    assert not maps[1].any()
+
+
+def test_generic_maps_of_a_batch_are_masked_too():
+    faces, _, where = _stored(56)
+    draw = jax.jit(functools.partial(au_maps.batch_generic_maps, size=(56, 56), codebook=codebook.FACS))
+    maps, has_map = draw(faces, where)
+    assert has_map.tolist() == [True, False]
+    generic = jax.jit(functools.partial(au_maps.generic_map, size=(56, 56)))(faces[0])[0]
+    np.testing.assert_allclose(maps[0], generic, atol=1e-5)
 
 
 @BOOKS

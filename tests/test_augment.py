@@ -1,4 +1,5 @@
 import colorsys
+import dataclasses
 import functools
 
 import jax
@@ -12,19 +13,7 @@ from aujax.augment import Policy
 
 SIZE = 48
 ORDER = jnp.arange(4)
-NOTHING = Policy(
-    rotation=0.0,
-    rotation_rate=0.0,
-    crop=0.0,
-    flip_rate=0.0,
-    gray_rate=0.0,
-    jitter_rate=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    hue=0.0,
-    erase_rate=0.0,
-)
+NOTHING = Policy(**{field.name: 0.0 for field in dataclasses.fields(Policy) if field.name != "erase_area"})
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -74,9 +63,6 @@ def _erased(keys, image, policy):
 def _views(keys, image, au_map, policy):
     draw = functools.partial(augment.training_view, size=SIZE, policy=policy)
     return jax.vmap(draw, in_axes=(0, None, None, None))(keys, ORDER, image, au_map)
-
-
-# Where pixels come from
 
 
 def test_pixels_own_coordinates_return_image_and_map_exactly():
@@ -154,9 +140,6 @@ def test_blob_at_a_landmark_stays_at_the_same_place_of_image_and_map():
 
     np.testing.assert_allclose(centres(views[..., 0]), centres(maps), atol=0.3)
     assert np.ptp(centres(maps), axis=1).min() > 2
-
-
-# Colours
 
 
 def test_grayscale_is_the_luma_in_three_channels():
@@ -241,9 +224,6 @@ def test_rate_of_gray_is_how_often_it_happens():
     assert 0.1 < gray(0.2).mean() < 0.3
 
 
-# Erasing
-
-
 def test_erasing_fills_one_box_of_the_wanted_area_and_leaves_the_rest():
     image = _image()
     erased = np.asarray(_erased(_keys(100), image, _only(erase_rate=1.0)))
@@ -273,9 +253,6 @@ def test_rate_of_erasing_is_how_often_it_happens():
     assert not changed(0.0).any()
     assert changed(1.0).all()
     assert 0.4 < changed(0.5).mean() < 0.6
-
-
-# The whole view
 
 
 def test_policy_of_nothing_returns_the_picture_unchanged():

@@ -112,6 +112,13 @@ def test_a_missing_data_set_is_refused_with_the_command_that_makes_one(with_opti
         train_and_evaluate(with_options(data=type(with_options().data)()), tmp_path / "run")
 
 
+def test_au_cues_without_any_landmarks_are_refused(tiny_config, tmp_path, monkeypatch):
+    faces = loop.open_faces(tiny_config.data.dir)
+    monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(faces, landmarks={"train": 0}))
+    with pytest.raises(UserError, match=r"no training face of .* has any; prepare the data set with --landmarks=dlib"):
+        train_and_evaluate(tiny_config, tmp_path / "run")
+
+
 def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
     with pytest.raises(UserError, match="output_stride must be left out for vit_tiny"):
         train_and_evaluate(with_options(method="TS-CAM", backbone="vit_tiny", output_stride=8), tmp_path / "run")

@@ -25,9 +25,6 @@ def _random(shape, seed=0):
     return jnp.array(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
-# Alignment
-
-
 def test_alignment_has_the_golden_values():
     values = losses.au_alignment(GOLDEN_FEATURES, _golden_maps(), where=HAS_MAP)
     np.testing.assert_allclose(values, [0.8517642, 1.3566890, 0.0], atol=1e-3)
@@ -119,9 +116,6 @@ def test_alignment_refuses_other_leading_axes():
         unchecked(_random((2, 5, 5, 3)), _random((3, 9, 9)))
 
 
-# Cross-entropy
-
-
 def test_cross_entropy_by_hand():
     logits = jnp.array([[np.log(1.0), np.log(2.0), np.log(5.0)]] * 2, jnp.float32)  # probabilities 1/8 2/8 5/8
     values = losses.cross_entropy(logits, jnp.array([0, 2]))
@@ -136,9 +130,6 @@ def test_smoothed_cross_entropy_by_hand():
 
 def test_cross_entropy_of_large_logits_is_finite():
     np.testing.assert_allclose(losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([1])), [1e4])
-
-
-# Together
 
 
 def test_composite_weighs_masked_means_and_names_them():

@@ -143,7 +143,7 @@ def test_warmup_is_linear_from_zero():
 
 def test_views_are_normalised_and_maps_move_with_faces(with_options):
     unchanged = augment.Policy(
-        **{field: 0.0 for field in ("rotation", "crop", "flip_rate", "gray_rate", "jitter_rate", "erase_rate")}
+        **dict.fromkeys(("rotation", "crop", "flip_rate", "gray_rate", "jitter_rate", "erase_rate"), 0.0)
     )
     config = with_options(augment=unchanged, image_size=36)
     source = open_faces(config.data.dir).source("train")

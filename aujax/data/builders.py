@@ -70,11 +70,12 @@ class FaceSource(Sequence[Record]):
 
 @dataclass(frozen=True)
 class Faces:
-    """A prepared data set: its expressions, the number of faces per split, and a hash of all its content."""
+    """A prepared data set: its expressions, faces and faces with landmarks per split, and a hash of all its content."""
 
     directory: Path
     expressions: tuple[str, ...]
     splits: dict[str, int]
+    landmarks: dict[str, int]
     fingerprint: str
     about: dict[str, Any]
 
@@ -113,6 +114,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
         directory=directory,
         expressions=tuple(metadata["expressions"]),
         splits=dict(metadata["splits"]),
+        landmarks=dict(metadata["landmarks"]),
         fingerprint=metadata["fingerprint"],
         about=metadata["about"],
     )
@@ -138,7 +140,7 @@ def write_faces(
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:
-        counts, fingerprint = _write_rows(incomplete, rows, expressions, splits)
+        counts, landmarks, fingerprint = _write_rows(incomplete, rows, expressions, splits)
         empty = [split for split, count in counts.items() if not count]
         if empty:
             raise UserError(
@@ -159,6 +161,7 @@ def write_faces(
         "aujax": aujax.__version__,
         "expressions": list(expressions),
         "splits": counts,
+        "landmarks": landmarks,
         "fingerprint": fingerprint,
         "about": dict(about),
         "files": files,
@@ -169,7 +172,7 @@ def write_faces(
 
 def _write_rows(
     directory: Path, rows: Iterable[tuple[str, Record]], expressions: Sequence[str], splits: Sequence[str]
-) -> tuple[dict[str, int], str]:
+) -> tuple[dict[str, int], dict[str, int], str]:
     identity = DatasetIdentity(
         name="faces",
         version=tfds.core.Version(_VERSION),
@@ -181,11 +184,12 @@ def _write_rows(
     )
     writer = SequentialWriter(info, _FACES_PER_SHARD, file_format="array_record")
     writer.initialize_splits(list(splits))
-    counts = dict.fromkeys(splits, 0)
+    counts, landmarks = dict.fromkeys(splits, 0), dict.fromkeys(splits, 0)
     pending: dict[str, list[Record]] = {split: [] for split in splits}
     digest = hashlib.sha256("\n".join(expressions).encode())
     for split, record in rows:
         counts[split] += 1
+        landmarks[split] += bool(record["has_landmarks"])
         _update(digest, split, record)
         pending[split].append(record)
         if len(pending[split]) == _FACES_PER_FLUSH:
@@ -193,7 +197,7 @@ def _write_rows(
             pending[split] = []
     writer.add_examples(pending)
     writer.close_all()
-    return counts, digest.hexdigest()
+    return counts, landmarks, digest.hexdigest()
 
 
 def _features(expressions: Sequence[str]) -> tfds.features.FeaturesDict:
@@ -234,7 +238,7 @@ def _read_metadata(directory: Path) -> dict[str, Any]:
         raise UserError(_why_missing(directory))
     try:
         metadata = json.loads(path.read_text())
-        known = metadata["format"] == _FORMAT and {"files", "expressions", "splits"} <= metadata.keys()
+        known = metadata["format"] == _FORMAT and {"files", "expressions", "splits", "landmarks"} <= metadata.keys()
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
         known = False
     if not known:

@@ -1,6 +1,6 @@
 """Batches of decoded faces, read ahead by Grain, in an order that is a function of seed and epoch alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import cv2
 import grain
@@ -29,7 +29,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yields this process's part of every batch from number `first` on, pictures resized to (size, size).
 
-    The last batch is filled up with the first faces of the order, marked as not valid.
+    The last batch is filled up with the first faces of the order, marked as not valid. Each of the threads makes whole
+    batches; at most twice as many batches as threads wait in memory.
     """
     rows = _fill_up(order, batch_size)[first:]
     valid = (np.arange(rows.size) + first * batch_size < len(order)).reshape(rows.shape)
@@ -41,7 +42,7 @@ def batches(
         return decoded(source[row], row, size)._replace(valid=valid[position])
 
     dataset = grain.MapDataset.range(len(rows)).map(face).batch(len(part), batch_fn=_stack)
-    yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * batch_size))
+    yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
 
 
 def num_batches(faces: int, batch_size: int) -> int:
@@ -66,10 +67,10 @@ def decoded(record: Record, row: int, size: int) -> Batch:
     return Batch(
         image=image,
         landmarks=landmarks.astype(np.float32),
-        expression=np.int32(record["expression"]),
-        index=np.int32(row),
-        has_landmarks=np.bool_(record["has_landmarks"]),
-        valid=np.bool_(True),
+        expression=np.asarray(record["expression"], np.int32),
+        index=np.asarray(row, np.int32),
+        has_landmarks=np.asarray(record["has_landmarks"]),
+        valid=np.asarray(True),
     )
 
 
@@ -80,5 +81,5 @@ def _decode(record: Record) -> UInt8[np.ndarray, "height width 3"]:
     return image
 
 
-def _stack(faces: list[Batch]) -> Batch:
+def _stack(faces: Sequence[Batch]) -> Batch:
     return Batch(*(np.stack(parts) for parts in zip(*faces, strict=True)))

@@ -1,12 +1,11 @@
 """Checkpoints of a run: the latest and the best by validation accuracy. The only file that knows Orbax."""
 
 import pathlib
-from typing import Any, Literal
+from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as orbax
 
-Which = Literal["latest", "best"]
 SCORE = "cl"
 
 
@@ -19,14 +18,10 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, *, keep: int = 1):
         """Opens the folder; the latest `keep` checkpoints stay, and the best one, however old it is."""
-        policies = orbax.training.preservation_policies
-        self._directory = directory
-        self._checkpointer = orbax.training.Checkpointer(
-            directory.absolute(),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)]
-            ),
-        )
+        training: Any = orbax.training  # its annotations accept neither a pathlib.Path nor its own policies
+        policies = training.preservation_policies
+        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)])
+        self._checkpointer = training.Checkpointer(directory.absolute(), preservation_policy=kept)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -39,7 +34,7 @@ class Checkpoints:
         # Forced: by default a save is skipped while the one before is still being written.
         self._checkpointer.save_async(step, state, metrics=metrics, force=True)
 
-    def find(self, which: Which) -> tuple[int, dict[str, float]] | None:
+    def find(self, which: str) -> tuple[int, dict[str, float]] | None:
         """Returns step and metrics of the latest or the best checkpoint (of equals the later), None without any."""
         found = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
         rank = {"latest": lambda row: row[0], "best": lambda row: (_score(row[1]), row[0])}[which]

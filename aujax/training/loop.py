@@ -15,7 +15,7 @@ from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource, open_faces
 from aujax.data.records import check_divisible, data_mesh, replicated, to_mesh
 from aujax.errors import UserError
-from aujax.metrics import Mean
+from aujax.metrics import NOTHING, Mean
 from aujax.models import pretrained
 from aujax.training.checkpoint import Checkpoints
 from aujax.training.step import TrainState, create_state, make_train_step
@@ -50,7 +50,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
             started, totals = time.perf_counter(), {}
             for batch in _epoch(train, config, epoch):
                 state, means = train_step(state, to_mesh(batch, mesh))
-                totals = {name: mean.merge(totals.get(name, Mean(0.0, 0.0))) for name, mean in means.items()}
+                totals = {name: mean.merge(totals.get(name, NOTHING)) for name, mean in means.items()}
                 bar.advance(task)
             numbers = _numbers(totals, epoch)
             seconds = time.perf_counter() - started
@@ -75,6 +75,11 @@ def _open(config: Config) -> Faces:
     runs.check_expressions(config, faces)
     for split in ("train", "validation"):
         faces.source(split)
+    if config.au_weight and not faces.landmarks["train"]:
+        raise UserError(
+            f"--config.au_weight: AU maps need landmarks, but no training face of {faces.directory} has any; "
+            "prepare the data set with --landmarks=dlib or --landmarks=FILE, or set --config.au_weight=0"
+        )
     return faces
 
 

@@ -116,7 +116,7 @@ def training_views(
     maps, has_map = au_maps.batch_au_maps(
         batch.landmarks, batch.expression, batch.has_landmarks & batch.valid, size=size, codebook=book
     )
-    image = batch.image.astype(jnp.float32) / 255.0
+    image = jnp.asarray(batch.image, jnp.float32) / 255.0
     order_key, key = jax.random.split(key)
     order = jax.random.permutation(order_key, 4)
     place = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))

@@ -60,12 +60,14 @@ def ribbon(
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Return the colour made darker (factor < 1) or lighter (factor > 1)."""
-    return tuple(min(max(c * factor, 0.0), 255.0) for c in colour)
+    red, green, blue = (min(max(c * factor, 0.0), 255.0) for c in colour)
+    return red, green, blue
 
 
 def mix(first: Colour, second: Colour, weight: float) -> Colour:
     """Return the colour `weight` of the way from `first` to `second`."""
-    return tuple(a + (b - a) * weight for a, b in zip(first, second, strict=True))
+    red, green, blue = (a + (b - a) * weight for a, b in zip(first, second, strict=True))
+    return red, green, blue
 
 
 class Canvas:

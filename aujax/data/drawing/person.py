@@ -66,9 +66,9 @@ _MODES = (
 
 def _displacements() -> np.ndarray:
     table = np.zeros((len(_MODES), *MEAN_FACE.shape), np.float32)
-    for row, (_, points, motion) in zip(table, _MODES, strict=True):
+    for row, (_, points, motion) in enumerate(_MODES):
         for axis, values in enumerate(motion(*MEAN_FACE[points].T)):
-            row[points, axis] = values
+            table[row, points, axis] = values
     return table
 
 

@@ -143,7 +143,7 @@ def photograph(image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator
     image = cv2.addWeighted(image, 1.0, grain, min(noise, 11.0), 0.0, dtype=cv2.CV_8U)
     if kind > 0.6:
         _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return image
 
 
