@@ -9,7 +9,7 @@ from aujax import commandline
 from aujax.config import from_config_dict
 from aujax.training.loop import train_and_evaluate
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/synthetic.py", "File with the options of the run.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File with the options (default: configs/synthetic.py).")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; an interrupted run in it is continued.", required=True
 )

@@ -90,7 +90,7 @@ def _both(spot: Spot) -> tuple[Spot, Spot]:
 class Codebook:
     """Two tables, expression -> action units and action unit -> ellipses, and how the ellipses are drawn.
 
-    `rendering` names a row of `au_maps.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
+    `rendering` names a row of `rendering.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
     make sense, None where the lengths scale with the face. `expressions` is the class list, in label order.
     """
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 
@@ -35,8 +36,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags of `train.py` and `eval.py` for `absl.app.run`; a wrong one ends the program with status 2."""
     with user_errors(f"python {argv[0]}"):
         try:
-            _check_config_options(argv)
-            positional = flags.FLAGS(argv)
+            positional = flags.FLAGS(_with_config(argv) if "config" in flags.FLAGS else argv)
         # ml_collections raises the last four for a value of another type or a broken configuration file.
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             raise UserError(" ".join(str(error.args[0]).split())) from error
@@ -45,12 +45,18 @@ def parse_flags(argv: list[str]) -> list[str]:
         return positional
 
 
-def _check_config_options(argv: list[str]) -> None:
+def _with_config(argv: list[str]) -> list[str]:
+    """Returns the arguments, `--config` among them, once the names of all options are known to be right."""
     from aujax import config  # `prepare` shares this file, but not the networks that a configuration names
 
-    for argument in argv[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
+    # Not the flag's own default: ml_collections would read that, and the overrides, before errors can be told.
+    if not any(re.match("--?config(=|$)", argument) for argument in argv):
+        argv = [argv[0], f"--config={pathlib.Path(argv[0]).parent / 'configs' / 'synthetic.py'}", *argv[1:]]
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = argument.lstrip("-").partition("=")
+        value = value if equals else following
         if name == "config" and not pathlib.Path(value.partition(":")[0]).is_file():
             raise UserError(f"--config: expected a configuration file such as configs/faces.py, got {value!r}")
         if name.startswith("config."):
             config.check_name(name.removeprefix("config."))
+    return argv

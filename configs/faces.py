@@ -23,4 +23,7 @@ SMALL = Config(
 
 def get_config(size: str = "large") -> ml_collections.ConfigDict:
     """Returns the options for a GPU ("large") or a CPU ("small")."""
-    return {"large": LARGE, "small": SMALL}[size].to_config_dict()
+    sizes = {"large": LARGE, "small": SMALL}
+    if size not in sizes:
+        raise ValueError(f"--config=configs/faces.py:SIZE: expected one of {', '.join(sizes)}, got {size!r}")
+    return sizes[size].to_config_dict()

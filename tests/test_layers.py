@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "aujax"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-ARRAYS = ("codebook", "au_maps", "resize", "augment", "losses", "metrics", "statistics", "cams")
+ARRAYS = ("codebook", "rendering", "au_maps", "resize", "augment", "losses", "metrics", "statistics", "cams")
 RUNS = (*ARRAYS, "errors", "config", "methods", "models.*", "data.*", "runs", "weight_files", "training.*")
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
 MAY_IMPORT = {
@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "statistics.py": (),
     "metrics.py": ("resize",),
     "losses.py": ("resize", "metrics"),
-    "au_maps.py": ("codebook", "resize"),
+    "rendering.py": ("codebook", "resize"),
+    "au_maps.py": ("codebook", "rendering", "resize"),
     "augment.py": ("resize",),
     "cams.py": ("resize",),
     "models/taps.py": (),

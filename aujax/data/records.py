@@ -10,7 +10,8 @@
 Missing is a mask, never a special value. A batch is sharded over the mesh axis "data".
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
     valid: Bool[Array | np.ndarray, " batch"]
 
 
-def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the one-dimensional mesh over the given devices, or all there are."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
