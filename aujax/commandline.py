@@ -2,7 +2,6 @@
 
 import contextlib
 import pathlib
-import re
 import sys
 from collections.abc import Iterator
 
@@ -39,24 +38,30 @@ def parse_flags(argv: list[str]) -> list[str]:
             positional = flags.FLAGS(_with_config(argv) if "config" in flags.FLAGS else argv)
         # ml_collections raises the last four for a value of another type or a broken configuration file.
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            raise UserError(" ".join(str(error.args[0]).split())) from error
+            lines = str(error.args[0]).splitlines()
+            # It also puts the traceback of a configuration file into the text; what was meant stands in its last line.
+            told = lines[-1] if any("Traceback" in line for line in lines) else " ".join(lines)
+            raise UserError(told.removeprefix("ValueError: ")) from error
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         return positional
 
 
 def _with_config(argv: list[str]) -> list[str]:
-    """Returns the arguments, `--config` among them, once the names of all options are known to be right."""
+    """Returns the arguments with `--config` first, once the names of all options are known to be right."""
     from aujax import config  # `prepare` shares this file, but not the networks that a configuration names
 
     # Not the flag's own default: ml_collections would read that, and the overrides, before errors can be told.
-    if not any(re.match("--?config(=|$)", argument) for argument in argv):
-        argv = [argv[0], f"--config={pathlib.Path(argv[0]).parent / 'configs' / 'synthetic.py'}", *argv[1:]]
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    path = str(pathlib.Path(argv[0]).parent / "configs" / "synthetic.py")
+    others, rest = [], iter(argv[1:])
+    for argument in rest:
         name, equals, value = argument.lstrip("-").partition("=")
-        value = value if equals else following
-        if name == "config" and not pathlib.Path(value.partition(":")[0]).is_file():
-            raise UserError(f"--config: expected a configuration file such as configs/faces.py, got {value!r}")
+        if argument.startswith("-") and name == "config":
+            path = value if equals else next(rest, "")
+            continue
         if name.startswith("config."):
             config.check_name(name.removeprefix("config."))
-    return argv
+        others.append(argument)
+    if not pathlib.Path(path.partition(":")[0]).is_file():
+        raise UserError(f"--config: expected a configuration file such as configs/faces.py, got {path!r}")
+    return [argv[0], f"--config={path}", *others]

@@ -19,13 +19,17 @@ _SAMPLES_PER_EXPRESSION = 2
 
 
 class MapCollector:
-    """A sink that keeps every face's maps at their own size, and whole pictures of the first few of each class."""
+    """A sink that keeps every face's maps at their own size, and whole pictures of two faces of each expression.
 
-    def __init__(self, *, attention_layer: str):
-        """Keeps the attention of `attention_layer` for the samples."""
+    Which two is drawn by a shuffle that depends on the number of faces alone, never on a result.
+    """
+
+    def __init__(self, faces: int, *, attention_layer: str):
+        """Expects that many faces; keeps the attention of `attention_layer` for the samples."""
+        self._rank = np.random.default_rng(0).permutation(faces)
         self._layer = attention_layer
         self._maps: list[dict[str, np.ndarray]] = []
-        self._samples: list[dict[str, Any]] = []
+        self._samples: dict[int, list[dict[str, Any]]] = {}
 
     def __call__(self, batch: Batch, outputs: Outputs) -> None:
         """Takes what was read from one batch."""
@@ -33,9 +37,12 @@ class MapCollector:
         valid = columns["valid"]
         self._maps.append({name: _half(value[valid]) for name, value in maps.items()})
         for row in np.flatnonzero(valid):
-            taken = sum(sample["expression"] == columns["expression"][row] for sample in self._samples)
-            if taken < _SAMPLES_PER_EXPRESSION:
-                self._samples.append(self._sample(batch, outputs, columns, maps, int(row)))
+            kept = self._samples.setdefault(int(columns["expression"][row]), [])
+            worst = max((self._rank[sample["index"]] for sample in kept), default=-1)
+            if len(kept) < _SAMPLES_PER_EXPRESSION or self._rank[columns["index"][row]] < worst:
+                kept.append(self._sample(batch, outputs, columns, maps, int(row)))
+                kept.sort(key=lambda sample: self._rank[sample["index"]])
+                del kept[_SAMPLES_PER_EXPRESSION:]
 
     def _sample(
         self, batch: Batch, outputs: Outputs, columns: dict[str, np.ndarray], maps: dict[str, np.ndarray], row: int
@@ -47,7 +54,7 @@ class MapCollector:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Returns the arrays by their names in maps.npz."""
-        samples = sorted(self._samples, key=lambda sample: (sample["expression"], sample["index"]))
+        samples = [sample for _, kept in sorted(self._samples.items()) for sample in kept]
         stacked = {f"sample/{name}": np.stack([sample[name] for sample in samples]) for name in samples[0]}
         return {name: np.concatenate([part[name] for part in self._maps]) for name in self._maps[0]} | stacked
 
@@ -102,7 +109,7 @@ def evaluate_run(
     faces = open_faces(data_dir or run.config.data.dir)
     check_expressions(run.config, faces)
     source, mesh = faces.source(split), data_mesh()
-    collector = MapCollector(attention_layer=evaluation.attention_layer(run))
+    collector = MapCollector(len(source), attention_layer=evaluation.attention_layer(run))
     result = evaluation.evaluate(
         evaluation.make_reader(run.model, run.config, mesh),
         jax.device_put(run.variables, replicated(mesh)),
