@@ -74,7 +74,7 @@ def normalize(maps: Float[ArrayLike, "*batch h w"]) -> Float[Array, "*batch h w"
     return jnp.where(good, (maps - low) / jnp.where(good, high - low, 1.0), 0.0)
 
 
-def upsample(maps: Float[ArrayLike, "*batch h w"], size: tuple[int, int]) -> Float[Array, "*batch height width"]:
+def upsample(maps: Float[ArrayLike, "*batch h w"], size: resize.Size) -> Float[Array, "*batch height width"]:
     """Returns normalised maps enlarged to `size` (height, width): half-pixel bilinear, kept within [0, 1].
 
     >>> maps = jnp.eye(5)

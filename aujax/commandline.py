@@ -35,7 +35,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags of `train.py` and `eval.py` for `absl.app.run`; a wrong one ends the program with status 2."""
     with user_errors(f"python {argv[0]}"):
         try:
-            positional = flags.FLAGS(_with_config(argv) if "config" in flags.FLAGS else argv)
+            if "config" in flags.FLAGS:
+                argv = sys.argv[:] = _with_config(argv)  # where ml_collections looks for the overrides
+            positional = flags.FLAGS(argv)
         # ml_collections raises the last four for a value of another type or a broken configuration file.
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             lines = str(error.args[0]).splitlines()

@@ -52,42 +52,46 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
     def read(variables: methods.Variables, batch: Batch) -> Outputs:
         image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0)
         forward = methods.forward(model, variables, image, batch.expression)
-        size = batch.image.shape[1:3]
-        known = batch.has_landmarks & batch.valid
-        au_map, has_map = au_maps.batch_au_maps(batch.landmarks, batch.expression, known, size=size, codebook=book)
+        au_map, has_map = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
         maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
+        maps |= {} if forward.cam is None else {"cam": forward.cam}
+        compared = maps | _trivial_maps(batch, book)
         if forward.cam is not None:
-            maps["cam"] = forward.cam
-        compared = maps | _trivial_maps(batch, known, size, book)
+            compared["cam"] = cams.upsample(cams.normalize(forward.cam), au_map.shape[-2:])
         cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in compared.items()}
-        probability = jax.nn.softmax(forward.logits)
         columns = {
             "index": batch.index,
             "expression": batch.expression,
             "predicted": forward.logits.argmax(-1).astype(jnp.int32),
-            "probability": probability.max(-1),
+            "probability": jax.nn.softmax(forward.logits).max(-1),
             "has_map": has_map,
             "valid": batch.valid,
-            **cosines,
         }
-        one_hot = jax.nn.one_hot(batch.expression, len(book.expressions)) * batch.valid[:, None]
         shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
-        sums = {name: jnp.einsum("bk,bhw->khw", one_hot, value) for name, value in shown.items()}
-        return Outputs(columns, maps, au_map, sums)
+        return Outputs(columns | cosines, maps, au_map, _class_sums(shown, batch, len(book.expressions)))
 
     return jax.jit(read, out_shardings=replicated(mesh))
 
 
-def _trivial_maps(
-    batch: Batch, known: Array | np.ndarray, size: tuple[int, ...], book: codebook.Codebook
-) -> dict[str, Float[Array, "batch height width"]]:
+def _au_maps(draw: Callable[..., Any], batch: Batch, book: codebook.Codebook, *labels: Any) -> tuple[Array, Array]:
+    known = batch.has_landmarks & batch.valid
+    return draw(batch.landmarks, *labels, known, size=batch.image.shape[1:3], codebook=book)
+
+
+def _trivial_maps(batch: Batch, book: codebook.Codebook) -> dict[str, Float[Array, "batch height width"]]:
     """Returns what any map must beat: a flat one, a blob in the middle, all action units of the face at once."""
-    units, _ = au_maps.batch_generic_maps(batch.landmarks, known, size=size, codebook=book)
-    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in size)
+    units, _ = _au_maps(au_maps.batch_generic_maps, batch, book)
+    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in units.shape[-2:])
     blob = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
     # Added to a traced zero, or the compiler spends seconds on folding maps that are constants.
     nothing = jnp.zeros_like(units) * units
     return {"uniform": nothing + 1.0, "centred_gaussian": nothing + blob[None], "all_au_map": units}
+
+
+def _class_sums(maps: dict[str, Array], batch: Batch, num_classes: int) -> dict[str, Float[Array, "classes h w"]]:
+    one_hot = jax.nn.one_hot(batch.expression, num_classes) * batch.valid[:, None]
+    exact = jax.lax.Precision.HIGHEST
+    return {name: jnp.einsum("bk,bhw->khw", one_hot, value, precision=exact) for name, value in maps.items()}
 
 
 def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,6 +141,12 @@ def test_maps_are_kept_at_their_own_size(written):
     assert sizes == {"layer1": (16, 16, 16), "layer2": (16, 8, 8), "layer3": (16, 4, 4), "layer5": (16, 4, 4)}
 
 
+def as_published(cam, size):
+    """A CAM as the protocol compares it: stretched to [0, 1], then enlarged between half-pixel centres."""
+    cam = (cam - cam.min()) / (cam.max() - cam.min())
+    return np.clip(cv2.resize(cam, size, interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
 def test_stored_maps_give_the_stored_cosines(written, tiny_data):
     _, maps, folder = written
     with (folder / "examples.csv").open() as file:
@@ -152,6 +159,9 @@ def test_stored_maps_give_the_stored_cosines(written, tiny_data):
         expected, _ = au_map(face.landmarks, int(face.expression), size=(32, 32))
         attention = maps["attention/layer5"][int(row["index"])].astype(np.float32)
         assert float(metrics.map_cosine(attention, expected)) == pytest.approx(float(row["att_cos_layer5"]), abs=2e-3)
+        cam, expected = as_published(maps["cam"][int(row["index"])].astype(np.float32), (32, 32)), np.asarray(expected)
+        cosine = (cam * expected).sum() / np.linalg.norm(cam) / np.linalg.norm(expected)
+        assert cosine == pytest.approx(float(row["cam_cos"]), abs=2e-3)
 
 
 def test_class_means_are_means_of_normalised_maps(written):

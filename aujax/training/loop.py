@@ -45,6 +45,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
             state = checkpoints.restore(found[0], state, replicated(mesh))
         first_epoch = int(state.step) // steps_per_epoch
         log = runs.Log(workdir, step=int(state.step))
+        console.print(_opening(first_epoch, config, faces, mesh, workdir))
         task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
         for epoch in range(first_epoch, config.epochs):
             started, totals = time.perf_counter(), {}
@@ -124,6 +125,13 @@ def _numbers(totals: dict[str, Mean], epoch: int) -> dict[str, float]:
             "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
         )
     return numbers
+
+
+def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> str:
+    if first_epoch >= config.epochs:
+        return f"{workdir} has finished its {config.epochs} epochs already"
+    what = f"{config.method} on {faces.splits['train']} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}"
+    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}. The first step is compiled, which takes a while."
 
 
 def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
