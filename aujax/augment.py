@@ -38,7 +38,11 @@ class Policy:
 
 
 def normalize(image: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Returns the [0, 1] image with ImageNet's channel means removed and deviations divided out."""
+    """Returns the [0, 1] image with ImageNet's channel means removed and deviations divided out.
+
+    >>> print(np.asarray(normalize(jnp.full((1, 1, 3), 0.5))).round(3))
+    [[[0.066 0.196 0.418]]]
+    """
     shape = (1,) * (image.ndim - 1) + (3,)
     return (image - IMAGENET_MEAN.reshape(shape)) / IMAGENET_STD.reshape(shape)
 
@@ -101,7 +105,11 @@ def _read(picture: Float[Array, "height width ..."], y: Array, x: Array) -> Floa
 
 
 def grayscale(image: Image) -> Image:
-    """Returns the luma of the image in all three channels."""
+    """Returns the luma of the image in all three channels.
+
+    >>> print(np.asarray(grayscale(jnp.array([[[1.0, 0.0, 0.0]]]))).round(3))
+    [[[0.299 0.299 0.299]]]
+    """
     return jnp.broadcast_to((image * _LUMA.reshape(1, 1, 3)).sum(-1, keepdims=True), image.shape)
 
 

@@ -34,19 +34,35 @@ def user_errors(program: str, *, interrupted: str = "stopped") -> Iterator[None]
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags of `train.py` and `eval.py` for `absl.app.run`; a wrong one ends the program with status 2."""
     with user_errors(f"python {argv[0]}"):
-        try:
-            if "config" in flags.FLAGS:
-                argv = sys.argv[:] = _with_config(argv)  # where ml_collections looks for the overrides
-            positional = flags.FLAGS(argv)
-        # ml_collections raises the last four for a value of another type or a broken configuration file.
-        except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            lines = str(error.args[0]).splitlines()
-            # It also puts the traceback of a configuration file into the text; what was meant stands in its last line.
-            told = lines[-1] if any("Traceback" in line for line in lines) else " ".join(lines)
-            raise UserError(told.removeprefix("ValueError: ")) from error
+        if "config" in flags.FLAGS:
+            argv = sys.argv[:] = _with_config(argv)  # where ml_collections looks for the overrides
+        positional = _parsed(argv)
+        if stray := positional[1:]:
+            raise UserError(f"expected options that begin with --, got {stray[0]!r}; did you mean --{stray[0]}?")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         return positional
+
+
+def _parsed(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        if "must have a value other than None" in str(error):
+            raise UserError("--workdir: expected the folder of the run, got nothing") from error
+        raise UserError(_told(error)) from error
+    except flags.Error as error:
+        raise UserError(_told(error)) from error
+    except Exception as error:  # a configuration file is a program, and may do anything wrong
+        given = next((argument for argument in argv if argument.startswith("--config=")), "--config")
+        raise UserError(f"{given}: {_told(error)}; compare it with configs/faces.py") from error
+
+
+def _told(error: Exception) -> str:
+    """Returns the error in one line: ml_collections puts whole tracebacks into its own, what was meant comes last."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    told = lines[-1] if any("Traceback" in line for line in lines) else " ".join(lines)
+    return told.removeprefix("ValueError: ")
 
 
 def _with_config(argv: list[str]) -> list[str]:

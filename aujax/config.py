@@ -6,15 +6,17 @@ single options (`--config.au_weight=4`); `from_config_dict` checks the result an
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ml_collections
 
-from aujax import codebook, methods
+from aujax import codebook, methods, run_files
 from aujax.augment import Policy
 from aujax.errors import UserError
+from aujax.models.resnet import STAGE_STRIDES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +32,21 @@ def one_of(*values: str) -> Check:
     return Check(lambda value: value in values, f"one of {', '.join(map(repr, values))}")
 
 
-POSITIVE = Check(lambda value: value > 0, "a number above 0")
-NOT_NEGATIVE = Check(lambda value: value >= 0, "0 or more")
+POSITIVE = Check(lambda value: 0 < value < math.inf, "a number above 0")
+NOT_NEGATIVE = Check(lambda value: 0 <= value < math.inf, "0 or more")
 AT_LEAST_ONE = Check(lambda value: value >= 1, "1 or more")
 RATE = Check(lambda value: 0 <= value <= 1, "from 0 to 1")
+FACTOR = Check(lambda value: 0 < value <= 1, "above 0, up to 1")
 SHARE = Check(lambda value: 0 <= value < 1, "from 0 up to, not including, 1")
-STRIDE = Check(lambda value: value in (0, 8, 16, 32), "8, 16, 32, or 0 for the backbone's own")
-AREA = Check(lambda value: len(value) == 2 and 0 < value[0] <= value[1] < 1, "(smallest, largest) share, within (0, 1)")
+SEED = Check(lambda value: 0 <= value < 2**32, "from 0 up to 2**32 - 1")
+STRIDE = Check(
+    lambda value: value == 0 or value in STAGE_STRIDES,
+    f"{', '.join(map(str, STAGE_STRIDES))}, or 0 for the backbone's own",
+)
+AREA = Check(
+    lambda value: [type(share) for share in value] == [float, float] and 0 < value[0] <= value[1] < 1,
+    "(smallest, largest) share, within (0, 1)",
+)
 
 
 def option(default: Any, check: Check | None = None) -> Any:
@@ -65,7 +75,7 @@ class OptimizerConfig:
     schedule: str = option("cosine", one_of("constant", "step", "cosine"))
     warmup_epochs: float = option(0.0, NOT_NEGATIVE)  # linear from 0
     step_epochs: int = option(4, AT_LEAST_ONE)  # schedule "step": every so many epochs ...
-    step_factor: float = option(0.9, RATE)  # ... the rate is multiplied by this
+    step_factor: float = option(0.9, FACTOR)  # ... the rate is multiplied by this
     clip_norm: float = option(0.0, NOT_NEGATIVE)  # largest norm of the whole gradient; 0: no clipping
 
 
@@ -88,7 +98,7 @@ class Config:
     label_smoothing: float = option(0.0, SHARE)
 
     epochs: int = option(60, AT_LEAST_ONE)
-    seed: int = option(0, NOT_NEGATIVE)
+    seed: int = option(0, SEED)
     validate_every: int = option(1, AT_LEAST_ONE)  # epochs between validations; the last epoch always has one
     keep_checkpoints: int = option(1, AT_LEAST_ONE)  # latest checkpoints kept beside the best one
 
@@ -129,17 +139,20 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
     return config
 
 
+def defaults() -> dict[str, Any]:
+    """Returns every option by its dotted name, such as "data.batch_size", with its default."""
+    return run_files.flat(dataclasses.asdict(Config()))
+
+
 def check_name(name: str) -> None:
     """Raises a UserError, with the most similar names, unless `name` (such as "data.dir") is an option."""
-    known = []
-    for option_name, value in vars(Config()).items():
-        nested = dataclasses.is_dataclass(value)
-        known += [f"{option_name}.{inner}" for inner in vars(value)] if nested else [option_name]
-    if name not in known:
-        raise UserError(f"--config.{name}: no such option. {nearest(name, known)}")
+    if name not in defaults():
+        raise UserError(f"--config.{name}: no such option. {nearest(name, defaults())}")
 
 
 def _typed(schema: type, options: Mapping[str, Any], path: str) -> Any:
+    if not isinstance(options, Mapping):
+        raise UserError(f"--{path}: expected options by name, got {options!r}")
     fields = {field.name: field for field in dataclasses.fields(schema)}
     types = typing.get_type_hints(schema)
     for name in options:

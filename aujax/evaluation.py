@@ -18,14 +18,17 @@ from aujax import au_maps, augment, cams, codebook, methods, metrics
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource
-from aujax.data.records import Batch, replicated, to_mesh
+from aujax.data.records import Batch, replicated, sharded, to_mesh
 from aujax.runs import Run, versions
 
 BASELINES = ("uniform", "centred_gaussian", "all_au_map")  # maps that any network must beat
 
 
 class Outputs(NamedTuple):
-    """What one batch gives: columns (B,), maps (B, h, w), and sums over the faces of each class (K, h, w)."""
+    """What one batch gives: columns (B,), maps (B, h, w), and sums over the faces of each class (K, h, w).
+
+    Columns and sums are whole on every device, maps divided over them; nothing is copied to the host unasked.
+    """
 
     columns: dict[str, Array]
     maps: dict[str, Array]
@@ -38,11 +41,10 @@ Sink = Callable[[Batch, Outputs], None]
 
 
 class Evaluation(NamedTuple):
-    """The summary of metrics.json, one row per face, and the class sums of the maps."""
+    """The summary of metrics.json, and one row per face."""
 
     summary: dict[str, Any]
     columns: dict[str, np.ndarray]
-    class_sums: dict[str, np.ndarray]
 
 
 def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader:
@@ -70,7 +72,8 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
         shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
         return Outputs(columns | cosines, maps, au_map, _class_sums(shown, batch, len(book.expressions)))
 
-    return jax.jit(read, out_shardings=replicated(mesh))
+    whole, divided = replicated(mesh), sharded(mesh)
+    return jax.jit(read, out_shardings=Outputs(columns=whole, maps=divided, au_map=divided, class_sums=whole))  # type: ignore[arg-type]
 
 
 def _au_maps(draw: Callable[..., Any], batch: Batch, book: codebook.Codebook, *labels: Any) -> tuple[Array, Array]:
@@ -116,18 +119,15 @@ def evaluate(
 ) -> Evaluation:
     """Returns the numbers of one pass over the batches; every sink sees each batch with what was read from it."""
     rows: list[dict[str, np.ndarray]] = []
-    sums: dict[str, np.ndarray] = {}
     for batch in batches:
         outputs = read(variables, to_mesh(batch, mesh))
-        columns, class_sums = jax.device_get((outputs.columns, outputs.class_sums))
-        rows.append(columns)
-        sums = {name: sums.get(name, 0.0) + value.astype(np.float64) for name, value in class_sums.items()}
+        rows.append(jax.device_get(outputs.columns))
         for sink in sinks:
             sink(batch, outputs)
     columns = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     valid = columns.pop("valid")
     columns = {name: column[valid] for name, column in columns.items()}
-    return Evaluation(summarize(columns, expressions), columns, sums)
+    return Evaluation(summarize(columns, expressions), columns)
 
 
 def summarize(columns: dict[str, np.ndarray], expressions: Sequence[str]) -> dict[str, Any]:
@@ -178,11 +178,6 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def attention_layer(run: Run) -> str:
-    """Returns the layer whose attention is reported as ATT-COS: the last aligned one, or the method's own."""
-    return (run.config.au_layers or (run.model.method.tap,))[-1]
-
-
 def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
     """Returns what metrics.json says about where its numbers come from."""
     config = run.config
@@ -192,7 +187,7 @@ def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
         "au_weight": config.au_weight,
         "codebook": config.codebook,
         "seed": config.seed,
-        "attention_layer": attention_layer(run),
+        "attention_layer": run.model.method.aligned(config.au_layers)[-1],
         "checkpoint": run.checkpoint,
         "data": {"dir": str(faces.directory), "fingerprint": faces.fingerprint},
         "versions": versions(),

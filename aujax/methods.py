@@ -20,8 +20,8 @@ from aujax.models.heads import LinearHead, TokenHead
 
 Variables = Mapping[str, Any]
 Activations = Mapping[str, Array]
-# (model, variables, activations, expression (B,)) -> CAM (B, h, w) of that expression.
-Readout = Callable[["Classifier", Variables, Activations, Array], Array]
+# (variables, activations, expression (B,)) -> CAM (B, h, w) of that expression.
+Readout = Callable[[Variables, Activations, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +51,12 @@ BACKBONES = {
 }
 
 
-def _linear_cam(model: "Classifier", variables: Variables, activations: Activations, expression: Array) -> Array:
+def _linear_cam(variables: Variables, activations: Activations, expression: Array) -> Array:
     kernel = variables["params"]["head"]["fc"]["kernel"]
     return cams.cam(activations["layer5"], jnp.take(kernel, expression, axis=1, mode="fill").T)
 
 
-def _token_cam(model: "Classifier", variables: Variables, activations: Activations, expression: Array) -> Array:
+def _token_cam(variables: Variables, activations: Activations, expression: Array) -> Array:
     pick = jax.vmap(lambda maps, index: jnp.take(maps, index, axis=-1, mode="fill"))
     return cams.ts_cam(activations["attention"][..., 0], pick(activations["class_maps"], expression))
 
@@ -76,6 +76,10 @@ class Method:
     tap: str
     layers: tuple[str, ...]
     image_size: int = 224
+
+    def aligned(self, chosen: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """Returns the layers that alignment pulls on: those chosen, or the method's own. The last one is reported."""
+        return chosen or (self.tap,)
 
     @property
     def backbones(self) -> tuple[str, ...]:
@@ -175,11 +179,10 @@ def read(
     image: Float[Array, "batch height width 3"],
     *,
     train: bool = False,
-    rngs: dict[str, Array] | None = None,
 ) -> Reading:
     """Returns logits, every tapped activation and the statistics: one pass, shared by training and evaluation."""
     mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
-    logits, updates = model.apply(variables, image, train=train, rngs=rngs, mutable=mutable)
+    logits, updates = model.apply(variables, image, train=train, mutable=mutable)
     statistics = {**variables, **updates}.get("batch_stats", {})
     return Reading(logits, taps.read(updates["intermediates"]), statistics)
 
@@ -202,4 +205,4 @@ def _forward(model: Classifier, variables: Variables, image: Array, expression: 
     reading = read(model, variables, jnp.asarray(image))
     attention = {name: cams.layer_attention(reading.activations[name]) for name in model.method.layers}
     expression = reading.logits.argmax(axis=-1) if expression is None else jnp.asarray(expression)
-    return Forward(reading.logits, attention, model.method.readout(model, variables, reading.activations, expression))
+    return Forward(reading.logits, attention, model.method.readout(variables, reading.activations, expression))

@@ -44,9 +44,6 @@ class Mean(NamedTuple):
         return jnp.asarray(self.total) / jnp.maximum(self.count, 1.0)
 
 
-NOTHING = Mean(np.zeros(()), np.zeros(()))
-
-
 def correct(
     logits: Float[Array | np.ndarray, "*batch classes"], expression: Int[Array | np.ndarray, "*batch"]
 ) -> Bool[Array, "*batch"]:

@@ -57,7 +57,11 @@ def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -
 
 
 def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
-    """Returns maps at `size` (height, width) by `torch_aligned_matrix`: the kernel of the loss and the metric."""
+    """Returns maps at `size` (height, width) by `torch_aligned_matrix`: the kernel of the loss and the metric.
+
+    >>> torch_aligned(jnp.eye(28), (14, 14)).shape
+    (14, 14)
+    """
     (h, w), (height, width) = maps.shape[-2:], size
     if (h, w) == (height, width):
         return maps
@@ -71,6 +75,10 @@ def bilinear(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*bat
 
 
 def nearest(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
-    """Returns maps at `size` (height, width), each pixel copied from the nearest one: how AU maps are resized."""
+    """Returns maps at `size` (height, width), each pixel copied from the nearest one: how AU maps are resized.
+
+    >>> nearest(jnp.array([[1.0, 2.0]]), (1, 4))
+    Array([[1., 1., 2., 2.]], dtype=float32)
+    """
     (h, w), (height, width) = maps.shape[-2:], size
     return maps[..., nearest_indices(h, height)[:, None], nearest_indices(w, width)[None, :]]

@@ -1,10 +1,6 @@
 """The run folder: everything that one training leaves behind, and how to get the classifier out of it.
 
-config.json     the resolved options
-manifest.json   versions, devices, data fingerprint, expressions
-log.jsonl       one JSON object per line: kind ("train" or "validation"), step, epoch, numbers
-checkpoints/    the latest and the best state
-eval/<split>/   what `eval.py` measured
+Its files are those of `run_files`.
 """
 
 import contextlib
@@ -14,13 +10,13 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from aujax import codebook, methods
+from aujax import codebook, methods, run_files
 from aujax.config import Config, from_config_dict
 from aujax.data.builders import Faces
 from aujax.data.records import data_mesh, replicated
@@ -28,8 +24,7 @@ from aujax.errors import UserError
 from aujax.training import step as steps
 from aujax.training.checkpoint import Checkpoints
 
-# What may differ between a run and its continuation: nothing that changes a number.
-_FREE_OPTIONS = {"data.dir", "data.read_threads", "data.eval_batch_size", "keep_checkpoints"}
+_MANIFEST_KEYS = {"expressions", "data", "codebook"}
 _PACKAGES = ("aujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -44,7 +39,7 @@ class Run(NamedTuple):
 
 
 def build_model(config: Config, num_classes: int) -> methods.Classifier:
-    """Returns the network that the configuration describes; what does not fit together is a UserError."""
+    """Returns the network that the configuration describes; parts that do not fit together are a UserError."""
     try:
         return methods.build_model(
             config.method,
@@ -55,16 +50,35 @@ def build_model(config: Config, num_classes: int) -> methods.Classifier:
             axis_name=steps.DATA_AXIS if config.batch_norm == "cross_device" else None,
         )
     except ValueError as error:
-        raise UserError(f"--config: {error}") from error
+        raise UserError(f"--config.backbone or --config.output_stride: {error}") from error
 
 
 def initial_variables(model: methods.Classifier, config: Config) -> dict[str, Any]:
     """Returns random parameters from the seed, for pictures of the configured size."""
-    image = jnp.zeros((1, config.image_size, config.image_size, 3))
-    return methods.init(model, jax.random.key(config.seed), image)
+    return methods.init(model, jax.random.key(config.seed), _blank_picture(config))
 
 
-def optimizer_of(config: Config, steps_per_epoch: int) -> tuple[Any, Any]:
+def abstract_state(model: methods.Classifier, config: Config, tx: optax.GradientTransformation) -> steps.TrainState:
+    """Returns the shapes and types of a training state, from nothing but the configuration.
+
+    A picture size that the network cannot take is a UserError.
+    """
+
+    def blank() -> steps.TrainState:
+        variables = model.init(jax.random.key(0), _blank_picture(config))
+        return steps.create_state({"batch_stats": {}, **variables}, tx)
+
+    try:
+        return jax.eval_shape(blank)
+    except ValueError as error:
+        raise UserError(f"--config.image_size: {error}") from error
+
+
+def _blank_picture(config: Config) -> jax.Array:
+    return jnp.zeros((1, config.image_size, config.image_size, 3))
+
+
+def optimizer_of(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Returns the gradient transformation and the learning rate as a function of the step."""
     schedule = steps.learning_rate(config.optimizer, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
     return steps.make_optimizer(config.optimizer, schedule), schedule
@@ -80,28 +94,27 @@ def check_expressions(config: Config, faces: Faces) -> None:
         )
 
 
-def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
-    """Makes the run folder, or makes sure that the one there was started with this configuration and data."""
-    resolved = dataclasses.asdict(config)
-    manifest = _manifest(config, faces)
-    if not (workdir / "config.json").exists():
+def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
+    """Raises a UserError unless the folder is new, or its run was started with these options and data."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir: expected a run folder or a new name, got the file {workdir}")
+    if not (workdir / run_files.CONFIG).exists():
         if workdir.is_dir() and any(workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} is not empty and not a run folder; choose a new folder")
-        workdir.mkdir(parents=True, exist_ok=True)
-        _write(workdir / "manifest.json", manifest)
-        _write(workdir / "config.json", resolved)
         return
-    before = _flat(_read(workdir / "config.json"))
-    now = _flat(json.loads(json.dumps(resolved)))
+    before = run_files.flat(_read(workdir / run_files.CONFIG))
+    now = run_files.flat(json.loads(json.dumps(dataclasses.asdict(config))))
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    if changed := [name for name in changed if name not in _FREE_OPTIONS]:
+    if changed := [name for name in changed if name not in run_files.FREE_OPTIONS]:
         name = changed[0]
         raise UserError(
             f"--workdir: {workdir} was started with config.{name}={before.get(name)!r}, now it is {now.get(name)!r}"
             f"{f' ({len(changed)} options differ)' if len(changed) > 1 else ''}; "
             "choose another folder or the same options"
         )
-    fingerprint = _read(workdir / "manifest.json")["data"]["fingerprint"]
+    manifest = _read(workdir / run_files.MANIFEST)
+    _check_codebook(workdir, config, manifest)
+    fingerprint = manifest["data"]["fingerprint"]
     if fingerprint != faces.fingerprint:
         raise UserError(
             f"--config.data.dir: {workdir} was started on data with fingerprint {fingerprint[:12]}, {faces.directory} "
@@ -109,32 +122,48 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
         )
 
 
+def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
+    """Writes config.json and manifest.json, unless the folder has them."""
+    if not (workdir / run_files.CONFIG).exists():
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir: {workdir} cannot be made ({error.strerror}); choose another folder") from error
+        _write(workdir / run_files.MANIFEST, _manifest(config, faces))
+        _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
+
+
 def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
-    """Returns the classifier of a run folder, from its best (by validation accuracy) or latest checkpoint.
+    """Returns the classifier of a run folder, from its "best" (by validation accuracy) or "latest" checkpoint.
 
     A folder that is not a run, or has no checkpoint yet, is a UserError.
     """
     workdir = pathlib.Path(workdir)
-    if not (workdir / "config.json").is_file():
+    if not (workdir / run_files.CONFIG).is_file():
         raise UserError(
             f"--workdir: {workdir} is not a run folder (no config.json); train one: python train.py --workdir={workdir}"
         )
-    config, manifest = from_config_dict(_read(workdir / "config.json")), _read(workdir / "manifest.json")
+    config, manifest = from_config_dict(_read(workdir / run_files.CONFIG)), _read(workdir / run_files.MANIFEST)
+    _check_codebook(workdir, config, manifest)
     model = build_model(config, len(manifest["expressions"]))
-    mesh = data_mesh()
-
-    def blank() -> steps.TrainState:
-        tx, _ = optimizer_of(config, steps_per_epoch=1)
-        variables = model.init(jax.random.key(0), jnp.zeros((1, config.image_size, config.image_size, 3)))
-        return steps.create_state({"batch_stats": {}, **variables}, tx)
-
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        found = checkpoints.find(which)
-        if found is None:
-            raise UserError(f"--workdir: {workdir} has no checkpoint yet; the first is written at the first validation")
-        state = checkpoints.restore(found[0], jax.eval_shape(blank), replicated(mesh))
-    checkpoint = {"step": found[0], "epoch": found[1]["epoch"], "which": which}
+    tx, _ = optimizer_of(config, steps_per_epoch=1)
+    found = restore(workdir, abstract_state(model, config, tx), replicated(data_mesh()), which=which)
+    if found is None:
+        raise UserError(f"--workdir: {workdir} has no checkpoint yet; the first is written at the first validation")
+    state, metrics = found
+    checkpoint = {"step": int(state.step), "epoch": metrics["epoch"], "which": which}
     return Run(config, model, state.variables, manifest, checkpoint)
+
+
+def restore(
+    workdir: pathlib.Path, like: steps.TrainState, sharding: jax.sharding.Sharding, *, which: str
+) -> tuple[steps.TrainState, dict[str, float]] | None:
+    """Returns the saved state with its validation metrics, placed by `sharding`; None before the first checkpoint."""
+    if not (workdir / run_files.CHECKPOINTS).is_dir():
+        return None
+    with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
+        found = checkpoints.find(which)
+        return found and (checkpoints.restore(found[0], like, sharding), found[1])
 
 
 class Log:
@@ -142,27 +171,28 @@ class Log:
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
         """Opens the log and drops what was written after `step`, from which training continues."""
-        self._path = workdir / "log.jsonl"
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(f"{line}\n" for line in kept))
-        self._board = _tensorboard(workdir)
+        self._path = workdir / run_files.LOG
+        kept = [line for line in run_files.read_log(self._path) if line["step"] <= step]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
+        partial.replace(self._path)
+        self._board = _tensorboard(workdir, step)
 
     def write(self, kind: str, step: int, numbers: dict[str, Any]) -> None:
         """Appends one line; nested numbers are dictionaries."""
         with self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step, **numbers}) + "\n")
         if self._board:
-            for name, value in _flat(numbers).items():
+            for name, value in run_files.flat(numbers).items():
                 if value is not None:
                     self._board.add_scalar(f"{kind}/{name}", value, step)
 
 
-def _tensorboard(workdir: pathlib.Path) -> Any:
+def _tensorboard(workdir: pathlib.Path, step: int) -> Any:
     with contextlib.suppress(ImportError):
         from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
 
-        return SummaryWriter(str(workdir / "tensorboard"))
+        return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
     return None
 
 
@@ -171,6 +201,7 @@ def _manifest(config: Config, faces: Faces) -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "expressions": list(faces.expressions),
         "data": {"dir": config.data.dir, "fingerprint": faces.fingerprint, "splits": faces.splits},
+        "codebook": _codebook(config),
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
         "platform": platform.platform(),
@@ -182,22 +213,27 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    def leaves() -> Iterator[tuple[str, Any]]:
-        for name, value in tree.items():
-            if isinstance(value, dict):
-                yield from _flat(value, f"{prefix}{name}.").items()
-            else:
-                yield f"{prefix}{name}", value
+def _codebook(config: Config) -> dict[str, Any]:
+    """Returns what a codebook says, for a file of the user's may change or move."""
+    book = codebook.load(config.codebook)
+    return {"aus": {name: list(aus) for name, aus in book.aus.items()}, "rendering": book.rendering}
 
-    return dict(leaves())
+
+def _check_codebook(workdir: pathlib.Path, config: Config, manifest: dict[str, Any]) -> None:
+    if manifest["codebook"] != _codebook(config):
+        raise UserError(
+            f"--config.codebook: {config.codebook} has changed since {workdir} was started; bring its content back "
+            f"(manifest.json holds it), or choose another --workdir"
+        )
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: expected JSON written by train.py, got {error}; the run folder is damaged") from error
+    remedy = "train.py writes it, and without it the run folder is damaged"
+    content = run_files.read_json(path, remedy=remedy)
+    needed = _MANIFEST_KEYS if path.name == run_files.MANIFEST else set()
+    if not isinstance(content, dict) or needed - content.keys():
+        raise UserError(f"{path}: expected an object{f' with {sorted(needed)}' if needed else ''}; {remedy}")
+    return content
 
 
 def _write(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ LARGE = Config()
 SMALL = Config(
     backbone="resnet_tiny",
     image_size=112,
-    epochs=40,
+    epochs=30,
     validate_every=5,
     data=DataConfig(load_size=128),
     optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=1.0, clip_norm=5.0),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from aujax.data.records import data_mesh, replicated
+from aujax.errors import UserError
 from aujax.training.checkpoint import Checkpoints
 
 SHARDING = replicated(data_mesh(jax.devices()[:1]))
@@ -54,3 +55,15 @@ def test_metrics_come_back_with_the_step(after_a_worse_epoch):
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         assert checkpoints.find("best") is None
+
+
+def test_a_damaged_checkpoint_is_named(after_a_worse_epoch, monkeypatch):
+    def damaged(*_):
+        raise ValueError("NOT_FOUND: ocdbt driver ...")
+
+    with Checkpoints(after_a_worse_epoch) as checkpoints:
+        monkeypatch.setattr(checkpoints._checkpointer, "load", damaged)
+        with pytest.raises(
+            UserError, match=r"checkpoint 40 of .* cannot be read \(ValueError\); copy the run folder again"
+        ):
+            checkpoints.restore(40, {}, SHARDING)

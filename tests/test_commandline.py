@@ -1,6 +1,9 @@
 """The command lines' manners: statuses, messages, and where `--config` may stand."""
 
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +51,24 @@ def test_a_missing_configuration_file_is_refused():
         UserError, match=r"--config: expected a configuration file such as configs/faces\.py, got 'no\.py'"
     ):
         commandline._with_config([SCRIPT, "--config=no.py"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(:", r"--config=.*mine\.py: invalid syntax .*; compare it with configs/faces\.py"),
+        ("options = 1", r"--config=.*mine\.py: .* has no attribute 'get_config'; compare it"),
+        ("def get_config():\n    raise ValueError('pick a size')", "pick a size"),
+    ],
+    ids=["syntax", "no get_config", "its own words"],
+)
+def test_a_broken_configuration_file_is_named(tmp_path, content, message):
+    (tmp_path / "mine.py").write_text(content)
+    ended = subprocess.run(
+        [sys.executable, SCRIPT, "--workdir=x", f"--config={tmp_path / 'mine.py'}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 2)
+    assert re.search(message, ended.stderr)

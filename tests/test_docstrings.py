@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 
-@pytest.mark.parametrize("name", ["au_maps", "augment", "cams", "codebook", "losses", "metrics", "resize"])
+@pytest.mark.parametrize("name", ["au_maps", "augment", "cams", "codebook", "losses", "metrics", "resize", "run_files"])
 def test_examples_are_right(name):
     module = importlib.import_module(f"aujax.{name}")
     outcome = doctest.testmod(module, extraglobs={"jax": jax, "jnp": jnp}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert outcome.attempted > 0
     assert outcome.failed == 0

@@ -38,9 +38,14 @@ def run_script(*arguments):
             ["train.py", "--workdir=x", "--config.au_wieght=1"],
             "error: --config.au_wieght: no such option. Did you mean au_weight",
         ),
+        (
+            ["train.py", "--workdir=x", "config.au_weight=0"],
+            "error: expected options that begin with --, got 'config.au_weight=0'",
+        ),
+        (["train.py"], "error: --workdir: expected the folder of the run, got nothing"),
         (["eval.py", "--workdir=no_such_folder"], "error: --workdir: no_such_folder is not a run folder"),
     ],
-    ids=["train", "eval"],
+    ids=["option", "stray word", "no folder", "eval"],
 )
 def test_a_mistake_ends_in_two_lines_and_status_2(arguments, message):
     ended = run_script(*arguments)

@@ -196,9 +196,3 @@ def test_evaluation_is_the_same_on_more_devices(tiny_run, tiny_data):
 def test_an_unknown_split_is_refused(tiny_run):
     with pytest.raises(UserError, match="has no split 'exam': expected one of train, validation, test"):
         evaluation_files.evaluate_run(tiny_run, "exam")
-
-
-def test_the_last_aligned_layer_is_reported(tiny_run, with_options):
-    run = runs.load_run(tiny_run)
-    assert evaluation.attention_layer(run) == "layer5"
-    assert evaluation.attention_layer(run._replace(config=with_options(au_layers=("layer5", "layer4")))) == "layer4"

@@ -49,12 +49,6 @@ def test_the_faces_that_fill_up_are_real_ones(source):
     assert last.index[6:].tolist() == [0, 1, 2]
 
 
-def test_starting_at_a_batch_gives_the_rest_of_the_epoch(source):
-    order = feed.epoch_order(0, 0, len(source))
-    whole = indices(source, order, batch_size=9)
-    assert indices(source, order, batch_size=9, first=1) == whole[1:]
-
-
 def test_processes_share_each_batch(source, monkeypatch):
     order = feed.epoch_order(0, 0, len(source))
     whole = indices(source, order, batch_size=8)

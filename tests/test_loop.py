@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import chex
 import jax
 import numpy as np
 import pytest
 
-from aujax import runs
+from aujax import run_files, runs
 from aujax.errors import UserError
 from aujax.training import loop
 from aujax.training.loop import train_and_evaluate
@@ -127,6 +128,70 @@ def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(UserError, match=r"the loss of epoch 3 is nan: training diverged; .*learning_rate"):
         loop._numbers({"loss": loop.Mean(np.float32("nan"), np.float32(1))}, 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"weights": "no_such.pth"}, "no such file"),
+        (
+            {"method": "TS-CAM", "backbone": "vit_tiny", "image_size": 100},
+            r"--config\.image_size: image height and width",
+        ),
+    ],
+    ids=["weights", "image_size"],
+)
+def test_a_mistake_leaves_no_run_folder_behind(with_options, tmp_path, changed, message):
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(with_options(**changed), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_continues_without_the_weights_it_started_from(tiny_run, tiny_config, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (run / "config.json").write_text(
+        json.dumps(dataclasses.asdict(dataclasses.replace(tiny_config, weights="gone.pth")))
+    )
+    train_and_evaluate(dataclasses.replace(tiny_config, weights="gone.pth"), run)
+
+
+def test_a_log_line_that_was_cut_off_is_dropped(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 3}\n{"kind": "tr')
+    runs.Log(tmp_path, step=3)
+    assert (tmp_path / "log.jsonl").read_text() == '{"kind": "train", "step": 3}\n'
+
+
+def test_numbers_after_the_checkpoint_are_dropped(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 3}\n{"kind": "train", "step": 6}\n')
+    runs.Log(tmp_path, step=3)
+    assert [line["step"] for line in run_files.read_log(tmp_path / "log.jsonl")] == [3]
+
+
+def test_validation_every_second_epoch_and_after_the_last(with_options, tmp_path):
+    train_and_evaluate(with_options(validate_every=2, epochs=3), tmp_path / "run")
+    assert [line["epoch"] for line in log(tmp_path / "run", "validation")] == [2, 3]
+
+
+def test_a_codebook_whose_content_changed_is_refused(tiny_run, monkeypatch):
+    monkeypatch.setattr(runs.codebook, "load", lambda _: runs.codebook.custom({"Happiness": [12]}))
+    with pytest.raises(UserError, match=r"--config\.codebook: FACS has changed since"):
+        runs.load_run(tiny_run)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tiny_config, tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(UserError, match="--workdir: expected a run folder or a new name, got the file"):
+        train_and_evaluate(tiny_config, tmp_path / "run")
+
+
+def test_a_manifest_that_lacks_something_is_refused(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"manifest\.json: expected an object with \['codebook', 'data', 'expressions'\]"
+    ):
+        runs.load_run(tmp_path / "run")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

@@ -212,3 +212,8 @@ def test_models_are_flax_modules_that_know_their_row():
     model = methods.build_model("TS-CAM", backbone="vit_tiny")
     assert isinstance(model, nn.Module)
     assert model.method is methods.METHODS["TS-CAM"]
+
+
+def test_the_methods_own_layer_is_aligned_unless_others_are_chosen():
+    row = methods.METHODS["CAM"]
+    assert (row.aligned(), row.aligned(("layer5", "layer4"))) == (("layer5",), ("layer5", "layer4"))

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
+from aujax import run_files
 from aujax.codebook import EXPRESSIONS
 from aujax.errors import UserError
 from aujax.report import __main__ as command
@@ -226,7 +227,7 @@ def test_log_line_that_was_cut_off_is_left_out(tmp_path):
     folder = fake_runs.make_run(tmp_path / "run")
     with (folder / "log.jsonl").open("a") as file:
         file.write('{"kind": "train", "ep')
-    assert len(evaluations.read_log(folder)) == 6
+    assert len(run_files.read_log(folder / run_files.LOG)) == 6
 
 
 def test_report_is_not_written_over_a_file(tmp_path, two_runs):
@@ -334,7 +335,7 @@ def test_cosines_show_every_layer_and_the_average(tmp_path, two_runs, sheets):
 
 
 def test_curves_are_those_of_the_log(tmp_path, two_runs, sheets):
-    logs = {folder.name: evaluations.read_log(folder) for folder in two_runs}
+    logs = {folder.name: run_files.read_log(folder / run_files.LOG) for folder in two_runs}
     charts.loss_curves(logs, tmp_path / "curves.png", layers=dict.fromkeys(logs, "layer5"))
     entropy, alignment, accuracy, attention = sheets[0].axes[1:]
     np.testing.assert_allclose(entropy.lines[0].get_xydata(), [[1, 2.0], [2, 1.0], [3, 2 / 3]])

@@ -91,6 +91,15 @@ def test_class_folders_below_split_folders(tmp_path):
     assert splits(found) == {"train/Happy/1.png": "train", "Test/SAD/2.png": "test"}
 
 
+def test_two_folders_of_one_split_are_refused(tmp_path):
+    for split in ("train", "val", "dev"):
+        write_image(tmp_path / split / "happy" / "a.png", blocks(0))
+    with pytest.raises(
+        UserError, match=r"both dev and val mean the split 'validation'; put their class folders into one"
+    ):
+        listing("folder", f"--source={tmp_path}")
+
+
 def test_class_folders_alone_leave_the_split_open(tmp_path):
     write_image(tmp_path / "0" / "1.png", blocks(1))
     write_image(tmp_path / "9" / "2.png", blocks(2))

@@ -1,5 +1,7 @@
 """The step: the update rule, the schedules, and the same numbers on any number of devices."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -34,26 +36,50 @@ def trained(config, devices, batches=2):
 
 
 @pytest.fixture(scope="module")
-def on_one_device(tiny_config):
-    return trained(tiny_config, 1)
+def with_a_partial_batch(tiny_config):
+    """24 faces in batches of 16: in the second one, half of the devices have faces that fill up and no others."""
+    return dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, batch_size=16))
 
 
 @pytest.fixture(scope="module")
-def on_four_devices(tiny_config):
-    return trained(tiny_config, 4)
+def on_one_device(with_a_partial_batch):
+    return trained(with_a_partial_batch, 1)
+
+
+@pytest.fixture(scope="module")
+def on_four_devices(with_a_partial_batch):
+    return trained(with_a_partial_batch, 4)
 
 
 def assert_same(several, one):
     for means, expected in zip(several[0], one[0], strict=True):
         assert means == pytest.approx(expected, rel=2e-4)
+    for tree in ("params", "batch_stats"):
+        chex.assert_trees_all_close(getattr(several[1], tree), getattr(one[1], tree), rtol=2e-3, atol=2e-4)
 
 
-def test_four_devices_give_the_losses_of_one(on_four_devices, on_one_device):
+def test_four_devices_give_the_losses_and_parameters_of_one(on_four_devices, on_one_device):
     assert_same(on_four_devices, on_one_device)
 
 
-def test_eight_devices_give_the_losses_of_one(tiny_config, on_one_device):
-    assert_same(trained(tiny_config, 8), on_one_device)
+def test_eight_devices_give_the_losses_and_parameters_of_one(with_a_partial_batch, on_one_device):
+    assert_same(trained(with_a_partial_batch, 8), on_one_device)
+
+
+def test_a_mean_over_batches_counts_faces(with_a_partial_batch):
+    *_, last = feed.batches(
+        open_faces(with_a_partial_batch.data.dir).source("train"), np.arange(24), batch_size=16, size=36, threads=1
+    )
+    mesh = data_mesh(jax.devices()[:1])
+    model = runs.build_model(with_a_partial_batch, 7)
+    tx, _ = runs.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
+    state = jax.device_put(
+        steps.create_state(runs.initial_variables(model, with_a_partial_batch), tx), replicated(mesh)
+    )
+    _, means = steps.make_train_step(model, tx, with_a_partial_batch, mesh)(state, to_mesh(last, mesh))
+    assert {name: float(mean.count) for name, mean in means.items() if name != "alignment"} == dict.fromkeys(
+        ("loss", "cross_entropy", "accuracy"), 8.0
+    )
 
 
 def test_the_total_is_cross_entropy_plus_weighted_alignment(tiny_config, on_one_device):
@@ -75,15 +101,20 @@ def test_several_layers_are_averaged_or_summed(with_options):
     assert summed["alignment"] == pytest.approx(2 * averaged["alignment"], rel=1e-5)
 
 
-def test_statistics_per_device_differ_from_those_across_devices(with_options, on_four_devices):
+def test_statistics_per_device_differ_from_those_across_devices(with_a_partial_batch, on_four_devices):
     (across, _), _ = on_four_devices
-    (apart,), _ = trained(with_options(batch_norm="per_device"), 4, batches=1)
+    (apart,), _ = trained(dataclasses.replace(with_a_partial_batch, batch_norm="per_device"), 4, batches=1)
     assert across["loss"] != pytest.approx(apart["loss"], rel=2e-4)
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):
     _, state = trained(with_options(dtype="bfloat16"), 1, batches=1)
     chex.assert_type(jax.tree.leaves((state.params, state.batch_stats)), jnp.float32)
+
+
+def test_label_smoothing_changes_the_cross_entropy(with_options):
+    sharp, smooth = (trained(with_options(label_smoothing=share), 1, batches=1)[0][0] for share in (0.0, 0.5))
+    assert smooth["cross_entropy"] != pytest.approx(sharp["cross_entropy"], rel=1e-3)
 
 
 def test_the_seed_changes_the_views(with_options):

@@ -33,7 +33,6 @@ from tensorflow_datasets.core.sequential_writer import SequentialWriter
 import aujax
 from aujax.errors import UserError
 
-SPLITS = ("train", "validation", "test")
 METADATA = "dataset.json"
 LANDMARK_CACHE = "landmarks.jsonl"
 _FORMAT = 1

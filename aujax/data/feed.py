@@ -25,15 +25,14 @@ def batches(
     batch_size: int,
     size: int,
     threads: int,
-    first: int = 0,
 ) -> Iterator[Batch]:
-    """Yields this process's part of every batch from number `first` on, pictures resized to (size, size).
+    """Yields this process's part of every batch, pictures resized to (size, size).
 
     The last batch is filled up with the first faces of the order, marked as not valid. Each of the threads makes whole
     batches; at most twice as many batches as threads wait in memory.
     """
-    rows = _fill_up(order, batch_size)[first:]
-    valid = (np.arange(rows.size) + first * batch_size < len(order)).reshape(rows.shape)
+    rows = _fill_up(order, batch_size)
+    valid = (np.arange(rows.size) < len(order)).reshape(rows.shape)
     part = np.array_split(np.arange(batch_size), jax.process_count())[jax.process_index()]
     rows, valid = rows[:, part].reshape(-1), valid[:, part].reshape(-1)
 

@@ -23,7 +23,7 @@ from aujax.data import builders, images
 from aujax.data.detection import LandmarkCache, settings
 from aujax.data.preparation_report import Findings, Row
 from aujax.data.sources.listing import Listing, SourceImage
-from aujax.data.splits import draw_splits, join_units
+from aujax.data.splits import SPLITS, draw_splits, join_units
 from aujax.data.stored_face import Recipe, StoredFace, Task, given_landmarks, reason, store_face
 from aujax.data.workers import processes, track
 from aujax.errors import UserError
@@ -68,7 +68,7 @@ def prepare(listing: Listing, wishes: Wishes, findings: Findings, about: dict[st
         test=wishes.test,
         seed=wishes.seed,
     )
-    used = [split for split in builders.SPLITS if split in splits]
+    used = [split for split in SPLITS if split in splits]
     cache = LandmarkCache(wishes.out / builders.LANDMARK_CACHE)
     with contextlib.closing(cache), _disk_space(wishes.out, cache):
         rows = _stored(list(zip(listed, splits, strict=True)), contents, cache, wishes, findings)

@@ -4,7 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-SPLITS = ("train", "validation", "test")
+from aujax.data.splits import SPLITS
+
 _NAMES_SHOWN = 20
 
 

@@ -86,7 +86,8 @@ def given_landmarks(task: Task, pixels: images.Pixels) -> Landmarks | None:
     if landmarks is None or task.recipe.landmarks_size is None:
         return landmarks
     size = np.array(pixels.shape[1::-1], np.float32)
-    return landmarks * (size / np.array(task.recipe.landmarks_size, np.float32))
+    # Pixel centres stand at whole numbers: x + 0.5 is what is proportional.
+    return (landmarks + 0.5) * (size / np.array(task.recipe.landmarks_size, np.float32)) - 0.5
 
 
 def _store(task: Task, data: bytes, pixels: images.Pixels) -> StoredFace:

@@ -1,10 +1,13 @@
 """Classification heads: the backbone's features to one logit per expression, in float32 whatever came in."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from aujax.models.taps import tap
+
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round float32 products to fewer bits
 
 
 class LinearHead(nn.Module):
@@ -16,7 +19,8 @@ class LinearHead(nn.Module):
     def __call__(self, features: Float[Array, "batch h w channels"]) -> Float[Array, "batch classes"]:
         """Returns the logits."""
         pooled = features.astype(jnp.float32).mean(axis=(1, 2))
-        return nn.Dense(self.num_classes, kernel_init=nn.initializers.xavier_uniform(), name="fc")(pooled)
+        uniform = nn.initializers.xavier_uniform()
+        return nn.Dense(self.num_classes, kernel_init=uniform, precision=_EXACT, name="fc")(pooled)
 
 
 class TokenHead(nn.Module):
@@ -32,5 +36,5 @@ class TokenHead(nn.Module):
     def __call__(self, features: Float[Array, "batch h w channels"]) -> Float[Array, "batch classes"]:
         """Returns the logits."""
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        conv = nn.Conv(self.num_classes, (3, 3), padding=1, kernel_init=uniform, name="conv")
+        conv = nn.Conv(self.num_classes, (3, 3), padding=1, kernel_init=uniform, precision=_EXACT, name="conv")
         return tap(self, "class_maps", conv(features.astype(jnp.float32))).mean(axis=(1, 2))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from aujax import __version__, codebook
+from aujax import __version__, codebook, run_files
 from aujax.errors import UserError
 from aujax.report import charts, evaluations, figures, tables
 from aujax.report.evaluations import EvaluatedRun, Evaluation, Path
@@ -53,7 +53,10 @@ def write(folders: Sequence[Path], *, split: str, out: Path) -> Report:
         provenance(runs),
     ]
     path = out / "report.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {path.parent} cannot be made ({error.strerror}); choose another folder") from error
     path.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
     return Report(path, table, cautions)
 
@@ -154,7 +157,7 @@ def _action_units(evaluation: Evaluation) -> str:
 
 
 def _training(runs: Sequence[EvaluatedRun], out: pathlib.Path) -> str:
-    logs = {run.name: evaluations.read_log(run.folder) for run in runs}
+    logs = {run.name: run_files.read_log(run.folder / run_files.LOG) for run in runs}
     layers = {run.name: run.evaluation.layer for run in runs}
     return _image(charts.loss_curves(logs, out / _FIGURES / "loss_curves.png", layers=layers), "training curves")
 

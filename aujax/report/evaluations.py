@@ -4,8 +4,6 @@ RUN/{config.json, manifest.json, log.jsonl} and RUN/eval/<split>/{metrics.json, 
 damaged or not comparable is a UserError that names the file and the command to run.
 """
 
-import contextlib
-import json
 import pathlib
 import shlex
 import zipfile
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aujax import run_files
 from aujax.errors import UserError
 
 Path = str | pathlib.Path
@@ -26,8 +25,6 @@ _METRICS = (
 _SAMPLE = ("index", "image", "au_map", "has_map", "attention", "expression", "predicted")
 _MAPS = (*(f"sample/{name}" for name in _SAMPLE), "class_mean/au_map", "class_count", "class_map_count")
 _NOT_SET = "not set"
-# Options that change no number. Where the data lie does not matter either: their fingerprint stands for them.
-_IRRELEVANT = ("data.dir", "data.read_threads", "data.eval_batch_size", "keep_checkpoints")
 
 
 class Evaluation(NamedTuple):
@@ -92,7 +89,7 @@ def read(directory: Path) -> Evaluation:
 def read_metrics(directory: Path) -> dict[str, Any]:
     """Returns RUN/eval/<split>/metrics.json with every number that the report needs."""
     path = pathlib.Path(directory) / "metrics.json"
-    metrics = _read_json(path, "evaluate the run again with eval.py")
+    metrics = run_files.read_json(path, remedy="evaluate the run again with eval.py")
     if lacking := [name for name in _METRICS if name not in metrics]:
         raise UserError(f"{path}: expected the metrics of eval.py, but it lacks {', '.join(lacking)}; evaluate again")
     return metrics
@@ -111,23 +108,13 @@ def read_maps(directory: Path) -> dict[str, np.ndarray]:
     return maps
 
 
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Returns the lines of RUN/log.jsonl but one that was cut off when the run was stopped; [] without a log."""
-    path = pathlib.Path(folder) / "log.jsonl"
-    lines = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(line))
-    return lines
-
-
 def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
     """Returns what differs between the trainings, by dotted option, with the value of each run.
 
     "training data" stands for the content of the data set (the first digits of its fingerprint).
     """
-    options = [_flat(run.config) | {"training data": run.manifest["data"]["fingerprint"][:12]} for run in runs]
-    names = dict.fromkeys(name for option in options for name in option if name not in _IRRELEVANT)
+    options = [run_files.flat(run.config) | {"training data": run.manifest["data"]["fingerprint"][:12]} for run in runs]
+    names = dict.fromkeys(name for option in options for name in option if name not in run_files.FREE_OPTIONS)
     values = {name: [option.get(name, _NOT_SET) for option in options] for name in names}
     return {name: column for name, column in values.items() if any(value != column[0] for value in column)}
 
@@ -154,15 +141,11 @@ def _open(folder: pathlib.Path, name: str, split: str) -> EvaluatedRun:
             + (f"; there is one on {', '.join(others)}" if others else "")
             + f"). Run: python eval.py --workdir={shlex.quote(str(folder))} --split={split}"
         )
-    config, manifest = (_read_json(folder / f"{name}.json", "train.py writes it") for name in ("config", "manifest"))
+    config, manifest = (
+        run_files.read_json(folder / file, remedy="train.py writes it")
+        for file in (run_files.CONFIG, run_files.MANIFEST)
+    )
     return EvaluatedRun(folder, config, manifest, Evaluation(name, directory, read_metrics(directory)))
-
-
-def _read_json(path: pathlib.Path, remedy: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
 
 
 def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
@@ -184,10 +167,3 @@ def _names(paths: Sequence[pathlib.Path]) -> list[str]:
     length = max(len(path.parts) for path in paths)
     candidates = (["/".join(path.parts[-count:]) for path in paths] for count in range(1, length + 1))
     return next(names for names in candidates if len(set(names)) == len(names))
-
-
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in options.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as orbax
 
+from aujax.errors import UserError
+
 SCORE = "cl"
 
 
@@ -18,6 +20,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path, *, keep: int = 1):
         """Opens the folder; the latest `keep` checkpoints stay, and the best one, however old it is."""
+        self._directory = directory
         training: Any = orbax.training  # its annotations accept neither a pathlib.Path nor its own policies
         policies = training.preservation_policies
         kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)])
@@ -43,4 +46,10 @@ class Checkpoints:
     def restore(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
         """Returns the state of that step with the structure, shapes and types of `like`, placed by `sharding`."""
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
-        return self._checkpointer.load(step, abstract)
+        try:
+            return self._checkpointer.load(step, abstract)
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(
+                f"checkpoint {step} of {self._directory} cannot be read ({type(error).__name__}); "
+                "copy the run folder again, or delete that checkpoint"
+            ) from error

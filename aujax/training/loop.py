@@ -1,21 +1,24 @@
 """`train_and_evaluate`: everything that happens between a configuration and a run folder."""
 
+import functools
 import pathlib
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import rich.console
 import rich.progress
 
-from aujax import evaluation, methods, runs, weight_files
+from aujax import evaluation, methods, run_files, runs, weight_files
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource, open_faces
 from aujax.data.records import check_divisible, data_mesh, replicated, to_mesh
 from aujax.errors import UserError
-from aujax.metrics import NOTHING, Mean
+from aujax.metrics import Mean
 from aujax.models import pretrained
 from aujax.training.checkpoint import Checkpoints
 from aujax.training.step import TrainState, create_state, make_train_step
@@ -24,46 +27,49 @@ from aujax.training.step import TrainState, create_state, make_train_step
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     """Trains as configured, validates, keeps checkpoints; continues where an interrupted run left off.
 
-    Whatever the user can mend (data, options, folder) is a UserError before the first step.
+    Whatever the user can mend (data, options, folder) is a UserError before the first step and before anything is
+    written.
     """
     faces = _open(config)
     train = faces.source("train")
     mesh = data_mesh()
     check_divisible(config.data.batch_size, mesh, option="data.batch_size")
+    runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
-    runs.start(workdir, config, faces)
-
     steps_per_epoch = feed.num_batches(len(train), config.data.batch_size)
     tx, schedule = runs.optimizer_of(config, steps_per_epoch)
-    state = jax.device_put(create_state(_first_variables(model, config), tx), replicated(mesh))
+    state = _starting_state(model, config, tx, mesh, workdir)
+    runs.start(workdir, config, faces)
+
     train_step = make_train_step(model, tx, config, mesh)
     validate = _validation(model, config, faces, mesh)
     console = rich.console.Console()
-
-    with Checkpoints(workdir / "checkpoints", keep=config.keep_checkpoints) as checkpoints, _progress(console) as bar:
-        if found := checkpoints.find("latest"):
-            state = checkpoints.restore(found[0], state, replicated(mesh))
-        first_epoch = int(state.step) // steps_per_epoch
-        log = runs.Log(workdir, step=int(state.step))
+    first_epoch = int(state.step) // steps_per_epoch
+    log = runs.Log(workdir, step=int(state.step))
+    checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
+    with checkpoints, _progress(console) as bar:
         console.print(_opening(first_epoch, config, faces, mesh, workdir))
         task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
         for epoch in range(first_epoch, config.epochs):
-            started, totals = time.perf_counter(), {}
+            started, totals = time.perf_counter(), None
             for batch in _epoch(train, config, epoch):
                 state, means = train_step(state, to_mesh(batch, mesh))
-                totals = {name: mean.merge(totals.get(name, NOTHING)) for name, mean in means.items()}
+                totals = means if totals is None else _merged(totals, means)
                 bar.advance(task)
             numbers = _numbers(totals, epoch)
             seconds = time.perf_counter() - started
             step = (epoch + 1) * steps_per_epoch
-            rate = {"learning_rate": float(schedule(step - 1)), "images_per_second": round(len(train) / seconds, 1)}
+            rate = {
+                "learning_rate": np.asarray(schedule(step - 1)).item(),
+                "images_per_second": round(len(train) / seconds, 1),
+            }
             log.write("train", step, {"epoch": epoch + 1} | numbers | rate)
             if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                 summary = validate(state)
                 score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
                 log.write("validation", step, {"epoch": epoch + 1} | score)
                 checkpoints.save(step, state, {"cl": summary["cl"], "epoch": epoch + 1})
-                console.print(_line(epoch + 1, config, numbers, summary, model.method.tap))
+                console.print(_line(epoch + 1, config, numbers, summary, model.method.aligned(config.au_layers)[-1]))
 
 
 def _open(config: Config) -> Faces:
@@ -84,14 +90,29 @@ def _open(config: Config) -> Faces:
     return faces
 
 
-def _first_variables(model: methods.Classifier, config: Config) -> methods.Variables:
+def _starting_state(
+    model: methods.Classifier,
+    config: Config,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    workdir: pathlib.Path,
+) -> TrainState:
+    """Returns the latest saved state, or the first one: from the seed, and from pretrained weights if there are any."""
+    abstract = runs.abstract_state(model, config, tx)
+    if found := runs.restore(workdir, abstract, replicated(mesh), which="latest"):
+        return found[0]
     variables = runs.initial_variables(model, config)
-    if not config.weights:
-        return variables
-    try:
-        return pretrained.load_backbone(weight_files.read(config.weights), model, variables)
-    except ValueError as error:
-        raise UserError(f"--config.weights: {error}") from error
+    if config.weights:
+        try:
+            variables = pretrained.load_backbone(weight_files.read(config.weights), model, variables)
+        except ValueError as error:
+            raise UserError(f"--config.weights: {error}") from error
+    return jax.device_put(create_state(variables, tx), replicated(mesh))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _merged(totals: dict[str, Mean], means: dict[str, Mean]) -> dict[str, Mean]:
+    return jax.tree.map(jnp.add, totals, means)
 
 
 def _epoch(train: FaceSource, config: Config, epoch: int) -> Any:
@@ -117,11 +138,11 @@ def _validation(model: methods.Classifier, config: Config, faces: Faces, mesh: j
     return validate
 
 
-def _numbers(totals: dict[str, Mean], epoch: int) -> dict[str, float]:
+def _numbers(totals: Any, epoch: int) -> dict[str, float]:
     numbers = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
     if not np.isfinite(numbers["loss"]):
         raise UserError(
-            f"the loss of epoch {epoch + 1} is {numbers['loss']}: training diverged; continue from the last checkpoint "
+            f"the loss of epoch {epoch + 1} is {numbers['loss']}: training diverged; train again "
             "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
         )
     return numbers

@@ -96,7 +96,9 @@ def make_train_step(
         if per_device_statistics:
             statistics = jax.lax.pmean(statistics, DATA_AXIS)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        means["loss"] = Mean(loss, jnp.ones(()))
+        # Counted in faces like its terms, so that a partial batch weighs no more than its faces.
+        faces = means["cross_entropy"].count
+        means["loss"] = Mean(loss * faces, faces)
         return TrainState(state.step + 1, optax.apply_updates(state.params, updates), statistics, opt_state), means
 
     everywhere, divided = PartitionSpec(), PartitionSpec(DATA_AXIS)
@@ -144,7 +146,7 @@ def _loss(
     smoothed = losses.cross_entropy(reading.logits, batch.expression, label_smoothing=config.label_smoothing)
     terms = {"cross_entropy": losses.Term(smoothed, where=batch.valid)}
     if config.au_weight:
-        layers = config.au_layers or (model.method.tap,)
+        layers = model.method.aligned(config.au_layers)
         values = [losses.au_alignment(reading.activations[layer], au_map, where=has_map) for layer in layers]
         value = losses.over_layers(values, config.au_layer_reduction)
         terms["alignment"] = losses.Term(value, config.au_weight, where=has_map)

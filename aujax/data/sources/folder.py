@@ -113,11 +113,14 @@ def _split(text: str, path: Path, line: int) -> str:
 
 def _list_class_folders(source: Path, options: argparse.Namespace) -> Listing:
     expressions = parse_expressions(options.expressions)
-    split_folders = {
-        SPLIT_NAMES[folder.name.casefold()]: folder
-        for folder in sorted(source.iterdir())
-        if folder.is_dir() and folder.name.casefold() in SPLIT_NAMES
-    }
+    split_folders: dict[str, Path] = {}
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
+        split = SPLIT_NAMES.get(folder.name.casefold())
+        if split and (other := split_folders.setdefault(split, folder)) != folder:
+            raise UserError(
+                f"--source={source}: both {other.name} and {folder.name} mean the split {split!r}; "
+                "put their class folders into one of them"
+            )
     folders = split_folders or {"": source}
     files = {split: class_files(folder) for split, folder in folders.items()}
     if not any(files.values()):

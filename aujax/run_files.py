@@ -1,0 +1,50 @@
+"""The files of a run folder as plain data, for whoever writes them and whoever reports on them.
+
+config.json     the resolved options
+manifest.json   versions, devices, data fingerprint, expressions, codebook
+log.jsonl       one JSON object per line: kind ("train" or "validation"), step, epoch, numbers
+checkpoints/    the latest and the best state
+eval/<split>/   what `eval.py` measured
+"""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from aujax.errors import UserError
+
+CONFIG, MANIFEST, LOG, CHECKPOINTS = "config.json", "manifest.json", "log.jsonl", "checkpoints"
+
+# Options that change no number: they may differ between a run and its continuation, or between compared runs.
+FREE_OPTIONS = frozenset({"data.dir", "data.read_threads", "data.eval_batch_size", "keep_checkpoints"})
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested options by dotted names, such as {"data.dir": ...}.
+
+    >>> flat({"seed": 0, "data": {"dir": "faces"}})
+    {'seed': 0, 'data.dir': 'faces'}
+    """
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return leaves
+
+
+def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of log.jsonl, [] without one; a line cut off when the run was killed is left out."""
+    lines = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def read_json(path: pathlib.Path, *, remedy: str) -> dict[str, Any]:
+    """Returns the content of a file of the run; one that is missing or damaged is a UserError with the remedy."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
