@@ -218,18 +218,18 @@ def custom(
 
     `expressions` is the class list in label order; those absent from `aus` have no action units and so no map.
     A FACS number without a place or an expression outside the list is a ValueError that lists the valid ones,
-    and so is a class list that is empty or names a class twice.
+    and so is a class list that is empty, names a class twice or is one text.
 
     >>> custom({"Happiness": [6, 12]}).aus["Happiness"]
     (6, 12)
     """
-    if not expressions or len(set(expressions)) < len(expressions):
-        raise ValueError(f"expressions must be one or more different names, got {tuple(expressions)}")
+    if isinstance(expressions, str) or not expressions or len(set(expressions)) < len(expressions):
+        raise ValueError(f"expressions must be one or more different names, got {expressions!r}")
     for expression, numbers in aus.items():
         if expression not in expressions:
             raise ValueError(f"unknown expression {expression!r}: expected one of {', '.join(expressions)}")
         for number in numbers:
-            if number not in geometry.all_aus:
+            if isinstance(number, bool) or number not in geometry.all_aus:  # True == 1
                 raise ValueError(
                     f"{expression}: {number!r} is not the FACS number of an action unit with a place on the face; "
                     f"valid ones: {', '.join(map(str, geometry.all_aus))}"
@@ -250,14 +250,38 @@ def load(name_or_path: str) -> Codebook:
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(f"expected {', '.join(CODEBOOKS)} or the path of a .json file, got {name_or_path!r}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        aus = {expression: tuple(numbers) for expression, numbers in content.pop("aus").items()}
-        expressions, geometry = tuple(content.pop("expressions", aus)), CODEBOOKS[content.pop("geometry", "FACS")]
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {error!r}") from error
-    if content:
-        raise ValueError(f"{path}: {_EXPECTED_FILE}, got the unknown keys {', '.join(content)}")
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+    except ValueError as error:
+        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {error}") from error
+    if misfit := _misfit(content):
+        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {misfit}")
+    aus, geometry = content["aus"], CODEBOOKS[content.get("geometry", FACS.name)]
     try:
-        return custom(aus, expressions=expressions, geometry=geometry, name=path.stem)
+        return custom(aus, expressions=content.get("expressions", list(aus)), geometry=geometry, name=path.stem)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"the key {name!r} twice")
+        content[name] = value
+    return content
+
+
+def _misfit(content: Any) -> str:
+    """The part of a file's content that has another form than a codebook, in words; empty for none."""
+    if not isinstance(content, dict) or not isinstance(content.get("aus"), dict):
+        return repr(content)
+    for expression, numbers in content["aus"].items():
+        if not isinstance(numbers, list):
+            return f"{numbers!r} for {expression}"
+    names = content.get("expressions", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"{names!r} for the expressions"
+    if content.get("geometry", FACS.name) not in list(CODEBOOKS):
+        return f"{content['geometry']!r} for the geometry"
+    unknown = [name for name in content if name not in ("aus", "expressions", "geometry")]
+    return f"the unknown keys {', '.join(unknown)}" if unknown else ""

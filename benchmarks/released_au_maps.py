@@ -4,11 +4,13 @@ Restated from its description, with OpenCV's polygon ellipses on whole pixels; N
 (68, 2) pixels (x, y) of the canvas; maps are (height, width), 0 to 1, and None where nothing is drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 
+Points = Sequence[tuple[int, int]]
+Pair = tuple[int, int]
 Ellipses = list[tuple[tuple[int, int], tuple[int, int]]]  # centres and semi-axes, both (x, y)
 GRID = 28
 BACKGROUND = 1e-4
@@ -38,7 +40,7 @@ def released_map(landmarks: np.ndarray, aus: Sequence[int], size: tuple[int, int
     return (strongest - low) / (high - low if high > low else 1.0)
 
 
-def au_cells(points: Sequence[tuple[int, int]], number: int, size: tuple[int, int]) -> np.ndarray | None:
+def au_cells(points: Points, number: int, size: tuple[int, int]) -> np.ndarray | None:
     """Returns one action unit drawn with 255 and sampled on 28 x 28 cells, before the blur."""
     canvas = np.zeros(size) + BACKGROUND
     empty = canvas.copy()
@@ -47,63 +49,79 @@ def au_cells(points: Sequence[tuple[int, int]], number: int, size: tuple[int, in
     return cv2.resize(canvas, (GRID, GRID)) if (canvas - empty).sum() > 0 else None
 
 
-def _ellipses(points: Sequence[tuple[int, int]], number: int, size: tuple[int, int]) -> Ellipses:
-    height, width = size
-    brow = round(width / 8), round(height / 10)
-
-    def at(*landmarks: int, axes: tuple[int, int], dx: int = 0, dy: int = 0) -> Ellipses:
-        return [((points[i][0] + dx, points[i][1] + dy), axes) for i in landmarks]
-
-    def between(x: tuple[int, int], y: tuple[int, int], taller: int = 0, fallback: int = 0) -> Ellipses:
-        axes = _half(points, x, 0), _half(points, y, 1, taller)
-        return [((_middle(points, x, 0), _middle(points, y, 1)), tuple(length or fallback for length in axes))]
-
-    def eyes(taller: int = 0, fallback: int = 0) -> Ellipses:
-        return between((36, 39), (38, 41), taller, fallback) + between((42, 45), (44, 47), taller, fallback)
-
-    def halfway(*pairs: tuple[int, int]) -> Ellipses:
-        return [((_middle(points, pair, 0), _middle(points, pair, 1)), (20, 20)) for pair in pairs]
-
-    match number:
-        case 1:
-            return at(20, 23, axes=brow)
-        case 2:
-            return at(18, 25, axes=brow)
-        case 4:
-            return between((19, 24), (19, 24), fallback=10)
-        case 5:
-            return eyes(fallback=5)
-        case 6:
-            return at(41, 46, axes=(round(width / 10), round(height / 10)), dy=round(height / 6))
-        case 7:
-            return eyes(taller=20, fallback=5)
-        case 9:
-            return [((points[side][0], points[29][1]), (20, 20)) for side in (31, 35)]
-        case 10:
-            return [((points[x][0], points[y][1]), (20, 20)) for x, y in ((48, 50), (52, 54))]
-        case 12 | 15:
-            return at(48, 54, axes=(20, 20))
-        case 14:
-            left, right = max(points[48][0] - 20, 0), min(points[54][0] + 20, width)
-            return [((left, points[48][1]), (20, 20)), ((right, points[54][1]), (20, 20))]
-        case 16:
-            return at(59, 55, axes=(20, 20))
-        case 17:
-            return between((59, 8), (59, 8), fallback=5)
-        case 20:
-            return halfway((48, 6), (50, 10))
-        case 23 | 24 | 26 | 27:
-            return between((48, 54), (51, 57), fallback=5)
-        case 25:
-            return at(51, 57, axes=(25, 10))
-        case 43:
-            return eyes(taller=20)
-    raise ValueError(f"expected a FACS number that the released code draws, got {number}")
-
-
-def _middle(points: Sequence[tuple[int, int]], pair: tuple[int, int], axis: int) -> int:
+def _middle(points: Points, pair: Pair, axis: int) -> int:
     return int((points[pair[0]][axis] + points[pair[1]][axis]) / 2)
 
 
-def _half(points: Sequence[tuple[int, int]], pair: tuple[int, int], axis: int, more: int = 0) -> int:
+def _half(points: Points, pair: Pair, axis: int, more: int = 0) -> int:
     return max(int((points[pair[1]][axis] - points[pair[0]][axis] + more) / 2), 0)
+
+
+def _ellipses(points: Points, number: int, size: tuple[int, int]) -> Ellipses:
+    if number not in _DRAWN:
+        raise ValueError(f"expected a FACS number that the released code draws, got {number}")
+    return _DRAWN[number](points, *size)
+
+
+def _at(points: Points, *landmarks: int, axes: tuple[int, int], dx: int = 0, dy: int = 0) -> Ellipses:
+    return [((points[i][0] + dx, points[i][1] + dy), axes) for i in landmarks]
+
+
+def _between(points: Points, x: Pair, y: Pair, taller: int = 0, fallback: int = 0) -> Ellipses:
+    axes = _half(points, x, 0), _half(points, y, 1, taller)
+    return [((_middle(points, x, 0), _middle(points, y, 1)), tuple(length or fallback for length in axes))]
+
+
+def _eyes(points: Points, taller: int = 0, fallback: int = 0) -> Ellipses:
+    left = _between(points, (36, 39), (38, 41), taller, fallback)
+    return left + _between(points, (42, 45), (44, 47), taller, fallback)
+
+
+def _halfway(points: Points, *pairs: Pair) -> Ellipses:
+    return [((_middle(points, pair, 0), _middle(points, pair, 1)), (20, 20)) for pair in pairs]
+
+
+def _brows(points: Points, height: int, width: int, *landmarks: int) -> Ellipses:
+    return _at(points, *landmarks, axes=(round(width / 8), round(height / 10)))
+
+
+def _cheeks(points: Points, height: int, width: int) -> Ellipses:
+    return _at(points, 41, 46, axes=(round(width / 10), round(height / 10)), dy=round(height / 6))
+
+
+def _dimples(points: Points, width: int) -> Ellipses:
+    left, right = max(points[48][0] - 20, 0), min(points[54][0] + 20, width)
+    return [((left, points[48][1]), (20, 20)), ((right, points[54][1]), (20, 20))]
+
+
+def _crossed(points: Points, *pairs: Pair) -> Ellipses:
+    return [((points[x][0], points[y][1]), (20, 20)) for x, y in pairs]
+
+
+def _mouth(points: Points, height: int, width: int) -> Ellipses:
+    return _between(points, (48, 54), (51, 57), fallback=5)
+
+
+# FACS number -> (points, height, width) -> ellipses
+_DRAWN: dict[int, Callable[[Points, int, int], Ellipses]] = {
+    1: lambda p, h, w: _brows(p, h, w, 20, 23),
+    2: lambda p, h, w: _brows(p, h, w, 18, 25),
+    4: lambda p, h, w: _between(p, (19, 24), (19, 24), fallback=10),
+    5: lambda p, h, w: _eyes(p, fallback=5),
+    6: _cheeks,
+    7: lambda p, h, w: _eyes(p, taller=20, fallback=5),
+    9: lambda p, h, w: _crossed(p, (31, 29), (35, 29)),
+    10: lambda p, h, w: _crossed(p, (48, 50), (52, 54)),
+    12: lambda p, h, w: _at(p, 48, 54, axes=(20, 20)),
+    14: lambda p, h, w: _dimples(p, w),
+    15: lambda p, h, w: _at(p, 48, 54, axes=(20, 20)),
+    16: lambda p, h, w: _at(p, 59, 55, axes=(20, 20)),
+    17: lambda p, h, w: _between(p, (59, 8), (59, 8), fallback=5),
+    20: lambda p, h, w: _halfway(p, (48, 6), (50, 10)),
+    23: _mouth,
+    24: _mouth,
+    25: lambda p, h, w: _at(p, 51, 57, axes=(25, 10)),
+    26: _mouth,
+    27: _mouth,
+    43: lambda p, h, w: _eyes(p, taller=20),
+}

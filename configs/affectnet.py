@@ -2,7 +2,7 @@
 
 Data:      python -m aujax.data.prepare affectnet --source AffectNet --out data/affectnet
 Train:     python train.py --config=configs/affectnet.py --config.data.dir=data/affectnet --workdir=runs/affectnet \
-             --config.weights=hf:timm/resnet50.tv_in1k
+             --config.weights=hf:timm/resnet50.tv_in1k   (with the extra "hub"; or a file)
 Evaluate:  python eval.py --workdir=runs/affectnet --split=test
 
 Published (CAM, the best epoch chosen on the test set): accuracy 60.88 without and 62.37 with AU cues, CAM-COS 0.56

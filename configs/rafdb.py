@@ -2,7 +2,7 @@
 
 Data:      python -m aujax.data.prepare rafdb --source basic --out data/rafdb
 Train:     python train.py --config=configs/rafdb.py --config.data.dir=data/rafdb --workdir=runs/rafdb \
-             --config.weights=hf:timm/resnet50.tv_in1k
+             --config.weights=hf:timm/resnet50.tv_in1k   (with the extra "hub"; or a file)
 Evaluate:  python eval.py --workdir=runs/rafdb --split=test
 
 Published (CAM, the best epoch chosen on the test set): accuracy 88.20 without and 88.95 with AU cues, CAM-COS 0.55

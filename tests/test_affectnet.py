@@ -9,7 +9,7 @@ from aujax.errors import UserError
 HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
 
 
-def affectnet_line(name: str, expression: int, *, points=68) -> str:
+def affectnet_line(name: str, expression: object, *, points=68) -> str:
     numbers = ";".join(map(str, landmarks_within(100, 100)[:points].ravel()))
     return f"{name},10,20,50,60,{numbers},{expression},0.1,-2"
 
@@ -39,13 +39,18 @@ def test_affectnet_lists_with_and_without_a_header(tmp_path):
     ("line", "message"),
     [
         (affectnet_line("1/a.jpg", 11), "the expression must be 0 to 10"),
+        (affectnet_line("1/a.jpg", "inf"), "the expression must be 0 to 10, got 'inf'"),
         (affectnet_line("1/a.jpg", 1, points=5), r"got shape \(10,\)"),
         ("1/a.jpg,1,2", "got 3 fields"),
         (affectnet_line("1/a.jpg", 1).replace(",10,", ",ten,"), "line 1: expected subDirectory_filePath"),
+        (HEADER.replace("face_height,", ""), r"validation\.csv: expected columns face_height too"),
+        (f"valence,{HEADER}\n" + affectnet_line("1/a.jpg", 1).rpartition(",1,")[0], "line 2: .* got 6 fields"),
+        ("é.jpg", r"validation\.csv: expected a table in UTF-8 text, .* copy it again"),
+        ("x" * 200_000, r"validation\.csv: expected a table in UTF-8 text, field larger"),
     ],
 )
 def test_broken_affectnet_list_is_refused(tmp_path, line, message):
-    (csv_affectnet(tmp_path) / "validation.csv").write_text(line)
+    (csv_affectnet(tmp_path) / "validation.csv").write_text(line, encoding="latin-1")
     with pytest.raises(UserError, match=message):
         listing("affectnet", "--source", tmp_path)
 

@@ -9,7 +9,7 @@ from small_folders import blocks, landmarks_within
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data import images
-from aujax.data.builders import open_faces, write_faces
+from aujax.data.builders import FaceSource, open_faces, write_faces
 from aujax.errors import UserError
 
 
@@ -124,6 +124,15 @@ def test_half_copied_data_set_is_refused(tmp_path):
     shard.unlink()
     with pytest.raises(UserError, match="it is missing"):
         open_faces(tmp_path)
+
+
+def test_damaged_face_is_named_when_it_is_read(tmp_path):
+    write(tmp_path, alternating(8))
+    shard = next((tmp_path / "faces").rglob("*test*"))
+    shard.write_bytes(bytes(shard.stat().st_size))
+    test = FaceSource(open_faces(tmp_path).directory, "test")
+    with pytest.raises(UserError, match=rf"{tmp_path}: expected a face in row 1 of test, .* again with --overwrite"):
+        test[-1]
 
 
 def test_unknown_split_is_refused_with_the_ones_there(tmp_path):

@@ -97,7 +97,7 @@ def test_unknown_action_unit_is_refused_with_the_valid_ones():
         codebook.custom({"Happiness": [6, 3]})
 
 
-@pytest.mark.parametrize("expressions", [(), ("Pain", "Pain")])
+@pytest.mark.parametrize("expressions", [(), ("Pain", "Pain"), "Pain"])
 def test_class_list_without_different_names_is_refused(expressions):
     with pytest.raises(ValueError, match="expressions must be one or more different names"):
         codebook.custom({}, expressions=expressions)
@@ -125,10 +125,24 @@ def test_load_refuses_an_unknown_name_with_the_valid_ones():
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", {}, {"aus": ["Pain"]}, {"aus": {"Pain": 4}}, {"aus": {}, "geometry": "flat"}]
+    ("content", "came"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", r"\[\]"),
+        ({}, r"\{\}"),
+        ({"aus": ["Pain"]}, r"\{'aus': \['Pain'\]\}"),
+        ({"aus": {"Pain": 4}}, "4 for Pain"),
+        ({"aus": {"Pain": "12"}}, "'12' for Pain"),
+        ({"aus": {}, "geometry": "flat"}, "'flat' for the geometry"),
+        ({"aus": {}, "geometry": ["FACS"]}, r"\['FACS'\] for the geometry"),
+        ({"aus": {}, "expressions": [1, 2]}, r"\[1, 2\] for the expressions"),
+        ({"aus": {}, "expressions": [["Happiness"]]}, r"\[\['Happiness'\]\] for the expressions"),
+        ({"aus": {}, "expressions": "Happiness"}, "'Happiness' for the expressions"),
+        ('{"aus": {"Pain": [4], "Pain": [43]}}', "the key 'Pain' twice"),
+    ],
 )
-def test_load_refuses_a_file_of_another_form(tmp_path, content):
-    with pytest.raises(ValueError, match=r'mine\.json: expected \{"aus": .* one of FACS, REFERENCE, got '):
+def test_load_refuses_a_file_of_another_form(tmp_path, content, came):
+    with pytest.raises(ValueError, match=rf'mine\.json: expected \{{"aus": .* one of FACS, REFERENCE, got {came}'):
         codebook.load(_file(tmp_path, content))
 
 
@@ -137,6 +151,7 @@ def test_load_refuses_an_unknown_key(tmp_path):
         codebook.load(_file(tmp_path, {"aus": {"Pain": [4]}, "classes": ["Pain"]}))
 
 
-def test_load_names_the_file_with_a_wrong_action_unit(tmp_path):
-    with pytest.raises(ValueError, match=r"mine\.json: Pain: 3 is not the FACS number"):
-        codebook.load(_file(tmp_path, {"aus": {"Pain": [3]}}))
+@pytest.mark.parametrize("number", [3, True])
+def test_load_names_the_file_with_a_wrong_action_unit(tmp_path, number):
+    with pytest.raises(ValueError, match=rf"mine\.json: Pain: {number} is not the FACS number"):
+        codebook.load(_file(tmp_path, {"aus": {"Pain": [number]}}))

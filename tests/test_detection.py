@@ -77,7 +77,9 @@ def test_other_predictor_is_refused(model, monkeypatch):
 
 def test_file_that_is_no_predictor_is_refused(tmp_path):
     (tmp_path / "model.dat").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="expected a landmark predictor of dlib"):
+    with pytest.raises(
+        UserError, match=r'expected a landmark predictor of dlib.*; give shape_pred.*pip install "aujax\[land'
+    ):
         detect(np.zeros((20, 20, 3), np.uint8), tmp_path / "model.dat")
 
 

@@ -107,6 +107,13 @@ def test_broken_file_is_refused(tmp_path, name, content, message):
         read_landmarks(tmp_path / name, ["a.jpg"])
 
 
+def test_archive_of_arrays_under_the_name_of_one_is_refused(tmp_path):
+    np.savez(tmp_path / "all.npz", np.stack([FIRST, SECOND]))
+    path = (tmp_path / "all.npz").rename(tmp_path / "all.npy")
+    with pytest.raises(UserError, match=r"all\.npy: expected a \.npy array .* write it with numpy\.save"):
+        read_landmarks(path, IDS)
+
+
 def test_empty_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"one \.npy file per image in this folder, found none"):
         read_landmarks(tmp_path, IDS)

@@ -88,7 +88,8 @@ def test_landmarks_of_images_of_another_size_are_refused_unless_told(tmp_path, s
     command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks", tmp_path / "marks.npy")
     assert "found on images of another size: a/000.png has 32 x 24 pixels" in refused(capsys, *command)
     width, height = round(10 * 32 * factor), round(10 * 24 * factor)
-    np.save(tmp_path / "marks.npy", 10 * factor * marks)
+    # A pixel's centre has whole numbers, so the image of 32 x 24 reaches from -0.5 to 31.5 and 23.5.
+    np.save(tmp_path / "marks.npy", 10 * factor * (marks + 0.5) - 0.5)
     run(*command, f"--landmarks-size={width}x{height}")
     face = open_faces(tmp_path / "out").source("train")[0]
     np.testing.assert_allclose(face["landmarks"], marks[int(face["id"][2:5])], rtol=1e-5)

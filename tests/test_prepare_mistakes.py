@@ -3,7 +3,7 @@ import errno
 import pytest
 from small_folders import NAMES, blocks, drawn_folder, labelled_folder, refused, run, write_csv, write_image
 
-from aujax.data import builders
+from aujax.data import builders, prepare
 from aujax.data.builders import open_faces
 from aujax.data.detection import detect
 
@@ -28,6 +28,53 @@ def test_many_unreadable_images_stop_the_preparation_unless_allowed(tmp_path, so
     assert "2 of 24 images cannot be read, at most 1 were expected (a/003.png: No such file or directory" in message
     assert "--allow-unreadable=2" in message
     assert run(*command, "--allow-unreadable=2") == 0
+
+
+def test_unreadable_images_take_no_place_in_the_splits(tmp_path, source):
+    for number in (3, 8):
+        (source / "a" / f"{number:03d}.png").write_bytes(b"nothing")
+    command = ("folder", "--source", source, "--landmarks=none")
+    run(*command, "--out", tmp_path / "with", "--allow-unreadable=2")
+    lines = (source / "labels.csv").read_text().splitlines()
+    (source / "labels.csv").write_text("\n".join(line for line in lines if line[2:5] not in ("003", "008")))
+    run(*command, "--out", tmp_path / "without")
+    assert open_faces(tmp_path / "with").fingerprint == open_faces(tmp_path / "without").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("path", "why"), [("gone.png", "No such file or directory"), ("nu\0l.png", "embedded null byte")]
+)
+def test_only_image_that_cannot_be_read_is_named(tmp_path, capsys, path, why):
+    source = write_csv(tmp_path / "labels.csv", [{"image": path, "expression": "sad"}])
+    message = refused(capsys, "folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert f"the source has none that can be read ({path}: {why}); check --source" in message
+
+
+def test_face_box_that_is_not_finite_is_left_out_and_named(tmp_path):
+    lines = [f"{number}.png,8,0,{'inf' if number == 2 else 16},20,,{number},0,0" for number in range(4)]
+    for number in range(4):
+        write_image(tmp_path / "in" / "images" / f"{number}.png", blocks(number))
+    (tmp_path / "in" / "training.csv").write_text("\n".join(lines[:3]))
+    (tmp_path / "in" / "validation.csv").write_text(lines[3])
+    command = ("affectnet", "--source", tmp_path / "in", "--out", tmp_path / "out", "--validation=0")
+    run(*command, "--landmarks=none")
+    report = (tmp_path / "out" / "report.txt").read_text()
+    assert "2.png: its face box (8.0, 0.0, inf, 20.0) is not finite" in report
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--allow-unreadable=-1", "--jobs=0", "--train=0", "--test=-1"])
+def test_number_below_the_least_is_refused(tmp_path, capsys, option):
+    name, _, number = option.partition("=")
+    with pytest.raises(SystemExit) as stop:
+        prepare.main(["synthetic", f"--out={tmp_path / 'out'}", option])
+    assert stop.value.code == 2
+    assert f"argument {name}: expected a whole number from " in (message := capsys.readouterr().err)
+    assert f"got '{number}'" in message
+
+
+def test_mistake_names_the_help_of_its_source(tmp_path, capsys):
+    message = refused(capsys, "folder", "--source", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert message.endswith("\npython -m aujax.data.prepare folder --help shows the options.\n")
 
 
 def test_copies_of_one_photograph_are_told_and_never_split_apart(tmp_path):

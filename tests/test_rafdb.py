@@ -90,3 +90,36 @@ def test_broken_rafdb_list_and_archive_are_refused(tmp_path):
     (root / "Image" / "aligned.zip").write_bytes(b"half")
     with pytest.raises(UserError, match="expected a zip archive"):
         listing("rafdb", "--source", root)
+
+
+@pytest.mark.parametrize("name", ["EmoLabel/list_patition_label.txt", "train_labels.csv"])
+def test_rafdb_labels_that_are_not_utf_8_are_refused(tmp_path, name):
+    write_image(tmp_path / "train" / "train_00003_aligned.jpg", blocks(1))
+    (tmp_path / "Image" / "aligned").mkdir(parents=True)
+    (tmp_path / "EmoLabel").mkdir()
+    (tmp_path / name).write_bytes(b"train_\xe9.jpg 5")
+    with pytest.raises(UserError, match=rf"{name}: expected a table in UTF-8 text, .* copy it again"):
+        listing("rafdb", "--source", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["not a number", "not UTF-8", "stored member", "deflated member"])
+def test_broken_rafdb_annotation_is_refused(tmp_path, damage):
+    root = official_rafdb(tmp_path, images="original")
+    (root / "Annotation").mkdir()
+    archive, member = root / "Annotation" / "boundingbox.zip", "boundingbox/train_00001_boundingbox.txt"
+    content = {"not a number": b"1 2 3 x", "not UTF-8": b"1 2 3 \xe9"}.get(damage, b"1.5 2 20 21 " * 9)
+    method = zipfile.ZIP_DEFLATED if damage == "deflated member" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr(member, content)
+    if "member" in damage:
+        data, start = archive.read_bytes(), 30 + len(member)  # after the member's header and name
+        archive.write_bytes(data[:start] + b"\xff" * 4 + data[start + 4 :])
+    with pytest.raises(UserError, match=r"train_00001_boundingbox\.txt: expected numbers, .* copy the annotations"):
+        listing("rafdb", "--source", root, "--images=original")
+
+
+def test_unknown_class_folder_of_a_rafdb_copy_is_sent_to_the_source_folder(tmp_path):
+    for name in ("4", "8"):
+        write_image(tmp_path / "train" / name / f"{name}.jpg", blocks(int(name)))
+    with pytest.raises(UserError, match=r"found 4, 8; .*: folder --source=.* --classes=4=Happiness,8=\.\.\.$"):
+        listing("rafdb", "--source", tmp_path)

@@ -1,6 +1,7 @@
 """Vision transformers: grids, attention, precision. Their values are checked in test_pretrained.py."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -79,3 +80,11 @@ def test_deit_small_has_timms_parameter_count():
     shapes = jax.eval_shape(vit.deit_small().init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
     # timm's 22,050,664 less the 1000-class layer of 385,000.
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 22_050_664 - 385_000
+
+
+def test_gelu_has_the_derivative_of_its_definition():
+    x = np.linspace(-5, 5, 41)
+    # d/dx x Phi(x), by central differences of the definition in double precision.
+    exact = [(t * 0.5 * (1 + math.erf(t / math.sqrt(2)))) for t in np.concatenate([x + 1e-5, x - 1e-5])]
+    expected = (np.array(exact[:41]) - np.array(exact[41:])) / 2e-5
+    np.testing.assert_allclose(jax.vmap(jax.grad(vit.gelu))(jnp.asarray(x, jnp.float32)), expected, atol=2e-6)

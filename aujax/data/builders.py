@@ -49,13 +49,25 @@ class FaceSource(Sequence[Record]):
     def __init__(self, directory: Path, split: str):
         builder: Any = tfds.builder_from_directory(str(_records(directory)))
         self._rows = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        self._directory, self._split = directory, split
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: Any) -> Record:
-        """The face in `row`, as the module docstring describes a record; `image` stays encoded."""
-        face = self._rows[range(len(self))[row]]
+        """The face in `row`, as the module docstring describes a record; `image` stays encoded.
+
+        Raises:
+          UserError: the file is damaged there.
+        """
+        row = range(len(self))[row]
+        try:
+            face = self._rows[row]
+        except (OSError, RuntimeError) as error:  # array_record raises the latter: its content has checksums
+            raise UserError(
+                f"{self._directory}: expected a face in row {row} of {self._split}, but the file is damaged there "
+                f"({str(error).partition(' (')[0]}); copy the folder again, or prepare it again with --overwrite"
+            ) from error
         return {
             "image": face["image"],
             "landmarks": np.asarray(face["landmarks"], np.float32),

@@ -148,7 +148,10 @@ def _load(model: Path) -> tuple[Any, Any]:
     try:
         return dlib.get_frontal_face_detector(), dlib.shape_predictor(str(model))
     except RuntimeError as error:
-        raise UserError(f"{model}: expected a landmark predictor of dlib, found something else ({error})") from error
+        raise UserError(
+            f"{model}: expected a landmark predictor of dlib, found something else ({error}); "
+            f'give {_MODEL.name}, or leave out --landmarks-model and pip install "aujax[landmarks]", which brings it'
+        ) from error
 
 
 def _dlib() -> Any:

@@ -71,10 +71,13 @@ def load_npy(path: Path) -> np.ndarray:
       UserError: not such a file.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file)  # np.load would open an .npz archive too
         return array.astype(np.float64) if array.dtype.kind in "US" else array
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: expected a .npy array of numbers, found something else ({error})") from error
+        raise UserError(
+            f"{path}: expected a .npy array of numbers, found something else ({error}); write it with numpy.save"
+        ) from error
 
 
 def _read_text(path: Path, ids: Sequence[str]) -> Found:

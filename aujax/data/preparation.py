@@ -1,8 +1,9 @@
 """Preparing a data set: check the images of a listing, split them, store each face, write and report.
 
-Images are read twice: once for their content hash, which finds missing files and copies before the faces are
-split, and once to be stored. Detected landmarks go to `landmarks.jsonl` in the output folder as they are found,
-under the hash of the image and of how it was shown to the detector, and are looked up there first.
+Images are read and decoded twice: once before the faces are split, for their content hashes, which tell copies,
+and so that an unreadable one takes no place in a split; and once to be stored. Detected landmarks go to
+`landmarks.jsonl` in the output folder as they are found, under the hash of the image and of how it was shown to the
+detector, and are looked up there first.
 """
 
 import contextlib
@@ -58,7 +59,10 @@ def prepare(listing: Listing, wishes: Wishes, findings: Findings, about: dict[st
     contents = _contents(listing.images, wishes, findings)
     listed = [image for image in listing.images if image.id in contents]
     if not listed:
-        raise UserError("expected images to prepare, but the source has none that can be read; check --source")
+        raise UserError(
+            "expected images to prepare, but the source has none that can be read "
+            f"({_few(findings.problems)}); check --source"
+        )
     _check_landmarks(listed, wishes.recipe)
     splits = draw_splits(
         [image.expression for image in listed],
@@ -98,13 +102,13 @@ def _contents(listed: Sequence[SourceImage], wishes: Wishes, findings: Findings)
 def _content(image: SourceImage) -> tuple[str, str]:
     try:
         data = image.read()
-    except OSError as error:
+        images.decode(data)
+    except (OSError, ValueError) as error:
         return "", reason(error)
-    problem = "" if data else "empty file (0 bytes)"
     digest = hashlib.sha256(data)
     if image.box is not None:
         digest.update(repr(image.box).encode())
-    return digest.hexdigest(), problem
+    return digest.hexdigest(), ""
 
 
 def _refuse_many_problems(total: int, wishes: Wishes, findings: Findings) -> None:
@@ -113,12 +117,15 @@ def _refuse_many_problems(total: int, wishes: Wishes, findings: Findings) -> Non
         allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
     problems = findings.problems
     if len(problems) > allowed:
-        names = "; ".join(f"{name}: {why}" for name, why in problems[:5])
         raise UserError(
-            f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected ({names}"
-            f"{'; ...' if len(problems) > 5 else ''}). Is the data set copied in full? Copy these files again, "
+            f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected "
+            f"({_few(problems)}). Is the data set copied in full? Copy these files again, "
             f"or go on without them with --allow-unreadable={len(problems)}"
         )
+
+
+def _few(problems: Sequence[tuple[str, str]]) -> str:
+    return "; ".join([f"{name}: {why}" for name, why in problems[:5]] + ["..."] * (len(problems) > 5))
 
 
 def _check_landmarks(listed: Sequence[SourceImage], recipe: Recipe) -> None:

@@ -21,7 +21,7 @@ from aujax.data.landmarks import read_landmarks
 from aujax.data.preparation import Wishes, prepare
 from aujax.data.preparation_report import Findings, render, warnings
 from aujax.data.sources import SOURCES
-from aujax.data.sources.listing import Listing
+from aujax.data.sources.listing import Listing, whole_number
 from aujax.data.stored_face import Recipe
 from aujax.errors import UserError
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepare as the command line says; 0 on success, else `SystemExit`: 2 for a mistake, 130 for Ctrl-C."""
     options = _parser().parse_args(argv)
     stopped = "stopped: landmarks found so far are kept, the same command goes on from there"
-    with user_errors(PROGRAM, interrupted=stopped):
+    with user_errors(f"{PROGRAM} {options.name}", interrupted=stopped):
         print(run(options))
     return 0
 
@@ -180,18 +180,17 @@ def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmarks-size", default="", metavar="WIDTHxHEIGHT", help="size of the images a landmark file was made on"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random (default: 0)")
-    parser.add_argument("--jobs", type=_count, default=_processors(), metavar="N", help="default: one per processor")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of what is drawn at random (default: 0)")
     parser.add_argument(
-        "--allow-unreadable", type=int, metavar="N", help="unreadable images to leave out (default: 1 in 100)"
+        "--jobs", type=whole_number(1), default=_processors(), metavar="N", help="default: one per processor"
+    )
+    parser.add_argument(
+        "--allow-unreadable",
+        type=whole_number(0),
+        metavar="N",
+        help="unreadable images to leave out (default: 1 in 100)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a data set prepared before")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
-    return int(text)
 
 
 def _processors() -> int:

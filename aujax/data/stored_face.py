@@ -69,15 +69,13 @@ def store_face(task: Task) -> StoredFace:
         return _store(task, data, pixels)
     except UserError:
         raise
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return StoredFace(problem=reason(error))
-    except ValueError as error:
-        return StoredFace(problem=str(error))
 
 
-def reason(error: OSError) -> str:
-    """What went wrong in reading a file, without the error number."""
-    return error.strerror or str(error)
+def reason(error: OSError | ValueError) -> str:
+    """What went wrong in reading an image, without the error number."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def given_landmarks(task: Task, pixels: images.Pixels) -> Landmarks | None:
@@ -128,6 +126,8 @@ def _warp(pixels: images.Pixels, points: np.ndarray) -> tuple[images.Pixels, np.
 
 def _cut(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tuple[images.Pixels, np.ndarray]:
     height, width = pixels.shape[:2]
+    if not np.isfinite(box).all():
+        raise ValueError(f"its face box {box} is not finite")
     left, top = (max(0, int(edge)) for edge in box[:2])
     right, bottom = min(width, int(box[2])), min(height, int(box[3]))
     if right - left < 2 or bottom - top < 2:

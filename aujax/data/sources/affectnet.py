@@ -18,7 +18,7 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import as_landmarks, load_npy
-from aujax.data.sources.listing import FileBytes, Listing, Source, SourceImage, add_split_options
+from aujax.data.sources.listing import FileBytes, Listing, Source, SourceImage, add_split_options, open_table
 from aujax.data.workers import track
 from aujax.errors import UserError
 
@@ -77,15 +77,18 @@ def _list_csv(source: Path, lists: Path) -> Listing:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and fields of each line, with or without a header line in the file."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with open_table(path) as file:
         columns: tuple[str, ...] = COLUMNS
         for line, fields in enumerate(csv.reader(file), start=1):
             if line == 1 and COLUMNS[-1] in fields:
                 columns = tuple(fields)
+                if missing := [name for name in COLUMNS if name not in columns]:
+                    raise UserError(f"{path}: expected columns {', '.join(missing)} too; copy AffectNet's list again")
             elif fields:
-                if len(fields) < len(COLUMNS):
+                row = dict(zip(columns, fields, strict=False))
+                if not row.keys() >= set(COLUMNS):
                     raise UserError(f"{path}, line {line}: expected {', '.join(COLUMNS)}, got {len(fields)} fields")
-                yield line, dict(zip(columns, fields, strict=False))
+                yield line, row
 
 
 def _csv_image(root: Path, row: dict[str, str], code: int, split: str, where: str) -> SourceImage:
@@ -147,7 +150,7 @@ def _unlabelled(folder: Path, names: set[str]) -> int:
 
 def _code(text: str) -> int:
     code = float(text)
-    if code != int(code) or not 0 <= code <= HIGHEST_CODE:
+    if code not in range(HIGHEST_CODE + 1):
         raise ValueError(f"the expression must be 0 to {HIGHEST_CODE}, got {text!r}")
     return int(code)
 

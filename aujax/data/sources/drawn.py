@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data import images, synthetic
-from aujax.data.sources.listing import HeldBytes, Listing, Source, SourceImage
+from aujax.data.sources.listing import HeldBytes, Listing, Source, SourceImage, whole_number
 from aujax.data.workers import processes, track
 from aujax.errors import UserError
 
@@ -25,8 +25,8 @@ def list_drawn(options: argparse.Namespace) -> Listing:
     """
     counts = {"train": options.train_faces, "validation": options.validation_faces, "test": options.test_faces}
     for split, count in counts.items():
-        if not (split == "train") <= count <= _MOST:
-            raise UserError(f"--{split}={count}: expected a number of faces to draw, at most {_MOST}")
+        if count > _MOST:
+            raise UserError(f"--{split}={count}: expected at most {_MOST} faces to draw")
     if not 32 <= options.size <= 1024:
         raise UserError(f"--size={options.size}: expected 32 to 1024 pixels")
     if not 0 <= options.shortcut <= 1:
@@ -63,9 +63,11 @@ def _run(draw: functools.partial, rows: list[tuple[int, str]], jobs: int) -> Ite
 
 def add_options(parser: argparse._ActionsContainer) -> None:
     """The options of this source; its splits are counts, so none is drawn by fraction."""
-    for name, count, purpose in (("train", 2100, "train"), ("validation", 350, "validate"), ("test", 700, "test")):
+    splits = (("train", 2100, "train", 1), ("validation", 350, "validate", 0), ("test", 700, "test", 0))
+    for name, count, purpose, least in splits:
         words = f"faces to {purpose} on (default: {count})"
-        parser.add_argument(f"--{name}", type=int, default=count, metavar="N", dest=f"{name}_faces", help=words)
+        number = whole_number(least)
+        parser.add_argument(f"--{name}", type=number, default=count, metavar="N", dest=f"{name}_faces", help=words)
     parser.add_argument("--size", type=int, default=128, metavar="PIXELS", help="width and height (default: 128)")
     parser.add_argument(
         "--shortcut",

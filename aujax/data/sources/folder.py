@@ -5,7 +5,15 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aujax.data.sources.listing import FileBytes, Listing, Source, SourceImage, add_split_options, images_below
+from aujax.data.sources.listing import (
+    FileBytes,
+    Listing,
+    Source,
+    SourceImage,
+    add_split_options,
+    images_below,
+    open_table,
+)
 from aujax.data.sources.names import expression_ids, parse_classes, parse_expressions
 from aujax.errors import UserError
 
@@ -72,13 +80,10 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
 
 
 def _read_csv(path: Path, options: argparse.Namespace) -> tuple[list[dict[str, str]], dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            header = list(reader.fieldnames or ())
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected a CSV file in UTF-8, {error}") from error
+    with open_table(path) as file:
+        reader = csv.DictReader(file, restval="")
+        header = list(reader.fieldnames or ())
+        rows = list(reader)
     columns = {}
     for what, usual in COLUMNS.items():
         column = _find_column(getattr(options, f"{what}_column"), usual, header, path, what)

@@ -4,14 +4,20 @@ Coordinates (landmarks, points, box) are (x, y) pixels of the upright original i
 """
 
 import argparse
+import contextlib
+import csv
 import dataclasses
 import functools
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
+
+from aujax.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
 
@@ -38,7 +44,7 @@ class ZipBytes:
         """The member's bytes; `OSError` where it cannot be read."""
         try:
             return open_zip(self.archive).read(self.member)
-        except (KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        except (EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             raise OSError(f"{self.archive}: {self.member}: {error}") from error
 
 
@@ -118,6 +124,17 @@ class Source:
     list_images: Callable[[argparse.Namespace], Listing]
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number, `least` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
+        return int(text)
+
+    return parse
+
+
 def add_split_options(parser: argparse._ActionsContainer) -> None:
     """The options of sources whose splits are drawn where they have none."""
     parser.add_argument(
@@ -134,6 +151,20 @@ def add_split_options(parser: argparse._ActionsContainer) -> None:
         metavar="FRACTION",
         help="share that tests; not used where the data set has its own test split (default: 0.2)",
     )
+
+
+@contextlib.contextmanager
+def open_table(path: Path) -> Iterator[TextIO]:
+    """The lines of a CSV file or another table in text.
+
+    Raises:
+      UserError: what is read inside is not UTF-8, or no CSV.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            yield file
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a table in UTF-8 text, {error}; copy it again, or save it so") from error
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ Copies: train/ and test/ (or valid/) with folders 1 to 7 or with names, or flat 
 import argparse
 import csv
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,6 +23,7 @@ from aujax.data.sources.listing import (
     ZipBytes,
     add_split_options,
     images_below,
+    open_table,
     open_zip,
 )
 from aujax.data.sources.names import expression_ids
@@ -84,18 +85,12 @@ def _list_official(root: Path, labels: Path, options: argparse.Namespace) -> Lis
             if not found
         ]
     images = []
-    for line, text in enumerate(labels.read_text().splitlines(), start=1):
-        fields = text.split()
-        if not fields:
-            continue
-        if len(fields) < 2 or fields[1] not in CODES or not fields[0].startswith(("train", "test")):
-            raise UserError(f"{labels}, line {line}: expected a name and a code, 'train_00001.jpg 5', got {text!r}")
-        stem = PurePosixPath(fields[0]).stem
+    for stem, code in _labels(labels):
         name = f"{stem}{_SUFFIXES[options.images]}.jpg"
         images.append(
             SourceImage(
                 id=f"Image/{options.images}/{name}",
-                expression=EXPRESSIONS.index(CODES[fields[1]]),
+                expression=EXPRESSIONS.index(CODES[code]),
                 read=files.get(name, FileBytes(root / "Image" / options.images / name)),
                 split="train" if stem.startswith("train") else "test",
                 box=_box(boxes, f"{stem}_boundingbox.txt"),
@@ -103,6 +98,18 @@ def _list_official(root: Path, labels: Path, options: argparse.Namespace) -> Lis
             )
         )
     return Listing(images, EXPRESSIONS, f"official, labels {labels.name}, images {where}", notes)
+
+
+def _labels(path: Path) -> Iterator[tuple[str, str]]:
+    """The name, without its ending, and the code of each image of the official list."""
+    with open_table(path) as file:
+        for line, text in enumerate(file.read().splitlines(), start=1):
+            fields = text.split()
+            if not fields:
+                continue
+            if len(fields) < 2 or fields[1] not in CODES or not fields[0].startswith(("train", "test")):
+                raise UserError(f"{path}, line {line}: expected a name and a code, 'train_00001.jpg 5', got {text!r}")
+            yield PurePosixPath(fields[0]).stem, fields[1]
 
 
 def _members(place: Path, *, required: bool = False) -> tuple[Readers, Path]:
@@ -131,10 +138,10 @@ def _members(place: Path, *, required: bool = False) -> tuple[Readers, Path]:
 def _numbers(readers: Readers, name: str) -> list[list[float]]:
     if name not in readers:
         return []
-    lines = readers[name]().decode().splitlines()
     try:
+        lines = readers[name]().decode().splitlines()
         return [[float(number) for number in line.split()] for line in lines if line.strip()]
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{name}: expected numbers, {error}; copy the annotations again") from error
 
 
@@ -169,7 +176,15 @@ def _list_copy(root: Path) -> Listing | None:
 
 def _class_images(root: Path, folder: Path, split: str) -> list[SourceImage]:
     files = class_files(folder)
-    ids = expression_ids([CODES.get(name, name) for name in files])
+    try:
+        ids = expression_ids([CODES.get(name, name) for name in files])
+    except UserError as error:
+        classes = ",".join(f"{name}={CODES.get(name, '...')}" for name in files)
+        raise UserError(
+            f"{folder}: expected folders 1 to 7 or named by expression, found {', '.join(files)}; move the others "
+            "away, or use the source folder, where NAME=none leaves a folder out: "
+            f"folder --source={root} --classes={classes}"
+        ) from error
     return [
         _copied_image(root, path, ids[CODES.get(name, name)], split) for name, paths in files.items() for path in paths
     ]
@@ -182,7 +197,7 @@ def _flat_images(root: Path, folder: Path, split: str) -> list[SourceImage]:
             break
     else:
         return []
-    with labels.open(newline="", encoding="utf-8-sig") as file:
+    with open_table(labels) as file:
         rows = [row for row in csv.reader(file) if len(row) >= 2]
     images = []
     for line, (name, code, *_) in enumerate(rows, start=1):
