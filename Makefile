@@ -12,6 +12,8 @@ DEMO ?= runs/demo
 # Options that make the demo shorter, for example: make demo DEMO_FACES="--train=140" DEMO_TRAIN="--config.epochs=1"
 DEMO_FACES ?=
 DEMO_TRAIN ?=
+# Test processes; a file stays in one, so that its fixtures are made once.
+WORKERS ?= 2
 
 # Caches stay inside the repository.
 CACHE := $(CURDIR)/.cache
@@ -58,7 +60,7 @@ demo: $(VENV)/.with-$(EXTRAS)
 
 test: $(VENV)/.with-test
 	@mkdir -p "$(TMPDIR)"
-	@"$(BIN)/python" -m pytest -q -p no:cacheprovider $(TEST)
+	@"$(BIN)/python" -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TEST)
 
 lint: $(VENV)/.with-dev
 	@"$(BIN)/ruff" check . && "$(BIN)/ruff" format --check .
