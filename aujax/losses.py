@@ -15,9 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from aujax import resize
-from aujax.metrics import Mean
-
-NORM_FLOOR = 1e-8
+from aujax.metrics import Mean, cosine
 
 
 def au_alignment(
@@ -44,9 +42,7 @@ def au_alignment(
     target = resize.torch_aligned(jnp.asarray(au_map).astype(jnp.float32), attention.shape[-2:])
     if where is not None:  # a masked map may even be infinite, as in the paper's released code: gradients stay 0
         attention, target = (jnp.where(jnp.asarray(where)[..., None, None], m, 0.0) for m in (attention, target))
-    axes = (-2, -1)
-    norms = [jnp.sqrt(jnp.maximum((m**2).sum(axes), NORM_FLOOR**2)) for m in (attention, target)]
-    loss = 1.0 - (attention * target).sum(axes) / (norms[0] * norms[1])
+    loss = 1.0 - cosine(attention, target)
     return loss if where is None else jnp.where(where, loss, 0.0)
 
 

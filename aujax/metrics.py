@@ -51,6 +51,17 @@ def correct(
     return jnp.argmax(jnp.asarray(logits), axis=-1) == expression
 
 
+def cosine(first: Float[Array, "*batch h w"], second: Float[Array, "*batch h w"]) -> Float[Array, "*batch"]:
+    """Returns the cosine of two maps (Eq. 2 of the paper), 0 where one is zero; value and gradient stay finite.
+
+    >>> cosine(jnp.eye(2), jnp.ones((2, 2))).round(4)
+    Array(0.7071, dtype=float32)
+    """
+    # The squared norm is floored before the root: the root's gradient at 0 is infinite.
+    norms = [jnp.sqrt(jnp.maximum((m**2).sum((-2, -1)), NORM_FLOOR**2)) for m in (first, second)]
+    return (first * second).sum((-2, -1)) / (norms[0] * norms[1])
+
+
 def map_cosine(
     maps: Float[Array | np.ndarray, "*batch h w"], au_map: Float[Array | np.ndarray, "*batch height width"]
 ) -> Float[Array, "*batch"]:
@@ -65,10 +76,7 @@ def map_cosine(
     maps = jnp.asarray(maps).astype(jnp.float32)
     low, high = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
     enlarged = jnp.clip(resize.torch_aligned(maps, au_map.shape[-2:]), low, high) - jnp.minimum(low, 0.0)
-    dot = (enlarged * au_map).sum((-2, -1))
-    squares = [(m**2).sum((-2, -1)) for m in (enlarged, jnp.asarray(au_map))]
-    norms = [jnp.sqrt(jnp.maximum(square, NORM_FLOOR**2)) for square in squares]
-    return jnp.nan_to_num(dot / (norms[0] * norms[1]), nan=0.0, posinf=1.0, neginf=0.0)
+    return jnp.nan_to_num(cosine(enlarged, jnp.asarray(au_map)), nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def per_class_mean(

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aujax.models import taps
+from aujax.models import heads, taps
 from aujax.models.heads import LinearHead, TokenHead
 
 FEATURES = jnp.arange(2 * 3 * 3 * 2, dtype=jnp.float32).reshape(2, 3, 3, 2)
@@ -47,3 +47,22 @@ def test_logits_are_float32_whatever_came_in(head):
     logits, _ = jax.eval_shape(head.init_with_output, jax.random.key(0), features)
     assert logits.dtype == jnp.float32
     assert logits.shape == (2, 7)
+
+
+@pytest.fixture
+def waves():
+    """T1 of the published numbers: sin(0.3 y) + cos(0.2 x) + 2 on 28 x 28 pixels."""
+    y, x = np.mgrid[:28, :28]
+    return jnp.asarray(np.sin(0.3 * y) + np.cos(0.2 * x) + 2, jnp.float32)[None, :, :, None]
+
+
+def test_wildcat_score_of_the_release(waves):
+    np.testing.assert_allclose(heads.wildcat_pool_reference(waves), [[2.839053]], rtol=5e-6)
+
+
+def test_peak_score_of_the_release(waves):
+    np.testing.assert_allclose(heads.peak_pool(waves), [[2.279057]], rtol=5e-6)
+
+
+def test_erasing_keeps_the_pixels_that_the_release_keeps(waves):
+    assert int(heads.unerased(waves[..., 0], threshold=0.1).sum()) == 44
