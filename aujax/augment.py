@@ -2,21 +2,42 @@
 
 Functions take one image (height, width, 3) float32 in [0, 1] with one AU map (height, width), and a key; vmap
 makes the batch. The recipe is that of the released training code, with rotation, crop and flip done by one warp:
-the image is sampled once, bilinearly, and the map by the nearest pixel.
+the image is sampled once, bilinearly, and the map by the nearest pixel. What mixes the faces of a batch, after
+that, takes and returns `Views`.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+# Mean and deviation of the channels red, green and blue in [0, 1], by what a network was first trained on.
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # Pixels in [0, 255] less their means.
+    "vggface2": ((131.0912 / 255, 103.8827 / 255, 91.4953 / 255), (1 / 255, 1 / 255, 1 / 255)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 Image = Float[Array, "height width 3"]
+
+
+class Views(NamedTuple):
+    """The views of a batch, in the image's own scale; `target` is the share of each expression, adding up to 1."""
+
+    image: Float[Array, "batch height width 3"]
+    au_map: Float[Array, "batch height width"]
+    has_map: Bool[Array, " batch"]
+    target: Float[Array, "batch classes"]
+
+
+# (key, views, *, valid, axis_name) -> views: what a method does to a batch of views, see `unmixed` and `cutmix`.
+Mix = Callable[..., Views]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +58,17 @@ class Policy:
     erase_area: tuple[float, float] = (0.02, 0.33)  # share of the picture
 
 
-def normalize(image: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Returns the [0, 1] image with ImageNet's channel means removed and deviations divided out.
+def normalize(
+    image: Float[Array, "*batch height width 3"], statistics: str = "imagenet"
+) -> Float[Array, "*batch height width 3"]:
+    """Returns the [0, 1] image with the channels' means removed and deviations divided out: a row of `NORMALIZATIONS`.
 
     >>> print(np.asarray(normalize(jnp.full((1, 1, 3), 0.5))).round(3))
     [[[0.066 0.196 0.418]]]
     """
     shape = (1,) * (image.ndim - 1) + (3,)
-    return (image - IMAGENET_MEAN.reshape(shape)) / IMAGENET_STD.reshape(shape)
+    mean, deviation = (np.array(row, np.float32).reshape(shape) for row in NORMALIZATIONS[statistics])
+    return (image - mean) / deviation
 
 
 def training_view(
@@ -185,3 +209,79 @@ def _pixel_centres(n: int) -> Float[Array, " n"]:
 
 def _sometimes(key: Key[Array, ""], rate: float, changed: Array, unchanged: Array) -> Array:
     return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged)
+
+
+def unmixed(
+    key: Key[Array, ""], views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None
+) -> Views:
+    """Returns the views as they are: the `Mix` of a method that mixes nothing.
+
+    >>> views = Views(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2)), jnp.array([True]), jnp.array([[0.0, 1.0]]))
+    >>> unmixed(jax.random.key(0), views, valid=jnp.array([True])) is views
+    True
+    """
+    del key, valid, axis_name
+    return views
+
+
+def cutmix(
+    key: Key[Array, ""], views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None
+) -> Views:
+    """Returns the views with a box of another one's image and AU map in each, targets mixed by area (Yun et al. 2019).
+
+    The batch shares one box: its part of the area is uniform in [0, 1], its centre uniform, and what leaves the
+    picture is cut off. Partners are a random permutation of the `valid` views; the others only mix among themselves.
+    A mixed AU map counts if every view that gave pixels to it has one. With `axis_name` the batch is that of all
+    devices along the mesh axis, in order, and `key` must be the same on each.
+
+    >>> views = Views(jnp.zeros((1, 2, 2, 3)), jnp.ones((1, 2, 2)), jnp.array([True]), jnp.array([[0.0, 1.0]]))
+    >>> print(cutmix(jax.random.key(0), views, valid=jnp.array([True])).target)
+    [[0. 1.]]
+    """
+    kept_key, centre_key, order_key = jax.random.split(key, 3)
+    size = views.au_map.shape[1:]
+    centre = jax.random.randint(centre_key, (2,), 0, jnp.array(size))
+    box = cut_box(jax.random.uniform(kept_key), centre, size)
+    others = _partners(order_key, views, jnp.asarray(valid), axis_name)
+    kept = 1.0 - box.mean()
+    return Views(
+        image=jnp.where(box[None, :, :, None], others.image, views.image),
+        au_map=jnp.where(box[None], others.au_map, views.au_map),
+        has_map=(views.has_map | box.all()) & (others.has_map | ~box.any()),
+        target=kept * views.target + (1.0 - kept) * others.target,
+    )
+
+
+def cut_box(
+    kept: Float[ArrayLike, ""], centre: Int[ArrayLike, "2"], size: tuple[int, ...]
+) -> Bool[Array, "height width"]:
+    """Returns which pixels of a picture of `size` lie in a box around `centre` (y, x) that leaves the share `kept`.
+
+    The box has the picture's proportions; each side is rounded down to whole pixels and then, as published, to
+    pairs of them.
+
+    >>> print(cut_box(0.75, jnp.array([1, 3]), (4, 4)).astype(int))
+    [[0 0 1 1]
+     [0 0 1 1]
+     [0 0 0 0]
+     [0 0 0 0]]
+    """
+    side = jnp.sqrt(1.0 - jnp.asarray(kept))
+    rows, columns = (
+        jnp.abs(jnp.arange(n) - at + 0.5) < jnp.floor(n * side) // 2
+        for n, at in zip(size, jnp.asarray(centre), strict=True)
+    )
+    return rows[:, None] & columns[None, :]
+
+
+def _partners(key: Key[Array, ""], views: Views, valid: Bool[Array, " batch"], axis_name: str | None) -> Views:
+    """Returns the views of a random permutation of the whole batch, which maps valid ones to valid ones."""
+    own = jnp.arange(len(valid))
+    if axis_name is not None:
+        own += jax.lax.axis_index(axis_name) * len(valid)
+        views, valid = jax.lax.all_gather((views, valid), axis_name, tiled=True)
+    # The n-th valid place gets the n-th valid view of the shuffled batch, and the others' places get the others.
+    shuffled = jax.random.permutation(key, len(valid))
+    shuffled = shuffled[jnp.argsort(~valid[shuffled])]
+    partner = shuffled[jnp.argsort(jnp.argsort(~valid))][own]
+    return Views(*(part[partner] for part in views))

@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from aujax import codebook, methods, run_files
-from aujax.augment import Policy
+from aujax.augment import NORMALIZATIONS, Policy
 from aujax.errors import UserError
 from aujax.models.resnet import STAGE_STRIDES
 
@@ -84,10 +84,12 @@ class Config:
     """One training run."""
 
     method: str = option("CAM", one_of(*methods.METHODS))
+    method_options: str = ""  # the method's hyper-parameters, such as "kmax=0.3,kmin=0"; "": as published
     backbone: str = ""  # "": the method's own
     output_stride: int = option(0, STRIDE)  # pixels per cell of a convolutional backbone's last map
-    weights: str = ""  # backbone weights: a .safetensors or .pth file, or a Hugging Face id; "": from scratch
+    weights: str = ""  # backbone weights: .safetensors, .pth or Hugging Face ids, commas between; "": from scratch
     image_size: int = option(224, Check(lambda value: value >= 32, "32 or more"))  # pixels per side the network sees
+    normalization: str = option("imagenet", one_of(*NORMALIZATIONS))  # of pixels: what the weights were trained on
     dtype: str = option("float32", one_of("float32", "bfloat16"))  # of activations; parameters stay float32
     batch_norm: str = option("cross_device", one_of("cross_device", "per_device"))
 
@@ -187,7 +189,11 @@ def _check_together(config: Config) -> None:
         book = codebook.load(config.codebook)
     except ValueError as error:
         raise UserError(f"--config.codebook: {error}") from error
-    row = methods.METHODS[config.method]
+    row, options = methods.METHODS[config.method], method_options(config)
+    try:
+        row.with_options(options)
+    except ValueError as error:
+        raise UserError(f"--config.method_options: {error}") from error
     for layer in config.au_layers:
         if layer not in row.layers:
             raise UserError(
@@ -195,6 +201,20 @@ def _check_together(config: Config) -> None:
             )
     if config.au_weight > 0 and not any(book.aus.values()):
         raise UserError(f"--config.codebook: {config.codebook} lists no action unit, but --config.au_weight is above 0")
+
+
+def method_options(config: Config) -> dict[str, float]:
+    """Returns the hyper-parameters that `config.method_options` names, by name; another form is a UserError."""
+    values = {}
+    for part in filter(None, config.method_options.replace(" ", "").split(",")):
+        name, _, number = part.partition("=")
+        try:
+            values[name] = float(number)
+        except ValueError as error:
+            raise UserError(
+                f"--config.method_options: expected NAME=NUMBER, separated by commas, got {part!r}"
+            ) from error
+    return values
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -52,7 +52,7 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
     book = codebook.load(config.codebook)
 
     def read(variables: methods.Variables, batch: Batch) -> Outputs:
-        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0)
+        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
         forward = methods.forward(model, variables, image, batch.expression)
         au_map, has_map = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
         maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
@@ -61,6 +61,7 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
         if forward.cam is not None:
             compared["cam"] = cams.upsample(cams.normalize(forward.cam), au_map.shape[-2:])
         cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in compared.items()}
+        informative = {f"informative/{name}": cams.informative(value) for name, value in maps.items()}
         columns = {
             "index": batch.index,
             "expression": batch.expression,
@@ -70,7 +71,7 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
             "valid": batch.valid,
         }
         shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
-        return Outputs(columns | cosines, maps, au_map, _class_sums(shown, batch, len(book.expressions)))
+        return Outputs(columns | cosines | informative, maps, au_map, _class_sums(shown, batch, len(book.expressions)))
 
     whole, divided = replicated(mesh), sharded(mesh)
     return jax.jit(read, out_shardings=Outputs(columns=whole, maps=divided, au_map=divided, class_sums=whole))  # type: ignore[arg-type]
@@ -131,7 +132,10 @@ def evaluate(
 
 
 def summarize(columns: dict[str, np.ndarray], expressions: Sequence[str]) -> dict[str, Any]:
-    """Returns accuracy, confusion and cosines from one row per face; a cosine without any face is None."""
+    """Returns accuracy, confusion, cosines and how many maps show nothing, from one row per face.
+
+    A cosine without any face is None.
+    """
     expression, predicted, has_map = columns["expression"], columns["predicted"], columns["has_map"]
     confusion = metrics.confusion_matrix(expression, predicted, len(expressions))
     recall, counts = metrics.per_class_mean((expression == predicted).astype(float), expression, len(expressions))
@@ -159,7 +163,20 @@ def summarize(columns: dict[str, np.ndarray], expressions: Sequence[str]) -> dic
     }
     for name, value in cosines.items():
         _nest(summary, name, value)
+    summary |= _without_pattern(columns)
     return summary | {"per_class": per_class, "confusion_matrix": confusion.tolist(), "expressions": list(expressions)}
+
+
+def _without_pattern(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the number of faces whose CAM (None: there are no CAMs), and whose attention, is flat or not finite."""
+    counts = {name: int((~columns[f"informative/{name}"]).sum()) for name in read_maps(columns)}
+    attention = {name.removeprefix("attention/"): count for name, count in counts.items() if name != "cam"}
+    return {"cam_without_pattern": counts.get("cam"), "att_without_pattern": attention}
+
+
+def read_maps(columns: Iterable[str]) -> list[str]:
+    """Returns which maps were read from the network, by their names in maps.npz, given the names of the columns."""
+    return [name.removeprefix("informative/") for name in columns if name.startswith("informative/")]
 
 
 def _nest(target: dict[str, Any], name: str, value: float | None) -> None:

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 
 from aujax import evaluation
-from aujax.data.builders import FaceSource, open_faces
+from aujax.data.builders import FaceSource
 from aujax.data.records import Batch, data_mesh, replicated
 from aujax.evaluation import BASELINES, Evaluation, Outputs
-from aujax.runs import check_expressions, load_run
+from aujax.runs import load_run, open_data
 
 _SAMPLES_PER_EXPRESSION = 2
 
@@ -38,7 +38,8 @@ class MapCollector:
         columns, maps, sums = jax.device_get((outputs.columns, outputs.maps, outputs.class_sums))
         self._class_sums = {name: self._class_sums.get(name, 0.0) + np.float64(value) for name, value in sums.items()}
         valid = columns["valid"]
-        self._maps.append({name: _half(value[valid]) for name, value in maps.items()})
+        # A CAM made of gradients may be smaller than anything in half precision.
+        self._maps.append({name: (value if name == "cam" else _half(value))[valid] for name, value in maps.items()})
         for row in np.flatnonzero(valid):
             kept = self._samples.setdefault(int(columns["expression"][row]), [])
             worst = max((self._rank[sample["index"]] for sample in kept), default=-1)
@@ -89,7 +90,7 @@ def write(
 
 def _half(maps: np.ndarray) -> np.ndarray:
     largest = np.finfo(np.float16).max
-    return np.clip(maps, -largest, largest).astype(np.float16)
+    return np.where(np.isinf(maps), maps, np.clip(maps, -largest, largest)).astype(np.float16)
 
 
 def _write_examples(
@@ -97,16 +98,19 @@ def _write_examples(
 ) -> None:
     cosines = [name for name in columns if name.startswith("cosine/") and name.removeprefix("cosine/") not in BASELINES]
     renamed = [name.removeprefix("cosine/").replace("attention/", "att_cos_") for name in cosines]
+    read = evaluation.read_maps(columns)
     header = ["index", "id", "group", "expression", "predicted", "probability", "correct", "has_map"]
+    header += ["cam_cos" if name == "cam" else name for name in renamed] + ["without_pattern"]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(header + ["cam_cos" if name == "cam" else name for name in renamed])
+        writer.writerow(header)
         for row, index in enumerate(columns["index"]):
             face, has_map = source[int(index)], bool(columns["has_map"][row])
             label, predicted = (expressions[columns[name][row]] for name in ("expression", "predicted"))
             known = [index, face["id"], face["group"], label, predicted, f"{columns['probability'][row]:.4f}"]
             values = [f"{columns[name][row]:.4f}" if has_map else "" for name in cosines]
-            writer.writerow([*known, int(label == predicted), int(has_map), *values])
+            empty = " ".join(name for name in read if not columns[f"informative/{name}"][row])
+            writer.writerow([*known, int(label == predicted), int(has_map), *values, empty])
 
 
 def evaluate_run(
@@ -114,8 +118,7 @@ def evaluate_run(
 ) -> pathlib.Path:
     """Evaluates a run folder on a split and returns the folder, RUN/eval/<split>, that now holds the files."""
     run = load_run(workdir, which=which)
-    faces = open_faces(data_dir or run.config.data.dir)
-    check_expressions(run.config, faces)
+    faces = open_data(run, data_dir)
     source, mesh = faces.source(split), data_mesh()
     about = evaluation.describe(run, split, faces)
     collector = MapCollector(len(source), attention_layer=about["attention_layer"])

@@ -57,7 +57,22 @@ def cross_entropy(
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)  # log 4
     Array([1.3863], dtype=float32)
     """
-    target = optax.smooth_labels(jax.nn.one_hot(expression, logits.shape[-1]), label_smoothing)
+    target = jax.nn.one_hot(expression, logits.shape[-1])
+    return soft_cross_entropy(logits, target, label_smoothing=label_smoothing)
+
+
+def soft_cross_entropy(
+    logits: Float[Array | np.ndarray, "*batch classes"],
+    target: Float[Array | np.ndarray, "*batch classes"],
+    *,
+    label_smoothing: float = 0.0,
+) -> Float[Array, "*batch"]:
+    """Returns the cross-entropy with a distribution over the classes, such as the mixed labels of CutMix.
+
+    >>> soft_cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.0, 0.7, 0.3, 0.0]])).round(4)  # log 4
+    Array([1.3863], dtype=float32)
+    """
+    target = optax.smooth_labels(jnp.asarray(target), label_smoothing)
     return optax.softmax_cross_entropy(jnp.asarray(logits).astype(jnp.float32), target)
 
 

@@ -1,12 +1,13 @@
 """The methods: one row each, built and read by the same few functions.
 
 Images are float, normalised, (batch, height, width, 3). Attention and CAM are (batch, h, w) float32 at the
-network's own resolution, not normalised. A method is a row of `METHODS`, a network a row of `BACKBONES`.
+network's own resolution, not normalised. A method is a row of `METHODS`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,68 +15,55 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from aujax import cams
-from aujax.models import resnet, taps, vit
-from aujax.models.heads import LinearHead, TokenHead
-
-Variables = Mapping[str, Any]
-Activations = Mapping[str, Array]
-# (variables, activations, expression (B,)) -> CAM (B, h, w) of that expression.
-Readout = Callable[[Variables, Activations, Array], Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Backbone:
-    """A network without a head: its family, its constructor, and which of `build_model`'s options it has."""
-
-    family: str
-    create: Callable[..., nn.Module]
-    options: tuple[str, ...]
+from aujax import augment, cams, readouts
+from aujax.models import heads
+from aujax.models.attention_dropout import AttentionDropout
+from aujax.models.backbones import BACKBONES
+from aujax.models.reading import Reading as Reading
+from aujax.models.reading import Variables
+from aujax.models.reading import read as read
+from aujax.models.reading import read_gradients as read_gradients
+from aujax.readouts import Readout
 
 
-def _resnet(create: Callable[..., nn.Module]) -> Backbone:
-    return Backbone("resnet", create, ("output_stride", "dtype", "axis_name"))
+class Option(NamedTuple):
+    """A hyper-parameter of a method: its published value and the values it may take."""
 
-
-def _vit(create: Callable[..., nn.Module]) -> Backbone:
-    return Backbone("vit", create, ("dtype",))
-
-
-BACKBONES = {
-    "resnet18": _resnet(resnet.resnet18),
-    "resnet34": _resnet(resnet.resnet34),
-    "resnet50": _resnet(resnet.resnet50),
-    "resnet_tiny": _resnet(resnet.resnet_tiny),
-    "deit_small": _vit(vit.deit_small),
-    "vit_tiny": _vit(vit.vit_tiny),
-}
-
-
-def _linear_cam(variables: Variables, activations: Activations, expression: Array) -> Array:
-    kernel = variables["params"]["head"]["fc"]["kernel"]
-    return cams.cam(activations["layer5"], jnp.take(kernel, expression, axis=1, mode="fill").T)
-
-
-def _token_cam(variables: Variables, activations: Activations, expression: Array) -> Array:
-    pick = jax.vmap(lambda maps, index: jnp.take(maps, index, axis=-1, mode="fill"))
-    return cams.ts_cam(activations["attention"][..., 0], pick(activations["class_maps"], expression))
+    name: str
+    value: float
+    least: float = 0.0
+    most: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
     """One row: what is built, what is aligned, what is read.
 
-    `tap` is the activation that alignment pulls on unless the user names others, `layers` are those whose
-    attention is reported, `image_size` the (square) input in pixels that the published models take.
+    Attributes:
+      name: as in the paper's tables; after a slash, a variant.
+      backbone: the published network, a row of `BACKBONES`.
+      head: takes the number of classes, and `options` unless `backbone_fields` does.
+      readout: how its CAM is read; None for a method without one.
+      tap: the activation that alignment pulls on unless the user names others.
+      layers: the activations whose attention is reported.
+      image_size: the (square) input in pixels that the published models take.
+      options: hyper-parameters with their published values.
+      backbone_fields: what the options mean for the backbone, by the names of its fields.
+      supervised: taps that hold further logits, each with a cross-entropy of its own in training.
+      mix: what happens to a batch of training views before the network sees it.
     """
 
     name: str
     backbone: str
     head: Callable[..., nn.Module]
-    readout: Readout
+    readout: Readout | None
     tap: str
     layers: tuple[str, ...]
     image_size: int = 224
+    options: tuple[Option, ...] = ()
+    backbone_fields: Callable[..., dict[str, Any]] | None = None
+    supervised: tuple[str, ...] = ()
+    mix: augment.Mix = augment.unmixed
 
     def aligned(self, chosen: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Returns the layers that alignment pulls on: those chosen, or the method's own. The last one is reported."""
@@ -87,14 +75,97 @@ class Method:
         family = BACKBONES[self.backbone].family
         return tuple(name for name, row in BACKBONES.items() if row.family == family)
 
+    def with_options(self, values: Mapping[str, float]) -> "Method":
+        """Returns the row with other hyper-parameters; a name or a value that it cannot take is a ValueError."""
+        if unknown := sorted(values.keys() - {option.name for option in self.options}):
+            names = ", ".join(option.name for option in self.options) or "none"
+            raise ValueError(f"{self.name} has no option {', '.join(unknown)}; its options: {names}")
+        options = []
+        for option in self.options:
+            value = values.get(option.name, option.value)
+            if not option.least <= value <= option.most or type(option.value)(value) != value:
+                kind = "a whole number" if isinstance(option.value, int) else "a number"
+                raise ValueError(
+                    f"option {option.name} of {self.name} must be {kind} from {option.least:g} to {option.most:g}, "
+                    f"got {value:g}"
+                )
+            options.append(option._replace(value=type(option.value)(value)))
+        return dataclasses.replace(self, options=tuple(options)) if values else self
 
-_STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5")
+
+_CNN = functools.partial(Method, backbone="resnet50", layers=("layer1", "layer2", "layer3", "layer4", "layer5"))
+_LINEAR = functools.partial(_CNN, head=heads.LinearHead, tap="layer5")
+_KMAX, _KMIN, _ALPHA = Option("kmax", 0.5), Option("kmin", 0.1), Option("alpha", 0.6)
+_MODALITIES = Option("modalities", 5, 1, 64)
+
+
+def _attention_dropout(rate: float, threshold: float) -> dict[str, Any]:
+    return {"attention_dropout": AttentionDropout(rate, threshold)}
+
+
+_ADL = functools.partial(
+    _LINEAR, options=(Option("rate", 0.4), Option("threshold", 0.1)), backbone_fields=_attention_dropout
+)
 
 METHODS = {
     row.name: row
     for row in (
-        Method("CAM", "resnet50", LinearHead, _linear_cam, tap="layer5", layers=_STAGES),
-        Method("TS-CAM", "deit_small", TokenHead, _token_cam, tap="tokens", layers=("tokens", "attention")),
+        _LINEAR("CAM", readout=readouts.of_weights("layer5")),
+        _CNN(
+            "WILDCAT",
+            head=heads.WildcatHead,
+            readout=readouts.OF_CLASS_MAPS,
+            tap="layer5",
+            options=(_MODALITIES, _KMAX, _KMIN, _ALPHA),
+        ),
+        _CNN(
+            "WILDCAT/reference",
+            head=heads.WildcatReferenceHead,
+            readout=readouts.OF_CLASS_MAPS,
+            tap="layer5",
+            options=(_MODALITIES, _KMAX),
+        ),
+        _LINEAR("GradCAM", readout=readouts.of_gradients(cams.grad_cam, "layer5")),
+        _LINEAR("GradCAM++", readout=readouts.of_gradients(cams.grad_cam_pp, "layer5")),
+        _LINEAR("GradCAM++/reference", readout=readouts.of_gradients(cams.grad_cam_pp_reference, "layer5")),
+        _CNN(
+            "ACoL",
+            head=heads.AcolHead,
+            readout=readouts.OF_BOTH_BRANCHES,
+            tap="layer5",
+            options=(Option("threshold", 0.1), Option("channels", 1024, 1, 4096)),
+            supervised=("erased_logits",),
+        ),
+        _CNN("PRM", head=heads.PeakHead, readout=readouts.OF_CLASS_MAPS, tap="layer5"),
+        _ADL("ADL", readout=readouts.of_weights("layer5")),
+        _ADL("ADL/reference", readout=readouts.of_weights("layer5_block2")),
+        _CNN(
+            "CutMix",
+            head=heads.LinearHead,
+            readout=readouts.of_weights("layer5"),
+            tap="layer4",
+            mix=augment.cutmix,
+        ),
+        _LINEAR("LayerCAM", readout=readouts.of_gradients(cams.layer_cam, "layer5")),
+        Method(
+            "TS-CAM",
+            "deit_small",
+            heads.TokenHead,
+            readouts.OF_ATTENDED_TOKENS,
+            tap="tokens",
+            layers=("tokens", "attention"),
+        ),
+        Method(
+            "APViT",
+            "apvit",
+            heads.ClassTokenHead,
+            readout=None,
+            tap="stage3",
+            layers=("stage1", "stage2", "stage3", "attention"),
+            image_size=112,
+            options=(Option("tokens", 160, 1, 196), Option("keep", 0.9)),
+            backbone_fields=dict,
+        ),
     )
 }
 
@@ -107,10 +178,14 @@ class Classifier(nn.Module):
     head: nn.Module
 
     def __call__(
-        self, image: Float[Array, "batch height width 3"], *, train: bool = False
+        self,
+        image: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        expression: Int[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
-        """Returns the logits in float32; `train` uses the batch's own statistics."""
-        return self.head(self.backbone(image, train=train))
+        """Returns the logits in float32; `train` uses the batch's own statistics and draws what is dropped."""
+        return self.head(self.backbone(image, train=train), expression)
 
 
 class Forward(NamedTuple):
@@ -119,14 +194,6 @@ class Forward(NamedTuple):
     logits: Float[Array, "batch classes"]
     attention: dict[str, Array]
     cam: Array | None
-
-
-class Reading(NamedTuple):
-    """Logits, activations by tap name, and BatchNorm statistics (updated when training)."""
-
-    logits: Float[Array, "batch classes"]
-    activations: dict[str, Array]
-    batch_stats: Variables
 
 
 def method(name: str) -> Method:
@@ -144,14 +211,16 @@ def build_model(
     output_stride: int | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
+    options: Mapping[str, float] = MappingProxyType({}),
 ) -> Classifier:
     """Returns the classifier of method `name`, a Flax module that knows its row as `model.method`.
 
     `backbone` and `output_stride` of None mean the method's own network and 8; a transformer has no
     `output_stride` and refuses one. `axis_name` is the mesh axis over which BatchNorm averages the batch's statistics
-    (None: each device its own); a network without BatchNorm has nothing to average and takes any.
+    (None: each device its own); a network without BatchNorm has nothing to average and takes any. `options` are the
+    method's own hyper-parameters, such as `{"kmax": 0.3}` for WILDCAT; those left out have their published values.
     """
-    row = method(name)
+    row = method(name).with_options(options)
     backbone = row.backbone if backbone is None else backbone
     if backbone not in row.backbones:
         raise ValueError(f"the backbone of method {name} must be one of {', '.join(row.backbones)}, got {backbone!r}")
@@ -161,9 +230,11 @@ def build_model(
             f"output_stride must be left out for {backbone}, got {output_stride}: "
             "the size of a transformer's maps is its patch grid"
         )
-    options = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name}
-    used = {key: options[key] for key in chosen.options if options[key] is not None}
-    return Classifier(row, chosen.create(**used), row.head(num_classes))
+    given = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name}
+    used = {key: given[key] for key in chosen.options if given[key] is not None}
+    values = {option.name: option.value for option in row.options}
+    fields, arguments = ({}, values) if row.backbone_fields is None else (row.backbone_fields(**values), {})
+    return Classifier(row, chosen.create(**used, **fields), row.head(num_classes, **arguments))
 
 
 def init(model: nn.Module, key: Array, image: Float[ArrayLike, "batch height width 3"]) -> dict[str, Any]:
@@ -171,20 +242,6 @@ def init(model: nn.Module, key: Array, image: Float[ArrayLike, "batch height wid
     # It runs once: on a CPU, where drawing compiles for seconds, do without the optimiser.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return {"batch_stats": {}, **jax.jit(model.init, compiler_options=fast)(key, jnp.asarray(image))}
-
-
-def read(
-    model: nn.Module,
-    variables: Variables,
-    image: Float[Array, "batch height width 3"],
-    *,
-    train: bool = False,
-) -> Reading:
-    """Returns logits, every tapped activation and the statistics: one pass, shared by training and evaluation."""
-    mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
-    logits, updates = model.apply(variables, image, train=train, mutable=mutable)
-    statistics = {**variables, **updates}.get("batch_stats", {})
-    return Reading(logits, taps.read(updates["intermediates"]), statistics)
 
 
 def forward(
@@ -202,7 +259,13 @@ def forward(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(model: Classifier, variables: Variables, image: Array, expression: Array | None) -> Forward:
-    reading = read(model, variables, jnp.asarray(image))
-    attention = {name: cams.layer_attention(reading.activations[name]) for name in model.method.layers}
-    expression = reading.logits.argmax(axis=-1) if expression is None else jnp.asarray(expression)
-    return Forward(reading.logits, attention, model.method.readout(variables, reading.activations, expression))
+    row = model.method
+    at = row.readout.gradients_at if row.readout else ()
+    reading, gradients = read_gradients(model, variables, image, expression, at=at)
+    attention = {name: cams.layer_attention(reading.activations[name]) for name in row.layers}
+    if row.readout is None:
+        return Forward(reading.logits, attention, None)
+    wanted = reading.logits.argmax(axis=-1) if expression is None else jnp.asarray(expression)
+    cam = row.readout.compute(readouts.Evidence(variables, reading.activations, gradients, wanted))
+    exists = (wanted >= 0) & (wanted < reading.logits.shape[-1])
+    return Forward(reading.logits, attention, jnp.where(exists[:, None, None], cam, jnp.nan))

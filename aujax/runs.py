@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,8 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from aujax import codebook, methods, run_files
-from aujax.config import Config, from_config_dict
-from aujax.data.builders import Faces
+from aujax.config import Config, from_config_dict, method_options
+from aujax.data.builders import Faces, open_faces
 from aujax.data.records import data_mesh, replicated
 from aujax.errors import UserError
 from aujax.training import step as steps
@@ -48,6 +49,7 @@ def build_model(config: Config, num_classes: int) -> methods.Classifier:
             output_stride=config.output_stride or None,
             dtype=jnp.dtype(config.dtype),
             axis_name=steps.DATA_AXIS if config.batch_norm == "cross_device" else None,
+            options=method_options(config),
         )
     except ValueError as error:
         raise UserError(f"--config.backbone or --config.output_stride: {error}") from error
@@ -102,6 +104,12 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
         if workdir.is_dir() and any(workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} is not empty and not a run folder; choose a new folder")
         return
+    manifest = _read(workdir / run_files.MANIFEST)
+    if imported := manifest.get("imported"):
+        raise UserError(
+            f"--workdir: {workdir} holds a released model, imported from {imported['from']}, which is evaluated and "
+            "not trained on; choose a new folder"
+        )
     before = run_files.flat(_read(workdir / run_files.CONFIG))
     now = run_files.flat(json.loads(json.dumps(dataclasses.asdict(config))))
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
@@ -112,7 +120,6 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
             f"{f' ({len(changed)} options differ)' if len(changed) > 1 else ''}; "
             "choose another folder or the same options"
         )
-    manifest = _read(workdir / run_files.MANIFEST)
     _check_codebook(workdir, config, manifest)
     fingerprint = manifest["data"]["fingerprint"]
     if fingerprint != faces.fingerprint:
@@ -131,6 +138,25 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
             raise UserError(f"--workdir: {workdir} cannot be made ({error.strerror}); choose another folder") from error
         _write(workdir / run_files.MANIFEST, _manifest(config, faces))
         _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
+
+
+def write_imported(
+    workdir: pathlib.Path, config: Config, variables: methods.Variables, imported: Mapping[str, Any]
+) -> None:
+    """Writes a new run folder around weights that were trained elsewhere; its one checkpoint is at step 0.
+
+    `imported` goes into the manifest: where the weights come from; its "dataset" stands for the training data.
+    """
+    expressions = codebook.load(config.codebook).expressions
+    tx, _ = optimizer_of(config, steps_per_epoch=1)
+    state = jax.device_put(steps.create_state(variables, tx), replicated(data_mesh()))
+    with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
+        # Accuracy and epoch are not known; there is no other checkpoint to compare with.
+        checkpoints.save(0, state, {"cl": 0.0, "epoch": 0})
+    data = {"dir": config.data.dir, "fingerprint": imported["dataset"], "splits": {}}
+    about = {"imported": dict(imported), "expressions": list(expressions), "data": data, "codebook": _codebook(config)}
+    _write(workdir / run_files.MANIFEST, about | _surroundings())
+    _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
 
 
 def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
@@ -153,6 +179,19 @@ def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
     state, metrics = found
     checkpoint = {"step": int(state.step), "epoch": metrics["epoch"], "which": which}
     return Run(config, model, state.variables, manifest, checkpoint)
+
+
+def open_data(run: Run, data_dir: str | None) -> Faces:
+    """Returns the data set in `data_dir`, by default the one that the run was trained on."""
+    if not (data_dir or run.config.data.dir):
+        raise UserError(
+            f"--data_dir: expected a prepared data set, got nothing, and the run has none of its own: its weights were "
+            f"trained elsewhere, on {run.manifest['data']['fingerprint']}; give the folder that "
+            "`python -m aujax.data.prepare ... --out DIR` wrote"
+        )
+    faces = open_faces(data_dir or run.config.data.dir)
+    check_expressions(run.config, faces)
+    return faces
 
 
 def restore(
@@ -198,10 +237,16 @@ def _tensorboard(workdir: pathlib.Path, step: int) -> Any:
 
 def _manifest(config: Config, faces: Faces) -> dict[str, Any]:
     return {
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "expressions": list(faces.expressions),
         "data": {"dir": config.data.dir, "fingerprint": faces.fingerprint, "splits": faces.splits},
         "codebook": _codebook(config),
+        **_surroundings(),
+    }
+
+
+def _surroundings() -> dict[str, Any]:
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
         "platform": platform.platform(),

@@ -7,6 +7,7 @@ asks for anything else is refused, by the name of what it asked for, before anyt
 import collections
 import io
 import logging
+import math
 import pathlib
 import pickle
 import zipfile
@@ -17,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
+from numpy.typing import ArrayLike
 
 from aujax.errors import UserError
 
@@ -58,6 +60,28 @@ def read(source: str | pathlib.Path) -> dict[str, np.ndarray]:
     if not tensors:
         raise UserError(f"{path} must hold tensors, got none: is it the file of the weights?")
     return _as_float32(path, tensors)
+
+
+def write(path: str | pathlib.Path, tensors: Mapping[str, ArrayLike], metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors file; what was there before stays until the new file is complete.
+
+    `metadata` are words about the file, such as the method, that readers of the tensors need not know.
+    """
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        raise UserError(f"weights are written to a file that ends in .safetensors, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
+    partial = path.with_name(path.name + ".partial")
+    # The format's writer takes the memory as it lies, whatever the strides say.
+    arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+    try:
+        partial.write_bytes(safetensors.numpy.save(arrays, dict(metadata)))
+        partial.replace(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _looks_like_an_id(path: pathlib.Path) -> bool:
@@ -135,7 +159,9 @@ class _Tensor(NamedTuple):
         count, dtype, data = self.storage.count, self.storage.dtype, storages(self.storage)
         numbers = (self.offset, *self.shape, *self.strides)
         last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        if min(numbers) < 0 or (0 not in self.shape and last >= count) or len(data) != count * dtype.itemsize:
+        # A tensor larger than its storage repeats numbers: no weights do, but a file made to fill the memory does.
+        outside = 0 not in self.shape and max(last + 1, math.prod(self.shape)) > count
+        if min(numbers) < 0 or outside or len(data) != count * dtype.itemsize:
             raise UserError(f"a tensor of shape {self.shape} reaches outside its storage of {count}: {_DAMAGED}")
         if 0 in self.shape:
             return np.zeros(self.shape, dtype)

@@ -7,13 +7,9 @@ medians over the turns, and "faster" is the ratio of two of them.
 """
 
 import argparse
-import datetime
 import functools
 import os
-import pathlib
-import platform
 import statistics
-import time
 
 CORE = max(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {CORE})
@@ -23,6 +19,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_th
 import cv2  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import timing  # noqa: E402
 from released_au_maps import EXPRESSION_AUS, released_map  # noqa: E402
 
 from aujax import au_maps, codebook  # noqa: E402
@@ -49,13 +46,6 @@ def random_faces(count: int) -> np.ndarray:
     return faces.astype(np.float32)
 
 
-def seconds(work) -> float:
-    """Returns how long `work()` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def batched(book: codebook.Codebook, faces: np.ndarray, labels: np.ndarray):
     """Returns the work of drawing one map per face in one call."""
     draw = jax.jit(jax.vmap(functools.partial(au_maps.au_map, size=SIZE, codebook=book)))
@@ -73,17 +63,7 @@ def measure(expression: str, batch: int, repeats: int) -> tuple[float, ...]:
     faces = random_faces(batch)
     labels = np.full(batch, codebook.EXPRESSIONS.index(expression), np.int32)
     works = one_by_one(faces, expression), *(batched(book, faces, labels) for book in BOOKS)
-    turns = [[seconds(work) for work in works] for _ in range(repeats + 1)][1:]  # the first turn compiles
-    return tuple(statistics.median(times) * 1e3 / batch for times in zip(*turns, strict=True))
-
-
-def print_machine(batch: int, repeats: int) -> None:
-    """Prints what the numbers depend on."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    print(f"{model}, {os.cpu_count()} cores, one used; {datetime.date.today()}")
-    print(f"jax {jax.__version__}, OpenCV {cv2.__version__}; batches of {batch}, median of {repeats} turns\n")
+    return tuple(seconds * 1e3 / batch for seconds in timing.in_turns(works, repeats))
 
 
 def print_row(name: str, released: float, facs: float, reference: float) -> None:
@@ -98,7 +78,7 @@ def main() -> None:
     smoke = parser.parse_args().smoke
     batch, repeats = (4, 2) if smoke else (64, 9)
     cv2.setNumThreads(1)
-    print_machine(batch, repeats)
+    print(f"{timing.machine()}, OpenCV {cv2.__version__}; batches of {batch}, median of {repeats} turns\n")
     print("ms per image  released     FACS   REFERENCE  FACS faster  REFERENCE faster")
     rows = [(name, measure(name, batch, repeats)) for name in list(EXPRESSION_AUS)[: 2 if smoke else None]]
     for name, times in rows:

@@ -77,6 +77,8 @@ def make_metrics(rng: np.random.Generator, predicted: np.ndarray, au_weight: flo
         "balanced_accuracy": float(rng.uniform(0.3, 0.9)),
         "cam_cos": float(rng.uniform(0.3, 0.9)),
         "att_cos": {layer: float(rng.uniform(0.3, 0.9)) for layer in LAYERS},
+        "cam_without_pattern": 0,
+        "att_without_pattern": dict.fromkeys(LAYERS, 0),
         "attention_layer": "layer5",
         "per_class": per_class,
         "confusion_matrix": confusion.tolist(),

@@ -285,3 +285,12 @@ def test_view_of_a_picture_that_is_not_square_is_square():
 def test_normalize_by_hand():
     image = jnp.array([[[0.485, 0.456, 0.406], [0.485 + 0.229, 0.456 - 0.224, 0.406 + 2 * 0.225]]])
     np.testing.assert_allclose(augment.normalize(image), [[[0, 0, 0], [1, -1, 2]]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "expected"),
+    [("none", [0.2, 0.4, 0.6]), ("vggface2", [51 - 131.0912, 102 - 103.8827, 153 - 91.4953])],
+)
+def test_normalize_for_other_weights(statistics, expected):
+    image = jnp.array([[[0.2, 0.4, 0.6]]])
+    np.testing.assert_allclose(augment.normalize(image, statistics)[0, 0], expected, rtol=1e-5)

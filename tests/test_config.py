@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from aujax import config as configs
+from aujax import runs
 from aujax.config import Config, from_config_dict
 from aujax.errors import UserError
 
@@ -62,6 +63,18 @@ def test_every_shipped_configuration_is_valid(path):
         ({"au_wieght": 1.0}, r"--config\.au_wieght: no such option\. Did you mean au_weight"),
         ({"data": {"batch_size": 0}}, r"--config\.data\.batch_size: expected 1 or more, got 0"),
         ({"optimizer": {"momentum": 1.0}}, r"--config\.optimizer\.momentum: expected from 0 up to, not including, 1"),
+        (
+            {"method": "WILDCAT", "method_options": "kmax"},
+            r"--config\.method_options: expected NAME=NUMBER, separated by commas, got 'kmax'",
+        ),
+        (
+            {"method": "WILDCAT", "method_options": "kmax=2"},
+            r"--config\.method_options: option kmax of WILDCAT must be a number from 0 to 1, got 2",
+        ),
+        (
+            {"method_options": "kmax=0.3"},
+            r"--config\.method_options: CAM has no option kmax; its options: none",
+        ),
         ({"augment": {"hue": 0.6}}, r"--config\.augment\.hue: expected from 0 to 0\.5, got 0\.6"),
         ({"augment": {"flip_rate": 2.0}}, r"--config\.augment\.flip_rate: expected from 0 to 1, got 2\.0"),
         (
@@ -97,3 +110,9 @@ def test_every_option_is_read_somewhere():
     for group in (defaults.data, defaults.optimizer, defaults.augment):
         names |= {field.name for field in dataclasses.fields(group)}
     assert not names - read
+
+
+def test_method_options_are_read_by_name():
+    config = from_config_dict(options(method="WILDCAT", method_options="kmax=0.3, modalities=2"))
+    assert configs.method_options(config) == {"kmax": 0.3, "modalities": 2.0}
+    assert runs.build_model(config, 7).head.kmax == 0.3

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 
-@pytest.mark.parametrize("name", ["au_maps", "augment", "cams", "codebook", "losses", "metrics", "resize", "run_files"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("au_maps", "augment", "cams", "codebook", "losses", "metrics", "resize", "run_files"),
+        *("models.apvit", "models.taps", "release.folders"),
+    ],
+)
 def test_examples_are_right(name):
     module = importlib.import_module(f"aujax.{name}")
     outcome = doctest.testmod(module, extraglobs={"jax": jax, "jnp": jnp}, optionflags=doctest.NORMALIZE_WHITESPACE)

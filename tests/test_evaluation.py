@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import cv2
 import jax
@@ -15,6 +16,7 @@ from aujax.data.builders import open_faces
 from aujax.data.records import data_mesh, replicated, to_mesh
 from aujax.errors import UserError
 from aujax.evaluation import Outputs, evaluate, summarize
+from aujax.report import comparison, figures, tables
 
 EXPRESSIONS = ("Neutral", "Happiness", "Sadness")
 
@@ -72,6 +74,14 @@ def test_a_class_without_faces_does_not_count():
 
 def test_rows_of_the_confusion_matrix_are_true_classes():
     assert summarize(columns(), EXPRESSIONS)["confusion_matrix"] == [[1, 0, 0], [0, 1, 1], [1, 0, 1]]
+
+
+def test_maps_without_a_pattern_are_counted_over_all_faces():
+    shown = {"attention/layer4": [1, 1, 1, 1, 1], "attention/layer5": [1, 0, 1, 1, 1], "cam": [0, 1, 0, 1, 0]}
+    table = columns(**{f"informative/{name}": np.array(values, bool) for name, values in shown.items()})
+    summary = summarize(table, EXPRESSIONS)
+    assert summary["cam_without_pattern"] == 3
+    assert summary["att_without_pattern"] == {"layer4": 0, "layer5": 1}
 
 
 def batch_of(expression, valid):
@@ -196,3 +206,94 @@ def test_evaluation_is_the_same_on_more_devices(tiny_run, tiny_data):
 def test_an_unknown_split_is_refused(tiny_run):
     with pytest.raises(UserError, match="has no split 'exam': expected one of train, validation, test"):
         evaluation_files.evaluate_run(tiny_run, "exam")
+
+
+def evaluated(tiny_run, workdir, change):
+    """The folder of an evaluation of the same run, what its network gives being changed."""
+    shutil.copytree(tiny_run, workdir, ignore=shutil.ignore_patterns("eval"))
+    forward = evaluation.methods.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation.methods, "forward", lambda *given: change(forward(*given)))
+        return evaluation_files.evaluate_run(workdir, "test")
+
+
+@pytest.fixture(scope="module")
+def spoiled(tiny_run, tmp_path_factory):
+    """Faces 0 and 8 have a CAM of NaN, 1 and 9 a flat one, 2 and 10 a tiny one, 3 and 11 an infinite attention."""
+
+    def spoil(forward):
+        factor = jnp.ones(8).at[jnp.array([0, 1, 2])].set(jnp.array([jnp.nan, 0.0, 1e-12]))
+        attention = forward.attention | {"layer5": forward.attention["layer5"].at[3, 1, 1].set(jnp.inf)}
+        return forward._replace(cam=forward.cam * factor[:, None, None], attention=attention)
+
+    return evaluated(tiny_run, tmp_path_factory.mktemp("spoiled") / "run", spoil)
+
+
+@pytest.fixture(scope="module")
+def without_cam(tiny_run, tmp_path_factory):
+    return evaluated(tiny_run, tmp_path_factory.mktemp("cam") / "run", lambda forward: forward._replace(cam=None))
+
+
+def rows_of(folder):
+    with (folder / "examples.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_no_map_of_the_run_is_without_a_pattern(written):
+    described, _, folder = written
+    assert described["cam_without_pattern"] == 0
+    assert set(described["att_without_pattern"].values()) == {0}
+    assert {row["without_pattern"] for row in rows_of(folder)} == {""}
+
+
+def test_flat_and_unfinite_maps_are_counted(spoiled, written):
+    metrics, usual = metrics_of(spoiled), written[0]["att_without_pattern"]
+    assert metrics["cam_without_pattern"] == 4
+    assert metrics["att_without_pattern"] == usual | {"layer5": 2}
+
+
+def test_faces_of_flat_and_unfinite_maps_are_named(spoiled):
+    found = {int(row["index"]): row["without_pattern"] for row in rows_of(spoiled) if row["without_pattern"]}
+    assert found == dict.fromkeys([0, 1, 8, 9], "cam") | dict.fromkeys([3, 11], "attention/layer5")
+
+
+def test_stored_maps_are_not_finite_where_they_were_not(spoiled):
+    with np.load(spoiled / "maps.npz") as maps:
+        assert np.isnan(maps["cam"][[0, 8]]).all()
+        assert np.isinf(maps["attention/layer5"][[3, 11], 1, 1]).all()
+        assert all(np.isfinite(maps[name]).all() for name in maps if name.startswith("class_mean/"))
+
+
+def test_cam_too_small_for_half_precision_keeps_its_pattern(spoiled, written):
+    with np.load(spoiled / "maps.npz") as maps:
+        tiny = maps["cam"][2]
+    assert 0 < np.abs(tiny).max() < 1e-10
+    np.testing.assert_allclose(1e12 * tiny, written[1]["cam"][2], rtol=1e-4)
+
+
+def test_printed_evaluation_tells_of_maps_without_a_pattern_in_one_line(spoiled, written, capsys):
+    tables.print_evaluation(spoiled)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "pattern" in line]
+    assert "the CAM of 4, the attention at layer5 of 2 of 16 faces" in line
+    tables.print_evaluation(written[2])
+    assert "pattern" not in capsys.readouterr().out
+
+
+def test_a_method_without_cam_has_no_number_about_it(without_cam, written):
+    metrics = metrics_of(without_cam)
+    assert (metrics["cam_cos"], metrics["cam_without_pattern"]) == (None, None)
+    assert metrics["att_cos"] == pytest.approx(written[0]["att_cos"], abs=1e-6)
+    assert "cam_cos" not in rows_of(without_cam)[0]
+    with np.load(without_cam / "maps.npz") as maps:
+        assert not [name for name in maps if "cam" in name]
+
+
+def test_a_method_without_cam_is_drawn_and_compared(without_cam, tiny_run, tmp_path):
+    assert len(figures.draw_evaluation(without_cam)) == 4
+    report = comparison.write([tiny_run, without_cam.parents[1]], split="test", out=tmp_path / "report")
+    assert report.path.exists()
+    assert [row[-1] for row in report.table.rows][1:3] == ["–", "–"]

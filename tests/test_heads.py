@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from aujax.models import heads, taps
-from aujax.models.heads import LinearHead, TokenHead
+from aujax.models.heads import (
+    AcolBranch,
+    AcolHead,
+    ClassTokenHead,
+    LinearHead,
+    PeakHead,
+    TokenHead,
+    WildcatHead,
+    WildcatReferenceHead,
+)
 
 FEATURES = jnp.arange(2 * 3 * 3 * 2, dtype=jnp.float32).reshape(2, 3, 3, 2)
 
@@ -41,9 +50,21 @@ def test_token_head_starts_within_torchs_bound():
     assert 0.98 * bound < np.abs(params["kernel"]).max() <= bound
 
 
-@pytest.mark.parametrize("head", [LinearHead(7), TokenHead(7)])
+@pytest.mark.parametrize(
+    "head",
+    [
+        LinearHead(7),
+        TokenHead(7),
+        PeakHead(7),
+        WildcatHead(7, 5, 0.5, 0.1, 0.6),
+        WildcatReferenceHead(7, 5, 0.5),
+        AcolHead(7, 0.1, 16),
+        ClassTokenHead(7),
+    ],
+    ids=lambda head: type(head).__name__,
+)
 def test_logits_are_float32_whatever_came_in(head):
-    features = jnp.zeros((2, 4, 4, 8), jnp.bfloat16)
+    features = jnp.zeros((2, 8) if isinstance(head, ClassTokenHead) else (2, 4, 4, 8), jnp.bfloat16)
     logits, _ = jax.eval_shape(head.init_with_output, jax.random.key(0), features)
     assert logits.dtype == jnp.float32
     assert logits.shape == (2, 7)
@@ -57,7 +78,7 @@ def waves():
 
 
 def test_wildcat_score_of_the_release(waves):
-    np.testing.assert_allclose(heads.wildcat_pool_reference(waves), [[2.839053]], rtol=5e-6)
+    np.testing.assert_allclose(heads.wildcat_pool_reference(waves, kmax=0.5), [[2.839053]], rtol=5e-6)
 
 
 def test_peak_score_of_the_release(waves):
@@ -66,3 +87,111 @@ def test_peak_score_of_the_release(waves):
 
 def test_erasing_keeps_the_pixels_that_the_release_keeps(waves):
     assert int(heads.unerased(waves[..., 0], threshold=0.1).sum()) == 44
+
+
+def test_class_token_head_is_a_linear_layer():
+    kernel, bias = jnp.array([[1.0, 0.0], [2.0, -1.0]]), jnp.array([0.5, 0.0])
+    got = ClassTokenHead(2).apply({"params": {"fc": {"kernel": kernel, "bias": bias}}}, jnp.array([[3.0, 4.0]]))
+    np.testing.assert_allclose(got, [[11.5, -4.0]])
+
+
+def wildcat_variables():
+    """One channel in, two classes of two modalities out: channels 1, 2 are class 0, channels 3, 4 class 1."""
+    kernel = jnp.array([1.0, 3.0, -1.0, -2.0]).reshape(1, 1, 1, 4)
+    return {"params": {"to_modalities": {"kernel": kernel, "bias": jnp.array([0.0, 0.0, 1.0, 0.0])}}}
+
+
+def test_modalities_of_a_class_lie_side_by_side_and_are_averaged():
+    ramp = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    head = WildcatReferenceHead(2, 2, 1.0)
+    _, updates = head.apply(wildcat_variables(), ramp, mutable=["intermediates"])
+    maps = taps.read(updates["intermediates"])["class_maps"][0]
+    np.testing.assert_allclose(maps[..., 0], 2.0 * ramp[0, ..., 0])
+    np.testing.assert_allclose(maps[..., 1], 0.5 - 1.5 * ramp[0, ..., 0])
+
+
+def test_wildcat_scores_the_largest_and_the_smallest_pixels():
+    maps = jnp.array([[3.0, 9.0, 1.0, 7.0, 5.0, 0.0, 2.0, 8.0, 4.0, 6.0]]).reshape(1, 2, 5, 1)
+    # Half of the ten are 9, 8, 7, 6, 5; two in ten are 0 and 1.
+    np.testing.assert_allclose(heads.wildcat_pool(maps, kmax=0.5, kmin=0.2, alpha=0.6), [[(7.0 + 0.6 * 0.5) / 2]])
+    np.testing.assert_allclose(heads.wildcat_pool_reference(maps, kmax=0.5), [[7.0]])
+
+
+def test_shares_count_whole_pixels_and_at_least_one(waves):
+    assert float(heads.wildcat_pool_reference(waves, kmax=0.0)[0, 0]) == float(waves.max())
+    # 392 and 78 of 784 pixels.
+    pixels = np.sort(np.asarray(waves, np.float64).ravel())
+    expected = (pixels[-392:].mean() + 0.6 * pixels[:78].mean()) / 2
+    np.testing.assert_allclose(heads.wildcat_pool(waves, kmax=0.5, kmin=0.1, alpha=0.6), [[expected]], rtol=1e-5)
+
+
+def test_peaks_need_a_window():
+    with pytest.raises(ValueError, match=r"windows of 3x3, got maps of 2x4: use a larger picture"):
+        heads.peak_pool(jnp.zeros((1, 2, 4, 7)))
+
+
+def test_peaks_by_hand():
+    maps = jnp.zeros((1, 3, 4, 1)).at[0, 1, 0, 0].set(6.0)
+    # Two windows, of which the left one sees the peak.
+    np.testing.assert_allclose(heads.peak_pool(maps), [[3.0]])
+
+
+def test_head_of_prm_scores_a_convolution_of_one_pixel():
+    variables = {"params": {"conv": {"kernel": jnp.array([2.0, -1.0]).reshape(1, 1, 1, 2), "bias": jnp.zeros(2)}}}
+    features = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    np.testing.assert_allclose(PeakHead(2).apply(variables, features), [[16.0, 0.0]])
+
+
+def test_class_map_picks_each_pictures_class():
+    maps = jnp.arange(2 * 2 * 2 * 3, dtype=jnp.float32).reshape(2, 2, 2, 3)
+    got = heads.class_map(maps, jnp.array([2, 0]))
+    np.testing.assert_array_equal(got, [[[2, 5], [8, 11]], [[12, 15], [18, 21]]])
+
+
+@pytest.fixture(scope="module")
+def acol():
+    """The head on 5x5 features of four channels, its parameters, and what it gives for classes 2 and 0."""
+    head = AcolHead(3, 0.4, 8)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, 4)), jnp.float32)
+    variables = head.init(jax.random.key(0), features)
+    apply = jax.jit(lambda v, x, k: head.apply(v, x, k, mutable=["intermediates"]))
+    logits, updates = apply({"params": variables["params"]}, features, jnp.array([2, 0]))
+    return head, features, variables["params"], logits, taps.read(updates["intermediates"])
+
+
+def test_acol_answers_with_its_first_branch(acol):
+    _, features, params, logits, activations = acol
+    maps = AcolBranch(3, 8).apply({"params": params["branch_a"]}, features)
+    np.testing.assert_allclose(activations["class_maps"], maps, atol=1e-5)
+    np.testing.assert_allclose(logits, maps.mean(axis=(1, 2)), atol=1e-5)
+
+
+def test_acols_second_branch_sees_what_the_first_did_not_look_at(acol):
+    _, features, params, _, activations = acol
+    looked_at = np.stack([np.asarray(activations["class_maps"])[i, ..., k] for i, k in enumerate((2, 0))])
+    low, high = (f(looked_at, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+    seen = (looked_at - low) / (high - low) < 0.4
+    assert 0 < seen.sum() < seen.size
+    expected = AcolBranch(3, 8).apply({"params": params["branch_b"]}, jnp.where(seen[..., None], features, 0.0))
+    np.testing.assert_allclose(activations["erased_maps"], expected, atol=1e-5)
+
+
+def test_what_acol_erases_has_no_gradient(acol):
+    head, features, params, _, _ = acol
+
+    def second_branch(first_branch):
+        given = {"params": {**params, "branch_a": first_branch}}
+        _, updates = head.apply(given, features, jnp.array([2, 0]), mutable=["intermediates"])
+        return taps.read(updates["intermediates"])["erased_logits"].sum()
+
+    gradient = jax.jit(jax.grad(second_branch))(params["branch_a"])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_acol_without_a_label_erases_by_its_prediction(acol):
+    head, features, params, logits, _ = acol
+    erased = []
+    for expression in (None, logits.argmax(axis=-1)):
+        _, updates = head.apply({"params": params}, features, expression, mutable=["intermediates"])
+        erased.append(taps.read(updates["intermediates"])["erased_maps"])
+    np.testing.assert_allclose(*erased, atol=1e-5)

@@ -10,7 +10,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "aujax"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 ARRAYS = ("codebook", "rendering", "au_maps", "resize", "augment", "losses", "metrics", "statistics", "cams")
-RUNS = (*ARRAYS, "errors", "config", "methods", "models.*", "data.*", "run_files", "runs", "weight_files", "training.*")
+NETWORKS = ("methods", "models.*", "readouts")
+RUNS = (*ARRAYS, *NETWORKS, "errors", "config", "data.*", "run_files", "runs", "weight_files", "training.*")
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
 MAY_IMPORT = {
     "__init__.py": (),
@@ -28,7 +29,8 @@ MAY_IMPORT = {
     "models/taps.py": (),
     "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
     "models/*": (*ARRAYS, "models.*"),
-    "methods.py": ("cams", "models.*"),
+    "readouts.py": ("cams", "models.heads"),
+    "methods.py": ("augment", "cams", "models.*", "readouts"),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
     "commandline.py": ("config", "errors"),
     "data/*": ("", "codebook", "commandline", "data.*", "errors"),
@@ -39,7 +41,12 @@ MAY_IMPORT = {
     "runs.py": ("", *RUNS),
     "evaluation*.py": ("", *RUNS, "evaluation"),
     "explain.py": ("", *RUNS, "evaluation"),
-    "release.py": ("", *RUNS),
+    "release/__init__.py": (),
+    "release/folders.py": ("errors",),
+    "release/differences.py": (),
+    "release/options.py": ("config", "errors", "methods", "models.backbones", "release.differences"),
+    "release/__main__.py": ("commandline", "errors", "release.*"),
+    "release/*": ("", *RUNS, "release.*"),
     "report/__main__.py": ("commandline", "report.*"),
     "report/*": ("", "codebook", "errors", "report.*", "run_files", "statistics"),
 }
@@ -50,7 +57,7 @@ ONLY_IN = {
     "tensorflow_datasets": ("data/*",),
     "grain": ("data/*",),
     "orbax": ("training/checkpoint.py",),
-    "flax": ("models/*", "methods.py", "runs.py", "training/*", "evaluation*.py", "explain.py", "release.py"),
+    "flax": ("models/*", "methods.py", "runs.py", "training/*", "evaluation*.py", "explain.py", "release/*"),
     "tensorflow": (),
     "torch": (),
 }

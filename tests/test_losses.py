@@ -182,3 +182,11 @@ def test_losses_do_not_import_flax():
     command = "import sys, aujax.losses; print('flax' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_mixed_labels_weigh_the_cross_entropies_of_both():
+    logits, lam = _random((3, 7)), 0.3
+    first, second = jnp.array([0, 3, 6]), jnp.array([2, 2, 1])
+    target = lam * jax.nn.one_hot(first, 7) + (1 - lam) * jax.nn.one_hot(second, 7)
+    expected = lam * losses.cross_entropy(logits, first) + (1 - lam) * losses.cross_entropy(logits, second)
+    np.testing.assert_allclose(losses.soft_cross_entropy(logits, target), expected, rtol=1e-5)

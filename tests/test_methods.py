@@ -1,6 +1,8 @@
 """The table of methods: every row is built, read and compared with what is known of it."""
 
 import functools
+from types import MappingProxyType
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,35 +10,110 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aujax import methods
+from aujax import augment, methods
 from aujax.models import taps
+from aujax.models.heads import AcolBranch
 
-# Row -> parameters with seven classes (the published models'), the aligned tap, and a small backbone with the
-# sizes of its attention at 64x64 pixels.
+STAGES = {"layer1": 32, "layer2": 16, "layer3": 8, "layer4": 8, "layer5": 8}
+
+
+def stretched(maps):
+    return (maps - maps.min()) / (maps.max() - maps.min())
+
+
+def fc(variables, k):
+    """The weights of class k in the linear head."""
+    return np.asarray(variables["params"]["head"]["fc"]["kernel"], np.float64)[:, k]
+
+
+def grad_cam_pp(w, a):
+    g = w / a[..., 0].size
+    positive = np.maximum(g, 0) * a[..., 0].size / (2 + g * a.sum(axis=(0, 1)))
+    return np.maximum(a @ positive, 0)
+
+
+class Expected(NamedTuple):
+    """What is known of a row; `cam` gives one face's map from variables, its activations and its class."""
+
+    parameters: int  # of the published model with seven classes
+    cam: object
+    tap: str = "layer5"
+    backbone: str = "resnet_tiny"
+    sizes: dict = STAGES  # of the attention at 64x64 pixels on the small backbone
+    options: dict = MappingProxyType({})  # published values
+    small: dict = MappingProxyType({})  # options of the small model
+    supervised: tuple = ()
+    image_size: int = 224
+
+
+WILDCAT = {"modalities": 5, "kmax": 0.5}
+ADL = {"rate": 0.4, "threshold": 0.1}
 EXPECTED = {
-    "CAM": (
-        23_522_375,
-        "layer5",
-        "resnet_tiny",
-        {"layer1": 32, "layer2": 16, "layer3": 8, "layer4": 8, "layer5": 8},
+    "CAM": Expected(23_522_375, lambda v, a, k: a["layer5"] @ fc(v, k)),
+    "WILDCAT": Expected(
+        23_579_747, lambda v, a, k: a["class_maps"][..., k], options=WILDCAT | {"kmin": 0.1, "alpha": 0.6}
     ),
-    "TS-CAM": (21_689_863, "tokens", "vit_tiny", {"tokens": 4, "attention": 4}),
+    "WILDCAT/reference": Expected(23_579_747, lambda v, a, k: a["class_maps"][..., k], options=WILDCAT),
+    "GradCAM": Expected(23_522_375, lambda v, a, k: np.maximum(a["layer5"] @ fc(v, k) / 64, 0)),
+    "GradCAM++": Expected(23_522_375, lambda v, a, k: grad_cam_pp(fc(v, k), a["layer5"])),
+    "GradCAM++/reference": Expected(23_522_375, lambda v, a, k: a["layer5"] @ (np.maximum(fc(v, k) / 64, 0) ** 3 * 64)),
+    "ACoL": Expected(
+        80_149_582,
+        lambda v, a, k: np.maximum(stretched(a["class_maps"][..., k]), stretched(a["erased_maps"][..., k])),
+        options={"threshold": 0.1, "channels": 1024},
+        small={"channels": 16},
+        supervised=("erased_logits",),
+    ),
+    "PRM": Expected(23_522_375, lambda v, a, k: a["class_maps"][..., k]),
+    "ADL": Expected(23_522_375, lambda v, a, k: a["layer5"] @ fc(v, k), options=ADL),
+    "ADL/reference": Expected(23_522_375, lambda v, a, k: a["layer5_block2"] @ fc(v, k), options=ADL),
+    "CutMix": Expected(23_522_375, lambda v, a, k: a["layer5"] @ fc(v, k), tap="layer4"),
+    "LayerCAM": Expected(23_522_375, lambda v, a, k: a["layer5"] @ np.maximum(fc(v, k) / 64, 0)),
+    "TS-CAM": Expected(
+        21_689_863,
+        lambda v, a, k: a["attention"][..., 0] * a["class_maps"][..., k],
+        tap="tokens",
+        backbone="vit_tiny",
+        sizes={"tokens": 4, "attention": 4},
+    ),
+    "APViT": Expected(
+        65_209_543,
+        None,
+        tap="stage3",
+        backbone="apvit_tiny",
+        sizes={"stage1": 32, "stage2": 16, "stage3": 8, "attention": 8},
+        options={"tokens": 160, "keep": 0.9},
+        image_size=112,
+    ),
 }
 every_row = pytest.mark.parametrize("name", list(EXPECTED))
+with_cam = pytest.mark.parametrize("name", [name for name, row in EXPECTED.items() if row.cam])
+# One row for each different network.
+every_network = pytest.mark.parametrize("name", ["CAM", "WILDCAT", "ACoL", "PRM", "ADL", "TS-CAM", "APViT"])
 IMAGES = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
+CLASSES = np.array([2, 0, 6])
+
+
+def small_model(name, **given):
+    return methods.build_model(name, backbone=EXPECTED[name].backbone, options=EXPECTED[name].small, **given)
 
 
 @functools.cache
 def small(name):
-    model = methods.build_model(name, backbone=EXPECTED[name][2])
+    model = small_model(name)
     return model, methods.init(model, jax.random.key(0), IMAGES)
 
 
 @functools.cache
 def outputs(name):
+    """The forward and the activations for `CLASSES`."""
     model, variables = small(name)
-    read = jax.jit(functools.partial(methods.read, model))
-    return methods.forward(model, variables, IMAGES), read(variables, jnp.asarray(IMAGES))
+
+    @jax.jit
+    def read(variables, image, expression):
+        return methods.read(model, variables, image, expression=expression)
+
+    return methods.forward(model, variables, IMAGES, CLASSES), read(variables, jnp.asarray(IMAGES), CLASSES)
 
 
 def test_every_row_has_an_expectation():
@@ -44,28 +121,47 @@ def test_every_row_has_an_expectation():
 
 
 @every_row
+def test_row_is_the_published_one(name):
+    row, expected = methods.METHODS[name], EXPECTED[name]
+    assert row.tap == expected.tap
+    assert row.tap in row.layers
+    assert {option.name: option.value for option in row.options} == expected.options
+    assert (row.supervised, row.image_size) == (expected.supervised, expected.image_size)
+
+
+def test_cutmix_alone_mixes():
+    assert [name for name, row in methods.METHODS.items() if row.mix is not augment.unmixed] == ["CutMix"]
+    assert methods.METHODS["CutMix"].mix is augment.cutmix
+
+
+@every_row
 def test_default_model_has_the_published_number_of_parameters(name):
     model = methods.build_model(name)
     image = jnp.zeros((1, model.method.image_size, model.method.image_size, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == EXPECTED[name][0]
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == EXPECTED[name].parameters
 
 
 @every_row
 def test_forward_reports_logits_attention_and_cam(name):
     result, _ = outputs(name)
-    sizes = EXPECTED[name][3]
+    sizes = EXPECTED[name].sizes
     assert result.logits.shape == (3, 7)
     assert {layer: x.shape for layer, x in result.attention.items()} == {k: (3, n, n) for k, n in sizes.items()}
-    assert result.cam.shape == (3, sizes[methods.METHODS[name].tap], sizes[methods.METHODS[name].tap])
     assert {x.dtype.name for x in jax.tree.leaves(result)} == {"float32"}
 
 
 @every_row
-def test_row_aligns_its_published_tap_and_reports_it(name):
-    row = methods.METHODS[name]
-    assert row.tap == EXPECTED[name][1]
-    assert row.tap in row.layers
+def test_cam_is_what_the_methods_formula_gives(name):
+    result, reading = outputs(name)
+    formula, variables = EXPECTED[name].cam, small(name)[1]
+    if formula is None:
+        assert result.cam is None
+        return
+    for i, k in enumerate(CLASSES):
+        activations = {layer: np.asarray(x[i], np.float64) for layer, x in reading.activations.items()}
+        expected = formula(variables, activations, k)
+        np.testing.assert_allclose(result.cam[i], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @every_row
@@ -75,46 +171,34 @@ def test_attention_is_the_channel_mean_of_the_tap(name):
         np.testing.assert_allclose(attention, np.mean(reading.activations[layer], axis=-1), atol=1e-5)
 
 
-@every_row
+@every_network
 def test_forward_gives_the_logits_of_apply(name):
     model, variables = small(name)
     logits = jax.jit(model.apply)(variables, jnp.asarray(IMAGES))
     np.testing.assert_allclose(outputs(name)[0].logits, logits, atol=1e-5)
 
 
-@every_row
+@pytest.mark.parametrize("name", ["CAM", "GradCAM", "ACoL", "TS-CAM"])
 def test_cam_is_of_the_predicted_expression_unless_one_is_named(name):
     model, variables = small(name)
-    predicted, _ = outputs(name)
+    predicted = methods.forward(model, variables, IMAGES)
     same = methods.forward(model, variables, IMAGES, np.argmax(predicted.logits, axis=-1))
-    other = methods.forward(model, variables, IMAGES, np.argmin(predicted.logits, axis=-1))
     np.testing.assert_allclose(same.cam, predicted.cam, atol=1e-6)
-    assert not np.allclose(other.cam, predicted.cam, atol=1e-3 * np.abs(predicted.cam).max())
+    assert not np.allclose(outputs(name)[0].cam, predicted.cam, atol=1e-3 * np.abs(predicted.cam).max())
 
 
 def test_average_of_the_linear_cam_is_the_logit_less_its_bias():
-    model, variables = small("CAM")
-    expression = np.array([2, 0, 6])
-    result = methods.forward(model, variables, IMAGES, expression)
-    logit = np.take_along_axis(np.asarray(result.logits), expression[:, None], axis=1)[:, 0]
-    bias = np.asarray(variables["params"]["head"]["fc"]["bias"])[expression]
+    result, variables = outputs("CAM")[0], small("CAM")[1]
+    logit = np.take_along_axis(np.asarray(result.logits), CLASSES[:, None], axis=1)[:, 0]
+    bias = np.asarray(variables["params"]["head"]["fc"]["bias"])[CLASSES]
     np.testing.assert_allclose(result.cam.mean(axis=(1, 2)), logit - bias, rtol=1e-4, atol=1e-5)
 
 
-def test_token_cam_is_attention_times_the_class_map():
-    model, variables = small("TS-CAM")
-    expression = np.array([2, 0, 6])
-    result = methods.forward(model, variables, IMAGES, expression)
-    maps = np.asarray(outputs("TS-CAM")[1].activations["class_maps"])
-    for i, k in enumerate(expression):
-        np.testing.assert_allclose(result.cam[i], result.attention["attention"][i] * maps[i, ..., k], atol=1e-6)
-
-
-@every_row
+@with_cam
 def test_an_expression_that_does_not_exist_has_a_cam_of_nan(name):
     model, variables = small(name)
-    result = methods.forward(model, variables, IMAGES, np.array([0, 7, 1]))
-    assert np.isnan(result.cam).all(axis=(1, 2)).tolist() == [False, True, False]
+    result = methods.forward(model, variables, IMAGES, np.array([0, 7, -1]))
+    assert np.isnan(result.cam).all(axis=(1, 2)).tolist() == [False, True, True]
 
 
 @every_row
@@ -122,7 +206,7 @@ def test_equal_models_are_compiled_once(name):
     _model, variables = small(name)
     outputs(name)
     count = methods._forward._cache_size()
-    methods.forward(methods.build_model(name, backbone=EXPECTED[name][2]), variables, IMAGES)
+    methods.forward(small_model(name), variables, IMAGES, CLASSES)
     assert methods._forward._cache_size() == count
 
 
@@ -133,20 +217,57 @@ def test_init_gives_parameters_and_statistics_only(name):
     assert set(jax.eval_shape(model.init, jax.random.key(0), IMAGES)) <= {"params", "batch_stats"}
 
 
-@every_row
+@pytest.mark.parametrize("name", ["CAM", "TS-CAM"])
 def test_gradient_at_the_aligned_tap_reaches_the_logits(name):
     model, variables = small(name)
     zeros = taps.zeros(model, variables, jnp.asarray(IMAGES))
-    wanted = {"backbone": {EXPECTED[name][1]: zeros["backbone"][EXPECTED[name][1]]}}
+    wanted = taps.select(zeros, (EXPECTED[name].tap,))
 
     @jax.jit
     def score(perturbations):
         return model.apply({**variables, "perturbations": perturbations}, jnp.asarray(IMAGES))[:, 4].sum()
 
-    (gradient,) = jax.tree.leaves(jax.grad(score)(wanted))
-    moved = jax.tree.map(lambda g: 0.01 * g, {"backbone": {EXPECTED[name][1]: gradient}})
+    gradient = jax.grad(score)(wanted)
+    length = sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient))
+    moved = jax.tree.map(lambda g: 0.01 * g, gradient)
     # Both heads are linear in their tap: a step along the gradient moves the score by its squared length.
-    np.testing.assert_allclose(score(moved) - score(zeros), 0.01 * (gradient**2).sum(), rtol=0.02)
+    np.testing.assert_allclose(score(moved) - score(zeros), 0.01 * length, rtol=0.02)
+
+
+def test_gradients_of_an_inner_layer_are_those_of_the_logit():
+    model, variables = small("CAM")
+    reading, gradients = methods.read_gradients(model, variables, jnp.asarray(IMAGES), CLASSES, at=("layer4", "layer5"))
+    np.testing.assert_allclose(reading.logits, outputs("CAM")[0].logits, atol=1e-5)
+    # At the last layer, by hand: the weight of the class over the number of places.
+    by_hand = np.stack([fc(variables, k) / 64 for k in CLASSES])[:, None, None, :]
+    np.testing.assert_allclose(gradients["layer5"], np.broadcast_to(by_hand, gradients["layer5"].shape), rtol=1e-5)
+
+    def logit(step):
+        zeros = taps.select(taps.zeros(model, variables, jnp.asarray(IMAGES)), ("layer4",))
+        moved = jax.tree.map(lambda z: z + step * gradients["layer4"], zeros)
+        logits = model.apply({**variables, "perturbations": moved}, jnp.asarray(IMAGES))
+        return np.take_along_axis(np.asarray(logits), CLASSES[:, None], axis=1)[:, 0]
+
+    step = 1e-2
+    slope = (logit(step) - logit(-step)) / (2 * step)
+    np.testing.assert_allclose(slope, (np.asarray(gradients["layer4"]) ** 2).sum(axis=(1, 2, 3)), rtol=0.02)
+
+
+def test_gradients_at_a_tap_that_does_not_exist_are_refused_with_those_that_do():
+    model, variables = small("CAM")
+    with pytest.raises(ValueError, match=r"must be some of layer1, .*layer5.*, got layer9"):
+        methods.read_gradients(model, variables, jnp.asarray(IMAGES), CLASSES, at=("layer9",))
+
+
+def test_acol_erases_by_the_expression_that_is_given():
+    variables, given = small("ACoL")[1], outputs("ACoL")[1]
+    maps = np.asarray(given.activations["class_maps"])
+    seen = np.stack([stretched(maps[i, ..., k]) < 0.1 for i, k in enumerate(CLASSES)])
+    features = np.where(seen[..., None], given.activations["layer5"], 0)
+    branch = {"params": variables["params"]["head"]["branch_b"]}
+    expected = AcolBranch(7, 16).apply(branch, jnp.asarray(features))
+    np.testing.assert_allclose(given.activations["erased_maps"], expected, atol=1e-4)
+    np.testing.assert_allclose(given.activations["erased_logits"], expected.mean(axis=(1, 2)), atol=1e-4)
 
 
 def test_training_pass_updates_statistics_and_evaluation_keeps_them():
@@ -155,7 +276,24 @@ def test_training_pass_updates_statistics_and_evaluation_keeps_them():
     kept = outputs("CAM")[1].batch_stats["backbone"]["stem_bn"]["mean"]
     np.testing.assert_array_equal(kept, variables["batch_stats"]["backbone"]["stem_bn"]["mean"])
     assert not np.allclose(train.batch_stats["backbone"]["stem_bn"]["mean"], kept)
-    assert set(train.activations) == set(EXPECTED["CAM"][3])
+    assert set(train.activations) == {*STAGES, "layer5_block2"}
+
+
+def test_adl_drops_by_its_key_in_training_alone():
+    model, variables = small("ADL")
+
+    @jax.jit
+    def train(key):
+        return methods.read(model, variables, jnp.asarray(IMAGES), train=True, key=key).logits
+
+    same, again, *others = (train(jax.random.key(seed)) for seed in (0, 0, 1, 2, 3, 4))
+    np.testing.assert_array_equal(same, again)
+    assert any(not np.allclose(same, other) for other in others)
+    np.testing.assert_allclose(
+        jax.jit(methods.build_model("CAM", backbone="resnet_tiny").apply)(variables, jnp.asarray(IMAGES)),
+        outputs("ADL")[0].logits,
+        atol=1e-5,
+    )
 
 
 def test_a_network_without_statistics_trains_with_an_empty_tree():
@@ -179,7 +317,7 @@ def test_output_stride_sets_the_size_of_the_cam(output_stride, size):
 
 def test_bfloat16_reaches_the_backbone_and_leaves_the_outputs_float32():
     for name in EXPECTED:
-        model = methods.build_model(name, backbone=EXPECTED[name][2], dtype=jnp.bfloat16)
+        model = small_model(name, dtype=jnp.bfloat16)
         reading = jax.eval_shape(functools.partial(methods.read, model), small(name)[1], jnp.asarray(IMAGES))
         assert reading.activations[model.method.tap].dtype == jnp.bfloat16
         assert reading.logits.dtype == jnp.float32
@@ -188,7 +326,7 @@ def test_bfloat16_reaches_the_backbone_and_leaves_the_outputs_float32():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: methods.build_model("Cam"), "method must be one of CAM, TS-CAM, got 'Cam'"),
+        (lambda: methods.build_model("Cam"), "method must be one of CAM, .*, APViT, got 'Cam'"),
         (
             lambda: methods.build_model("CAM", backbone="deit_small"),
             "backbone of method CAM must be one of resnet18, .*resnet_tiny, got 'deit_small'",
@@ -196,6 +334,17 @@ def test_bfloat16_reaches_the_backbone_and_leaves_the_outputs_float32():
         (lambda: methods.build_model("TS-CAM", backbone="vgg"), "must be one of deit_small, vit_tiny, got 'vgg'"),
         (lambda: methods.build_model("CAM", output_stride=4), "output_stride must be one of 8, 16, 32, got 4"),
         (lambda: methods.build_model("TS-CAM", output_stride=8), "must be left out for deit_small, got 8"),
+        (lambda: methods.build_model("APViT", backbone="deit_small"), "must be one of apvit, apvit_tiny"),
+        (lambda: methods.build_model("CAM", options={"kmax": 0.3}), "CAM has no option kmax; its options: none"),
+        (
+            lambda: methods.build_model("WILDCAT/reference", options={"kmin": 0.3}),
+            "WILDCAT/reference has no option kmin; its options: modalities, kmax",
+        ),
+        (
+            lambda: methods.build_model("WILDCAT", options={"modalities": 2.5}),
+            "option modalities of WILDCAT must be a whole number from 1 to 64, got 2.5",
+        ),
+        (lambda: methods.build_model("ADL", options={"rate": 2}), "must be a number from 0 to 1, got 2"),
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(call, message):
@@ -217,3 +366,22 @@ def test_models_are_flax_modules_that_know_their_row():
 def test_the_methods_own_layer_is_aligned_unless_others_are_chosen():
     row = methods.METHODS["CAM"]
     assert (row.aligned(), row.aligned(("layer5", "layer4"))) == (("layer5",), ("layer5", "layer4"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "read"),
+    [
+        ("WILDCAT", {"modalities": 2, "alpha": 0.0}, lambda model: (model.head.modalities, model.head.alpha)),
+        ("ACoL", {"threshold": 0.7, "channels": 8}, lambda model: (model.head.threshold, model.head.channels)),
+        ("ADL", {"rate": 0.2}, lambda model: (model.backbone.attention_dropout.rate,)),
+        ("APViT", {"tokens": 100, "keep": 0.5}, lambda model: (model.backbone.tokens, model.backbone.keep)),
+    ],
+)
+def test_an_option_reaches_its_module(name, options, read):
+    assert read(methods.build_model(name, options=options)) == tuple(options.values())
+
+
+def test_an_option_is_part_of_what_the_model_says_of_itself():
+    model = methods.build_model("WILDCAT", options={"kmax": 0.3})
+    assert {option.name: option.value for option in model.method.options}["kmax"] == 0.3
+    assert model != methods.build_model("WILDCAT")

@@ -7,11 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_shapes
+from flax.traverse_util import flatten_dict
 from numpy.lib.stride_tricks import sliding_window_view
+from torch_shapes import BASIC, BOTTLENECK, random_state
 
-from aujax import methods
-from aujax.models import pretrained, resnet, vit
+from aujax import methods, runs, weight_files
+from aujax.data.records import data_mesh
+from aujax.errors import UserError
+from aujax.models import apvit, heads, pretrained, resnet, vit
 from aujax.models.heads import LinearHead
+from aujax.training import loop
 
 erf = np.vectorize(math.erf)
 
@@ -46,67 +52,25 @@ def numpy_resnet(state, image, *, convs, strides):
     return x
 
 
-def resnet_shapes(width, convs, expansion):
-    """torchvision's names and shapes of a network with one block a stage."""
-    shapes = {"conv1.weight": (width, 3, 7, 7)} | batch_norm_shapes("bn1", width)
-    came = width
-    for stage in range(1, 5):
-        block, inner = f"layer{stage}.0", width * 2 ** (stage - 1)
-        last = inner * expansion
-        for i, (kernel, _) in enumerate(convs, start=1):
-            into, out = (came if i == 1 else inner), (last if i == len(convs) else inner)
-            shapes[f"{block}.conv{i}.weight"] = (out, into, kernel, kernel)
-            shapes |= batch_norm_shapes(f"{block}.bn{i}", out)
-        if came != last:
-            shapes[f"{block}.downsample.0.weight"] = (last, came, 1, 1)
-            shapes |= batch_norm_shapes(f"{block}.downsample.1", last)
-        came = last
-    return shapes | {"fc.weight": (1000, came), "fc.bias": (1000,)}
+def imagenet_resnet(width, convs, expansion, **blocks):
+    head = torch_shapes.affine("fc", 1000, 8 * width * expansion)
+    return torch_shapes.resnet(width, convs, expansion, **blocks) | head
 
 
-def batch_norm_shapes(name, width):
-    parts = ("weight", "bias", "running_mean", "running_var")
-    return {f"{name}.{part}": (width,) for part in parts} | {f"{name}.num_batches_tracked": ()}
+def imagenet_vit():
+    return torch_shapes.vit(48, 3, 17) | torch_shapes.affine("head", 1000, 48)
 
 
-def vit_shapes(dim, depth, tokens, patch=16):
-    shapes = {
-        "cls_token": (1, 1, dim),
-        "pos_embed": (1, tokens, dim),
-        "patch_embed.proj.weight": (dim, 3, patch, patch),
-        "patch_embed.proj.bias": (dim,),
-    }
-    for b in range(depth):
-        for name, out, into in (("attn.qkv", 3, 1), ("attn.proj", 1, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)):
-            shapes[f"blocks.{b}.{name}.weight"] = (out * dim, into * dim)
-            shapes[f"blocks.{b}.{name}.bias"] = (out * dim,)
-        for norm in ("norm1", "norm2"):
-            shapes |= {f"blocks.{b}.{norm}.weight": (dim,), f"blocks.{b}.{norm}.bias": (dim,)}
-    return shapes | {"norm.weight": (dim,), "norm.bias": (dim,), "head.weight": (1000, dim), "head.bias": (1000,)}
-
-
-def random_state(shapes):
-    rng = np.random.default_rng(0)
-
-    def tensor(name, shape):
-        if name.endswith("num_batches_tracked"):
-            return np.zeros((), np.int64)
-        x = rng.normal(size=shape) / np.sqrt(np.prod(shape[1:]))
-        return (1 + 0.1 * np.abs(x) if name.endswith("running_var") else x).astype(np.float32)
-
-    return {name: tensor(name, shape) for name, shape in shapes.items()}
-
-
-BASIC, BOTTLENECK = ((3, True), (3, False)), ((1, False), (3, True), (1, False))
 IMAGE = np.random.default_rng(1).normal(size=(3, 64, 64)).astype(np.float32)
 
 
+def zeros(model, size):
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), variables)
+
+
 def loaded(state, model, size=64):
-    image = jnp.zeros((1, size, size, 3))
-    variables = jax.tree.map(
-        lambda leaf: np.zeros(leaf.shape, np.float32), jax.eval_shape(model.init, jax.random.key(0), image)
-    )
-    return pretrained.load_backbone(state, model, variables)
+    return pretrained.load_backbone(state, model, zeros(model, size))
 
 
 def read(model, variables):
@@ -120,7 +84,7 @@ def read(model, variables):
 def test_resnet_with_torchvision_weights_computes_what_torchs_network_does(
     block, convs, expansion, output_stride, strides
 ):
-    state = random_state(resnet_shapes(8, convs, expansion))
+    state = random_state(imagenet_resnet(8, convs, expansion))
     network = resnet.ResNet((1, 1, 1, 1), block, width=8, output_stride=output_stride)
     model = methods.Classifier(methods.METHODS["CAM"], network, LinearHead(7))
     got = read(model, loaded(state, model))
@@ -156,7 +120,7 @@ def numpy_vit(state, image, *, depth, heads):
 
 
 def test_vit_with_timm_weights_computes_what_timms_network_does():
-    state = random_state(vit_shapes(48, 3, 17))
+    state = random_state(imagenet_vit())
     model = methods.build_model("TS-CAM", backbone="vit_tiny")
     got = read(model, loaded(state, model))
     tokens, attention = numpy_vit(state, IMAGE.astype(float), depth=3, heads=3)
@@ -166,7 +130,7 @@ def test_vit_with_timm_weights_computes_what_timms_network_does():
 
 @pytest.fixture
 def tiny():
-    return random_state(resnet_shapes(16, BASIC, 1)), methods.build_model("CAM", backbone="resnet_tiny")
+    return random_state(imagenet_resnet(16, BASIC, 1)), methods.build_model("CAM", backbone="resnet_tiny")
 
 
 def test_our_head_stays_and_the_thousand_classes_go(tiny):
@@ -210,7 +174,7 @@ def cubic_weights(n_in, n_out):
 
 @pytest.mark.parametrize("side", [2, 4, 6])
 def test_position_embedding_of_another_grid_is_resampled_as_timm_does_it(side):
-    state = random_state(vit_shapes(48, 3, 17))
+    state = random_state(imagenet_vit())
     model = methods.build_model("TS-CAM", backbone="vit_tiny")
     got = loaded(state, model, size=16 * side)["params"]["backbone"]["pos_embed"]
     axis = cubic_weights(4, side)
@@ -220,75 +184,113 @@ def test_position_embedding_of_another_grid_is_resampled_as_timm_does_it(side):
 
 
 def test_a_distilled_transformer_is_refused_by_its_extra_token():
-    state = random_state(vit_shapes(48, 3, 17)) | {"dist_token": np.zeros((1, 1, 48), np.float32)}
+    state = random_state(imagenet_vit()) | {"dist_token": np.zeros((1, 1, 48), np.float32)}
     with pytest.raises(ValueError, match=r"unexpected dist_token \(1, 1, 48\)"):
         loaded(state, methods.build_model("TS-CAM", backbone="vit_tiny"))
 
 
-def test_a_network_without_known_names_is_refused():
-    network = vit.vit_tiny()
-    model = methods.Classifier(methods.METHODS["CAM"], network, LinearHead(7))
+def test_a_network_without_known_names_is_refused(tiny):
+    model = methods.Classifier(methods.METHODS["CAM"], vit.vit_tiny(), LinearHead(7))
     with pytest.raises(ValueError, match="no PyTorch name is known for params/backbone/"):
-        loaded({}, model)
+        loaded(tiny[0], model)
 
 
-def reference_shapes(row):
-    """Names of the released models: 318 tensors of the encoder and two of the head, or 152."""
-    if row == "TS-CAM":
-        return vit_shapes(384, 12, 197) | {"head.weight": (7, 384, 3, 3), "head.bias": (7,)}
-    shapes = {"conv1.weight": (64, 3, 7, 7)} | batch_norm_shapes("bn1", 64)
-    came = 64
-    for stage, size in enumerate((3, 4, 6, 3), start=1):
-        inner = 32 * 2**stage
-        for b in range(size):
-            for i, (into, out, kernel) in enumerate(
-                ((came, inner, 1), (inner, inner, 3), (inner, 4 * inner, 1)), start=1
-            ):
-                shapes[f"layer{stage}.{b}.conv{i}.weight"] = (out, into, kernel, kernel)
-                shapes |= batch_norm_shapes(f"layer{stage}.{b}.bn{i}", out)
-            if b == 0:
-                shapes[f"layer{stage}.{b}.downsample.0.weight"] = (4 * inner, came, 1, 1)
-                shapes |= batch_norm_shapes(f"layer{stage}.{b}.downsample.1", 4 * inner)
-            came = 4 * inner
-    head = {"classification_head.fc.weight": (7, 2048), "classification_head.fc.bias": (7,)}
-    return {f"encoder.{name}": shape for name, shape in shapes.items()} | head
+def test_the_network_of_adl_takes_imagenets_blocks_one_by_one():
+    state = random_state(imagenet_resnet(64, BASIC, 1, blocks=4 * ((0, 1),)))
+    backbone = loaded(state, methods.build_model("ADL", backbone="resnet18"))["params"]["backbone"]
+    for stage in range(1, 5):
+        for block in range(2):
+            kernel = backbone[f"stage{stage}_block{block}"]["conv1"]["kernel"]
+            np.testing.assert_array_equal(kernel, state[f"layer{stage}.{block}.conv1.weight"].transpose(2, 3, 1, 0))
 
 
-def constant_state(shapes):
-    """One number per tensor and no memory: only names, shapes and places are looked at."""
-    return {name: np.broadcast_to(np.float32(i), shape) for i, (name, shape) in enumerate(shapes.items())}
+UNITS = (2, 1, 3)
+# What the whole files hold beyond the parts that are used here.
+IR_50_REST = torch_shapes.batch_norm("body.21.res_layer.0", 256) | torch_shapes.affine("output_layer.3", 512, 25088)
+VIT_SMALL_REST = torch_shapes.affine("head", 1000, 48)
 
 
-@pytest.mark.parametrize(("row", "tensors", "used"), [("CAM", 320, 267), ("TS-CAM", 152, 152)])
-def test_released_model_fills_the_variables_of_its_row(row, tensors, used):
-    state = constant_state(reference_shapes(row))
-    assert len(state) == tensors
-    variables = pretrained.from_reference(state, row)
-    model = methods.build_model(row)
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    leaves = jax.tree.leaves(variables)
-    assert jax.tree.map(np.shape, variables) == {"batch_stats": {}, **jax.tree.map(np.shape, expected)}
-    # Each tensor went to one place: the constants differ, and every one but the step counts is there once.
-    assert len({leaf.flat[0] for leaf in leaves}) == len(leaves) == used
+@pytest.fixture(scope="module")
+def parts():
+    """A small APViT, and the two files that start it: the extractor's and the transformer's."""
+    network = apvit.APViT(UNITS, width=8, channels=48, depth=3, heads=3, mlp_ratio=3, pooled_from=1)
+    extractor = torch_shapes.iresnet(8, UNITS, flat=True) | IR_50_REST
+    transformer = torch_shapes.vit(48, 3, 197, ratio=3, qkv_bias=False) | VIT_SMALL_REST
+    model = methods.Classifier(methods.METHODS["APViT"], network, heads.ClassTokenHead(7))
+    return model, random_state(extractor), random_state(transformer)
 
 
-def test_released_model_may_come_as_a_nested_dict():
-    state = constant_state(reference_shapes("CAM"))
-    nested = {
-        part: {n.removeprefix(f"{part}."): x for n, x in state.items() if n.startswith(part)}
-        for part in ("encoder", "classification_head")
-    }
-    flat, deep = pretrained.from_reference(state, "CAM"), pretrained.from_reference(nested, "CAM")
-    assert [leaf.flat[0] for leaf in jax.tree.leaves(flat)] == [leaf.flat[0] for leaf in jax.tree.leaves(deep)]
+def test_the_extractor_of_apvit_takes_units_that_are_counted_through(parts):
+    model, extractor, _ = parts
+    got = loaded(extractor, model, size=112)
+    units = [f"stage{stage}_unit{unit}" for stage, size in enumerate(UNITS, start=1) for unit in range(size)]
+    for number, unit in enumerate(units):
+        ours = got["params"]["backbone"]["extractor"][unit]
+        kernel = extractor[f"body.{number}.res_layer.3.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(ours["conv2"]["kernel"], kernel)
+        np.testing.assert_array_equal(ours["prelu"]["slope"], extractor[f"body.{number}.res_layer.2.weight"])
 
 
-def test_another_number_of_classes_is_named():
-    state = constant_state(reference_shapes("CAM"))
-    wrong = r"method CAM with 8 classes: 2 of [^$]*fc.weight: expected \(8, 2048\), got \(7, 2048\)"
-    with pytest.raises(ValueError, match=wrong):
-        pretrained.from_reference(state, "CAM", num_classes=8)
+def test_the_transformer_of_apvit_takes_the_position_embedding_in_two_parts(parts):
+    model, _, transformer = parts
+    got = loaded(transformer, model, size=112)["params"]["backbone"]
+    np.testing.assert_array_equal(got["cls_pos_embed"], transformer["pos_embed"][:, :1])
+    np.testing.assert_array_equal(got["patch_pos_embed"], transformer["pos_embed"][:, 1:])
+    np.testing.assert_array_equal(got["block2"]["qkv"]["kernel"], transformer["blocks.2.attn.qkv.weight"].T)
 
 
-def test_a_released_model_of_another_method_is_refused():
-    with pytest.raises(ValueError, match=r"do not fit method CAM with 7 classes[^$]*unexpected cls_token"):
-        pretrained.from_reference(constant_state(reference_shapes("TS-CAM")), "CAM")
+def test_each_of_two_files_fills_its_part_in_any_order(parts):
+    model, extractor, transformer = parts
+    drawn = jax.tree.map(lambda leaf: leaf + np.float32(np.nan), zeros(model, 64))
+    one = pretrained.load_backbone(transformer, model, pretrained.load_backbone(extractor, model, drawn))
+    other = pretrained.load_backbone(extractor, model, pretrained.load_backbone(transformer, model, drawn))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    left = {path for path, leaf in flatten_dict(one, sep="/").items() if np.isnan(leaf).any()}
+    ours = ("backbone/projection", "head/fc")
+    assert left == {f"params/{layer}/{leaf}" for layer in ours for leaf in ("kernel", "bias")}
+
+
+@pytest.fixture
+def started(with_options, tmp_path, monkeypatch):
+    """Returns the backbone of a run that starts from files of these state dicts, and from zeros elsewhere."""
+
+    def start(states):
+        for name, state in states.items():
+            weight_files.write(tmp_path / f"{name}.safetensors", state, {})
+        names = ", ".join(str(tmp_path / f"{name}.safetensors") for name in states)
+        config = with_options(method="APViT", backbone="apvit_tiny", image_size=64, weights=names)
+        monkeypatch.setattr(runs, "initial_variables", lambda model, _: zeros(model, 64))
+        tx, _ = runs.optimizer_of(config, 1)
+        return loop._starting_state(runs.build_model(config, 7), config, tx, data_mesh(), tmp_path / "run")
+
+    return start
+
+
+def test_several_weight_files_are_given_with_commas(parts, started):
+    extractor, transformer = random_state(torch_shapes.iresnet(16, (1, 1, 1), flat=True)), parts[2]
+    got = started({"extractor": extractor, "transformer": transformer}).params["backbone"]
+    np.testing.assert_array_equal(got["cls_token"], transformer["cls_token"])
+    kernel = extractor["input_layer.0.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(got["extractor"]["input_conv"]["kernel"], kernel)
+
+
+def test_the_weight_file_that_does_not_fit_is_named(parts, started):
+    states = {"transformer": parts[2], "resnet": random_state(imagenet_resnet(16, BASIC, 1))}
+    with pytest.raises(UserError, match=r"--config\.weights: \S*/resnet\.safetensors: these weights do not fit"):
+        started(states)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (
+            imagenet_resnet(16, BASIC, 1),
+            r"method APViT: expected face.evoLVe's IR-50 \(MS1M\) or .*, got an ImageNet ResNet",
+        ),
+        ({"a": (), "b": ()}, "got 2 tensors such as a, b$"),
+        ({}, "got 0 tensors such as none"),
+    ],
+)
+def test_another_kind_of_file_is_refused_by_what_it_is(parts, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        loaded(random_state(shapes), parts[0])

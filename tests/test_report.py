@@ -279,6 +279,36 @@ def test_flat_and_missing_maps_are_said_in_words(tmp_path, sheets):
     assert words_of(sheets[0]).count("no map") == 1
 
 
+def test_maps_that_are_not_finite_are_marked_and_not_drawn(tmp_path, sheets):
+    maps = np.random.default_rng(0).random((3, 4, 4)).astype(np.float32)
+    maps[0, 1, 1], maps[1, 1, 1] = np.nan, np.inf
+    panels.panels(
+        np.zeros((3, 8, 8, 3), np.uint8), [panels.Column("Attention", maps)], list("abc"), tmp_path / "a.png", title=""
+    )
+    panels.class_means([panels.Means("Attention", maps, np.ones(3, int))], list("abc"), tmp_path / "b.png", title="")
+    for figure in sheets:
+        assert words_of(figure).count("not finite") == 2
+        pictures = [image.get_array() for image in figure.axes[0].images]
+        assert all(np.isfinite(picture).all() for picture in pictures)
+
+
+def test_maps_without_a_pattern_are_warned_of_where_there_are_any(tmp_path, two_runs):
+    other = fake_runs.make_run(tmp_path / "other")
+    fake_runs.change_metrics(other, cam_without_pattern=3, att_without_pattern={"layer4": 0, "layer5": 1})
+    (warning,) = comparison.warnings(evaluations.open_runs([two_runs[1], other], "test"))
+    assert warning.startswith("other: Maps without a pattern")
+    assert "the CAM of 3, the attention at layer5 of 1 of 28 faces" in warning
+    assert "examples.csv" in warning
+
+
+def test_maps_without_a_pattern_are_said_in_the_page(tmp_path):
+    run = fake_runs.make_run(tmp_path / "run")
+    fake_runs.change_metrics(run, cam_without_pattern=None, att_without_pattern={"layer4": 0, "layer5": 28})
+    page = comparison.write([run], split="test", out=tmp_path / "out").path.read_text()
+    assert "> **Caution.** run: Maps without a pattern" in page
+    assert "CAM of" not in page
+
+
 def test_method_without_cam_has_a_dash_and_no_column(tmp_path, sheets):
     folder = fake_runs.make_run(tmp_path / "run")
     fake_runs.change_metrics(folder, cam_cos=None)

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from aujax import methods
 from aujax.models import resnet, taps
+from aujax.models.attention_dropout import AttentionDropout
 
 
 @functools.cache
@@ -45,6 +47,7 @@ def test_output_stride_sets_the_size_of_the_last_two_maps(output_stride, last):
         "layer3": (28, 28, 512),
         "layer4": (last[0], last[0], 1024),
         "layer5": (last[1], last[1], 2048),
+        "layer5_block2": (last[1], last[1], 2048),
     }
 
 
@@ -110,3 +113,51 @@ def test_bfloat16_is_for_computing_and_not_for_storing():
     output, variables = jax.eval_shape(make, jax.random.key(0), image)
     assert output.dtype == jnp.bfloat16
     assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("build", "after"),
+    [
+        (resnet.resnet50, {1: (), 2: (), 3: (0,), 4: (0, 2)}),
+        (resnet.resnet18, {1: (), 2: (), 3: (0,), 4: (0, 1)}),
+        (resnet.resnet_tiny, {1: (), 2: (), 3: (0,), 4: (0,)}),
+    ],
+)
+def test_attention_is_dropped_where_the_released_adl_drops_it(build, after):
+    model = build(attention_dropout=AttentionDropout(0.4, 0.1))
+    assert {stage: model.dropout_follows(stage) for stage in range(1, 5)} == after
+    assert not any(build().dropout_follows(stage) for stage in range(1, 5))
+
+
+def test_dropout_acts_after_its_blocks_and_before_the_last_tap(variables, images):
+    # At a rate of 1 and a threshold of 0 nothing is left of what a rectifier gives.
+    model = resnet.resnet_tiny(attention_dropout=AttentionDropout(1.0, 0.0))
+    _, updates = model.apply(
+        variables, images, train=True, mutable=["intermediates", "batch_stats"], rngs={"dropout": jax.random.key(0)}
+    )
+    left = {name: bool(x.any()) for name, x in taps.read(updates["intermediates"]).items()}
+    # The block between the two dropouts sees zeros alone, which its BatchNorm keeps at its bias of zero.
+    assert left == {
+        "layer1": True,
+        "layer2": True,
+        "layer3": True,
+        "layer4": False,
+        "layer5_block2": False,
+        "layer5": False,
+    }
+
+
+def test_second_block_of_the_last_stage_is_tapped_before_the_third():
+    model = resnet.ResNet(stage_sizes=(1, 1, 1, 3), block=resnet.BasicBlock, width=4)
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 3)), jnp.float32)
+    variables = methods.init(model, jax.random.key(0), image)
+    _, updates = jax.jit(lambda v: model.apply(v, image, mutable=["intermediates"]))(variables)
+    activations = taps.read(updates["intermediates"])
+    third = resnet.BasicBlock(
+        32,
+        1,
+        functools.partial(resnet._conv, dtype=jnp.float32),
+        functools.partial(nn.BatchNorm, use_running_average=True),
+    )
+    inner = {kind: tree["stage4_block2"] for kind, tree in variables.items()}
+    np.testing.assert_allclose(third.apply(inner, activations["layer5_block2"]), activations["layer5"], atol=1e-5)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from aujax import augment, runs
+from aujax import augment, methods, runs
 from aujax.config import OptimizerConfig
 from aujax.data import feed
 from aujax.data.builders import open_faces
@@ -107,6 +107,46 @@ def test_statistics_per_device_differ_from_those_across_devices(with_a_partial_b
     assert across["loss"] != pytest.approx(apart["loss"], rel=2e-4)
 
 
+# Row -> options on a small scale, and the terms beside loss, cross_entropy, accuracy and alignment.
+METHODS = {
+    **dict.fromkeys(methods.METHODS, ({}, set())),
+    "ACoL": ({"method_options": "channels=16"}, {"cross_entropy_erased_logits"}),
+    # By the published threshold nothing would be left of these 16 places.
+    **dict.fromkeys(("ADL", "ADL/reference"), ({"method_options": "threshold=0.9"}, set())),
+    "TS-CAM": ({"backbone": "vit_tiny"}, set()),
+    "APViT": ({"backbone": "apvit_tiny"}, set()),
+}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_takes_a_step_with_action_units(name, with_options):
+    options, further = METHODS[name]
+    config = with_options(method=name, **options)
+    (means,), state = trained(config, 1, batches=1)
+    before = runs.initial_variables(runs.build_model(config, 7), config)["params"]
+    assert set(means) == {"loss", "cross_entropy", "accuracy", "alignment"} | further
+    classified = sum(value for term, value in means.items() if term.startswith("cross_entropy"))
+    assert means["loss"] == pytest.approx(classified + config.au_weight * means["alignment"], rel=1e-5)
+    chex.assert_tree_all_finite(state)
+    moved = jax.tree.map(lambda new, old: bool((new != old).any()), state.params, before)
+    # Of attention weights at the very start, some gradients may be too small to move a float32.
+    assert np.mean(jax.tree.leaves(moved)) > 0.9
+
+
+@pytest.mark.parametrize("name", ["CutMix", "ADL"])
+def test_what_a_method_draws_for_the_batch_is_the_same_on_four_devices(name, with_a_partial_batch):
+    config = dataclasses.replace(with_a_partial_batch, method=name)
+    assert_same(trained(config, 4), trained(config, 1))
+
+
+def test_cutmix_keeps_the_terms_of_faces_and_mixes_what_they_show(with_options):
+    (mixed,), _ = trained(with_options(method="CutMix"), 1, batches=1)
+    (plain,), _ = trained(with_options(method="CAM", au_layers=("layer4",)), 1, batches=1)
+    # The same views and the same starting network: only the mixing differs.
+    assert mixed["cross_entropy"] != pytest.approx(plain["cross_entropy"], rel=1e-3)
+    assert mixed["alignment"] != pytest.approx(plain["alignment"], rel=1e-3)
+
+
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):
     _, state = trained(with_options(dtype="bfloat16"), 1, batches=1)
     chex.assert_type(jax.tree.leaves((state.params, state.batch_stats)), jnp.float32)
@@ -115,6 +155,12 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):
 def test_label_smoothing_changes_the_cross_entropy(with_options):
     sharp, smooth = (trained(with_options(label_smoothing=share), 1, batches=1)[0][0] for share in (0.0, 0.5))
     assert smooth["cross_entropy"] != pytest.approx(sharp["cross_entropy"], rel=1e-3)
+
+
+def test_the_normalization_of_the_pixels_is_chosen(with_options):
+    (first,), _ = trained(with_options(), 1, batches=1)
+    (other,), _ = trained(with_options(normalization="none"), 1, batches=1)
+    assert first["loss"] != other["loss"]
 
 
 def test_the_seed_changes_the_views(with_options):
@@ -172,7 +218,7 @@ def test_warmup_is_linear_from_zero():
     np.testing.assert_allclose([rate(i) for i in (0, 1, 2, 4, 7)], [0.0, 0.1, 0.2, 0.4, 0.4], atol=1e-7)
 
 
-def test_views_are_normalised_and_maps_move_with_faces(with_options):
+def test_views_are_normalised_and_know_their_maps_and_labels(with_options):
     unchanged = augment.Policy(
         **dict.fromkeys(("rotation", "crop", "flip_rate", "gray_rate", "jitter_rate", "erase_rate"), 0.0)
     )
@@ -181,9 +227,10 @@ def test_views_are_normalised_and_maps_move_with_faces(with_options):
     batch = next(feed.batches(source, np.arange(8), batch_size=8, size=36, threads=1))
 
     def views(batch):
-        return steps.training_views(jax.random.key(0), batch, config)
+        return steps.training_views(jax.random.key(0), jax.random.key(1), batch, config, 7)
 
-    image, _, has_map = jax.vmap(views, axis_name="data")(jax.tree.map(lambda a: jnp.asarray(a)[None], batch))
+    image, _, has_map, target = jax.vmap(views, axis_name="data")(jax.tree.map(lambda a: jnp.asarray(a)[None], batch))
     mean, deviation = (np.array(v).reshape(1, 1, 1, 3) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     np.testing.assert_allclose(image[0], (batch.image / 255.0 - mean) / deviation, atol=1e-4)
     np.testing.assert_array_equal(has_map[0], batch.expression != 0)
+    np.testing.assert_array_equal(target[0], np.eye(7)[batch.expression])

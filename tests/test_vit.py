@@ -88,3 +88,10 @@ def test_gelu_has_the_derivative_of_its_definition():
     exact = [(t * 0.5 * (1 + math.erf(t / math.sqrt(2)))) for t in np.concatenate([x + 1e-5, x - 1e-5])]
     expected = (np.array(exact[:41]) - np.array(exact[41:])) / 2e-5
     np.testing.assert_allclose(jax.vmap(jax.grad(vit.gelu))(jnp.asarray(x, jnp.float32)), expected, atol=2e-6)
+
+
+def test_gelu_can_be_differentiated_in_bfloat16():
+    x = jnp.linspace(-4, 4, 17)
+    slopes = jax.vmap(jax.grad(vit.gelu))(x.astype(jnp.bfloat16))
+    assert slopes.dtype == jnp.bfloat16
+    np.testing.assert_allclose(slopes.astype(jnp.float32), jax.vmap(jax.grad(vit.gelu))(x), atol=0.005)

@@ -11,57 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from torch_files import mapping, number, tensor, text, write_legacy, write_zip
 
 from aujax import weight_files
 from aujax.errors import UserError
 
 RNG = np.random.default_rng(0)
 WEIGHT = RNG.normal(size=(4, 3)).astype(np.float32)
-
-
-def number(n):
-    return b"I%d\n" % n
-
-
-def text(s):
-    return b"V" + s.encode() + b"\n"
-
-
-def numbers(values):
-    return b"(" + b"".join(map(number, values)) + b"t"
-
-
-def tensor(key, count, shape, strides, *, offset=0, storage="FloatStorage", view=b""):
-    """Pickle opcodes of a tensor: a call of PyTorch's rebuilding function on a storage named by a persistent id."""
-    persistent = b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text("cpu") + number(count)
-    arguments = persistent + view + b"tQ" + number(offset) + numbers(shape) + numbers(strides)
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"I00\nccollections\nOrderedDict\n)RtR"
-
-
-def mapping(items):
-    return b"ccollections\nOrderedDict\n)R(" + b"".join(text(name) + value for name, value in items.items()) + b"u"
-
-
-def write_zip(path, opcodes, storages, **options):
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        archive.writestr("archive/data.pkl", opcodes + b".")
-        archive.writestr("archive/byteorder", "little")
-        for key, data in storages.items():
-            archive.writestr(f"archive/data/{key}", data)
-    return path
-
-
-def write_legacy(path, opcodes, storages):
-    """The format before PyTorch 1.6; `storages` are arrays."""
-    with path.open("wb") as file:
-        system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
-        for value in (0x1950A86A20F9469CFC6C, 1001, system):
-            pickle.dump(value, file, protocol=2)
-        file.write(opcodes + b".")
-        pickle.dump(list(storages), file, protocol=2)
-        for data in storages.values():
-            file.write(np.int64(data.size).tobytes() + data.tobytes())
-    return path
 
 
 @pytest.fixture
@@ -91,6 +47,22 @@ def test_names_of_nested_dicts_are_joined_and_plain_values_left_out(pth):
     inner = mapping({"weight": tensor("0", 12, (4, 3), (3, 1))})
     got = weight_files.read(write_zip(pth, mapping({"model": inner, "epoch": number(3)}), {"0": WEIGHT.tobytes()}))
     assert list(got) == ["model.weight"]
+
+
+def test_a_released_model_is_read(pth):
+    # Two state dicts with PyTorch's notes on their modules, and BatchNorm's counters.
+    notes = b"}" + text("_metadata") + b"ccollections\nOrderedDict\n)Rsb"
+    encoder = {
+        "conv1.weight": tensor("0", 12, (4, 3), (3, 1)),
+        "bn1.num_batches_tracked": tensor("1", 1, (), (), storage="LongStorage"),
+    }
+    head = {"fc.weight": tensor("2", 12, (4, 3), (3, 1))}
+    parts = {"encoder": mapping(encoder) + notes, "classification_head": mapping(head) + notes}
+    storages = {"0": WEIGHT.tobytes(), "1": np.int64(7).tobytes(), "2": (2 * WEIGHT).tobytes()}
+    got = weight_files.read(write_zip(pth, mapping(parts), storages))
+    np.testing.assert_array_equal(got["encoder.conv1.weight"], WEIGHT)
+    np.testing.assert_array_equal(got["encoder.bn1.num_batches_tracked"], np.int64(7), strict=True)
+    np.testing.assert_array_equal(got["classification_head.fc.weight"], 2 * WEIGHT)
 
 
 def test_the_format_before_pytorch_1_6_is_read(pth):
@@ -152,7 +124,14 @@ def test_a_cut_file_is_called_damaged(pth, kept, legacy):
 
 
 @pytest.mark.parametrize(
-    ("shape", "strides", "offset"), [((4, 3), (3, 1), 1), ((5, 3), (3, 1), 0), ((2,), (-1,), 3), ((2,), (1,), -1)]
+    ("shape", "strides", "offset"),
+    [
+        ((4, 3), (3, 1), 1),
+        ((5, 3), (3, 1), 0),
+        ((2,), (-1,), 3),
+        ((2,), (1,), -1),
+        ((10**6, 10**6), (0, 0), 0),
+    ],
 )
 def test_a_tensor_outside_its_storage_is_refused(pth, shape, strides, offset):
     write_zip(pth, mapping({"weight": tensor("0", 12, shape, strides, offset=offset)}), {"0": WEIGHT.tobytes()})
@@ -182,6 +161,41 @@ def test_safetensors_are_read(tmp_path):
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file({"fc.weight": WEIGHT}, path)
     np.testing.assert_array_equal(weight_files.read(str(path))["fc.weight"], WEIGHT)
+
+
+def test_written_tensors_are_read_back_with_their_layout_and_type(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {"transposed": WEIGHT.T, "every_other": WEIGHT[:, ::2], "steps": np.array(7)}
+    weight_files.write(path, tensors, {"method": "CAM"})
+    got = weight_files.read(path)
+    assert got.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(got[name], array, strict=True)
+    with safetensors.safe_open(path, "np") as file:
+        assert file.metadata() == {"method": "CAM"}
+
+
+def test_a_file_stays_as_it_was_when_writing_fails(tmp_path):
+    path = tmp_path / "model.safetensors"
+    weight_files.write(path, {"weight": WEIGHT}, {})
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"model.safetensors cannot be written: .*object"):
+        weight_files.write(path, {"weight": WEIGHT, "words": np.array([None])}, {})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("model.pt", r"to a file that ends in \.safetensors, got 'model\.pt'"),
+        ("nowhere/model.safetensors", r"there is no folder .*nowhere; make it first"),
+    ],
+)
+def test_a_place_that_weights_cannot_be_written_to_is_refused(tmp_path, name, message):
+    with pytest.raises(UserError, match=message):
+        weight_files.write(tmp_path / name, {"weight": WEIGHT}, {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_damaged_safetensors_are_named(tmp_path):

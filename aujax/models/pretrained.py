@@ -1,13 +1,14 @@
-"""Weights of PyTorch models as our variables: torchvision's ResNets, timm's DeiT and ViT, the authors' released models.
+"""Weights of PyTorch models as our variables, and ours as theirs: ImageNet's and the authors' released models.
 
-Works on dicts of NumPy arrays, as `aujax.weight_files.read` gives them. A state dict may be nested; its keys are then
-joined with a dot. Torch's layouts (OIHW kernels, linear layers (out, in)) end here. Nothing is loaded by halves:
-every missing, unexpected and misshaped tensor is named in one `ValueError`.
+Works on dicts of NumPy arrays, as `aujax.weight_files.read` gives them and `write` takes them. A state dict may be
+nested; its keys are then joined with a dot. Torch's layouts (OIHW kernels, linear layers (out, in)) end here. Nothing
+is loaded by halves: what does not fit is named in one `ValueError`. The names are those of `torch_names`.
 """
 
-import math
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,121 +17,193 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from aujax import methods
-from aujax.models.heads import LinearHead, TokenHead
+from aujax.models.backbones import BACKBONES
+from aujax.models.torch_names import RELEASED, RELEASED_HEADS, WEIGHT_FILES, Row, Shapes, Tensors, WeightFile
 
-StateDict = Mapping[str, Any]
-Row = tuple[str, str]
-
-
-def _affine(theirs: str, ours: str) -> tuple[Row, ...]:
-    return ((f"{theirs}.weight", f"params/{ours}/kernel"), (f"{theirs}.bias", f"params/{ours}/bias"))
-
-
-def _layer_norm(theirs: str, ours: str) -> tuple[Row, ...]:
-    return ((f"{theirs}.weight", f"params/{ours}/scale"), (f"{theirs}.bias", f"params/{ours}/bias"))
-
-
-def _batch_norm(theirs: str, ours: str) -> tuple[Row, ...]:
-    statistics = ("running_mean", "mean"), ("running_var", "var")
-    return (
-        *_layer_norm(theirs, ours),
-        *((f"{theirs}.{name}", f"batch_stats/{ours}/{leaf}") for name, leaf in statistics),
-    )
-
-
-# (torch's name, path in our variables); `{s}`, `{b}` and `{i}` stand for the same number on both sides.
-RESNET_NAMES: tuple[Row, ...] = (
-    ("conv1.weight", "params/backbone/stem_conv/kernel"),
-    *_batch_norm("bn1", "backbone/stem_bn"),
-    ("layer{s}.{b}.conv{i}.weight", "params/backbone/stage{s}_block{b}/conv{i}/kernel"),
-    *_batch_norm("layer{s}.{b}.bn{i}", "backbone/stage{s}_block{b}/bn{i}"),
-    ("layer{s}.{b}.downsample.0.weight", "params/backbone/stage{s}_block{b}/shortcut_conv/kernel"),
-    *_batch_norm("layer{s}.{b}.downsample.1", "backbone/stage{s}_block{b}/shortcut_bn"),
-)
-VIT_NAMES: tuple[Row, ...] = (
-    ("cls_token", "params/backbone/cls_token"),
-    ("pos_embed", "params/backbone/pos_embed"),
-    *_affine("patch_embed.proj", "backbone/patch_embed"),
-    *_layer_norm("blocks.{b}.norm{i}", "backbone/block{b}/norm{i}"),
-    *_affine("blocks.{b}.attn.qkv", "backbone/block{b}/qkv"),
-    *_affine("blocks.{b}.attn.proj", "backbone/block{b}/proj"),
-    *_affine("blocks.{b}.mlp.fc{i}", "backbone/block{b}/fc{i}"),
-    *_layer_norm("norm", "backbone/norm"),
-)
-BACKBONE_NAMES = {"resnet": RESNET_NAMES, "vit": VIT_NAMES}
-HEAD_NAMES = {LinearHead: _affine("fc", "head/fc"), TokenHead: _affine("head", "head/conv")}
-# What the authors' files put before the names of the backbone and of the head.
-REFERENCE_PREFIXES = {"resnet": ("encoder.", "classification_head."), "vit": ("", "")}
-
-# ImageNet's own classifier, discarded; and torch's count of steps, which nothing here needs.
-_IMAGENET_HEAD = re.compile(r"(fc|head)\.(weight|bias)")
-_UNUSED = re.compile(r"(.*\.)?num_batches_tracked")
+# Torch's count of steps, which nothing here needs.
+_COUNTER = "num_batches_tracked"
 # Training scripts wrap a state dict once more, or mark data parallelism, by one of these before every name.
 _WRAPPERS = ("model.", "state_dict.", "module.")
+_LISTED = 3  # lines of an error for each kind of mismatch; the rest is counted
 
 
-def load_backbone(state_dict: StateDict, model: methods.Classifier, variables: methods.Variables) -> dict[str, Any]:
-    """Returns `variables` with the backbone's weights taken from an ImageNet model of torchvision or timm.
+def load_backbone(state_dict: Tensors, model: methods.Classifier, variables: methods.Variables) -> dict[str, Any]:
+    """Returns `variables` with the weights of a file that starts a backbone: a row of `WEIGHT_FILES`.
 
-    The 1000-class head is left out and ours stays as it was. A position embedding of another square grid is
-    resampled as timm does it: bicubic with antialiasing, the class token's own part kept.
+    An ImageNet head is left out and ours stays as it was. A position embedding of another square grid is resampled
+    as timm does it. A network of several parts takes several files, one after another in any order.
     """
-    names = BACKBONE_NAMES[methods.BACKBONES[model.method.backbone].family]
-    leaves = _paths(variables)
-    shapes = {path: np.shape(leaf) for path, leaf in leaves.items() if path.split("/")[1] == "backbone"}
-    tensors = {name: x for name, x in _unwrapped(_flat(state_dict)).items() if not _IMAGENET_HEAD.fullmatch(name)}
-    position = shapes.get("params/backbone/pos_embed")
-    if position is not None and "pos_embed" in tensors:
-        tensors["pos_embed"] = _position_embedding(np.asarray(tensors["pos_embed"]), position)
-    loaded = _convert(tensors, names, shapes, f"the backbone of method {model.method.name}")
+    leaves, tensors = _paths(variables), _unwrapped(_flat(state_dict))
+    title = f"the backbone of method {model.method.name}"
+    kind = _kind(tensors, _family(model), title)
+    shapes = {path: np.shape(x) for path, x in leaves.items() if re.fullmatch(kind.covers, path.partition("/")[2])}
+    tensors = kind.prepare({name: x for name, x in tensors.items() if not re.fullmatch(kind.left_out, name)}, shapes)
+    names = _names(shapes, kind.rows, functools.partial(kind.numbers, model.backbone))
+    loaded = _convert(tensors, names, shapes, title, lambda given, wanted: f"expected the tensors of {kind.title}")
     return {**variables, **unflatten_dict({**leaves, **loaded}, sep="/")}
 
 
-def from_reference(state_dict: StateDict, method: str, *, num_classes: int = 7) -> dict[str, Any]:
-    """Returns `{"params": ..., "batch_stats": ...}` of a released model, for `build_model(method)` as it stands."""
-    model = methods.build_model(method, num_classes=num_classes)
-    row = model.method
-    family = methods.BACKBONES[row.backbone].family
-    image = jnp.zeros((1, row.image_size, row.image_size, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    shapes = {path: leaf.shape for path, leaf in _paths(variables).items()}
-    before_backbone, before_head = REFERENCE_PREFIXES[family]
-    names = (
-        *((before_backbone + theirs, ours) for theirs, ours in BACKBONE_NAMES[family]),
-        *((before_head + theirs, ours) for theirs, ours in HEAD_NAMES[row.head]),
-    )
-    loaded = _convert(_flat(state_dict), names, shapes, f"method {method} with {num_classes} classes")
+def from_reference(
+    state_dict: Tensors,
+    method: str,
+    *,
+    num_classes: int = 7,
+    backbone: str | None = None,
+    options: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Returns `{"params": ..., "batch_stats": ...}` of a released model, for `build_model` of the same arguments."""
+    built = functools.partial(_built, method, backbone=backbone, options=tuple(options.items()))
+    model, shapes = built(num_classes=num_classes)
+    title = f"method {method} with {num_classes} classes"
+
+    def advise(given: Shapes, wanted: Shapes) -> str:
+        if classes := _other_classes(given, wanted, built, num_classes):
+            return classes
+        known = _recognised(given.keys())
+        return f"they look like {known}" if known else "choose the model they belong to, or a complete file"
+
+    loaded = _convert(_unwrapped(_flat(state_dict)), _released_names(model, shapes), shapes, title, advise)
     return {"batch_stats": {}, **unflatten_dict(loaded, sep="/")}
 
 
-def _convert(
-    tensors: StateDict, names: tuple[Row, ...], shapes: Mapping[str, tuple[int, ...]], title: str
-) -> dict[str, np.ndarray]:
-    """Returns our arrays by path, one for each of `shapes`; raises once, with every mismatch."""
-    paths = {_their_name(path, names): path for path in shapes}
-    wanted = {name: _their_shape(path, shapes[path]) for name, path in paths.items()}
-    given = {name: np.shape(tensor) for name, tensor in tensors.items() if not _UNUSED.fullmatch(name)}
-    problems = [f"missing {name} {shape}" for name, shape in wanted.items() if name not in given]
-    problems += [f"unexpected {name} {shape}" for name, shape in given.items() if name not in wanted]
-    problems += [
-        f"misshaped {name}: expected {shape}, got {given[name]}"
-        for name, shape in wanted.items()
-        if name in given and given[name] != shape
-    ]
-    if problems:
+def to_reference(variables: methods.Variables, method: str, *, backbone: str | None = None) -> dict[str, np.ndarray]:
+    """Returns the state dict that the authors' PyTorch model of that method loads strictly: the way back.
+
+    Names are flat and dotted, weights float32, and the step counters of torch's BatchNorm are there, at zero.
+    """
+    model, wanted = _built(method, num_classes=7, backbone=backbone, options=())
+    leaves = _paths(variables)
+    problems = {
+        "missing": [path for path in wanted if path not in leaves],
+        "unexpected": [path for path in leaves if path not in wanted],
+    }
+    if any(problems.values()):
         raise ValueError(
-            f"these weights do not fit {title}: {len(problems)} of {len(wanted.keys() | given.keys())} tensors differ; "
-            "choose the model they belong to, or other weights:\n  " + "\n  ".join(problems)
+            f"these variables do not fit method {method}; name the method and the backbone they belong to:"
+            f"{_listed(problems)}"
         )
-    return {path: _our_layout(path, np.asarray(tensors[name], np.float32)) for name, path in paths.items()}
+    tensors = {}
+    for path, name in _released_names(model, leaves).items():
+        tensors[name] = np.array(_their_layout(path, np.asarray(leaves[path], np.float32)), order="C")
+        if name.endswith(".running_var"):
+            tensors[name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    return tensors
 
 
-def _their_name(path: str, names: tuple[Row, ...]) -> str:
-    for theirs, ours in names:
-        pattern = re.sub(r"\{(\w)\}", r"(?P<\1>\\d+)", ours)
-        if match := re.fullmatch(pattern, path):
-            return theirs.format(**match.groupdict())
-    raise ValueError(f"no PyTorch name is known for {path}: add its row to the tables of {__name__}")
+def _family(model: methods.Classifier) -> str:
+    return BACKBONES[model.method.backbone].family
+
+
+@functools.cache
+def _built(
+    method: str, *, num_classes: int, backbone: str | None, options: tuple[tuple[str, float], ...]
+) -> tuple[methods.Classifier, Shapes]:
+    """Returns the model, and the shapes of its variables by path."""
+    model = methods.build_model(method, num_classes=num_classes, backbone=backbone, options=dict(options))
+    image = jnp.zeros((1, model.method.image_size, model.method.image_size, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return model, {path: leaf.shape for path, leaf in _paths(variables).items()}
+
+
+def _released_names(model: methods.Classifier, paths: Mapping[str, Any]) -> dict[str, str]:
+    released = RELEASED[_family(model)]
+    return _names(paths, (*released.rows, *_head_rows(model)), functools.partial(released.numbers, model.backbone))
+
+
+def _head_rows(model: methods.Classifier) -> tuple[Row, ...]:
+    before = RELEASED[_family(model)].before_head
+    return tuple((before + name, path) for name, path in RELEASED_HEADS.get(type(model.head), ()))
+
+
+def _names(
+    paths: Mapping[str, Any], rows: Sequence[Row], numbers: Callable[[Mapping[str, int]], Mapping[str, int]]
+) -> dict[str, str]:
+    """Returns torch's name of each path."""
+    patterns = [(theirs, re.compile(re.sub(r"\{(\w)\}", r"(?P<\1>\\d+)", ours))) for theirs, ours in rows]
+
+    def name(path: str) -> str:
+        for theirs, pattern in patterns:
+            if match := pattern.fullmatch(path):
+                return theirs.format(**numbers({key: int(value) for key, value in match.groupdict().items()}))
+        raise ValueError(f"no PyTorch name is known for {path}: add its row to aujax/models/torch_names.py")
+
+    return {path: name(path) for path in paths}
+
+
+def _kind(tensors: Tensors, family: str, title: str) -> WeightFile:
+    for kind in WEIGHT_FILES[family]:
+        if kind.mark in tensors:
+            return kind
+    expected = " or ".join(kind.title for kind in WEIGHT_FILES[family])
+    got = _recognised(tensors.keys()) or f"{len(tensors)} tensors such as {', '.join([*tensors][:3]) or 'none'}"
+    raise ValueError(f"these weights do not fit {title}: expected {expected}, got {got}")
+
+
+def _recognised(names: Collection[str]) -> str:
+    """Returns what a file with tensors of these names seems to be, or "" for none that is known here."""
+    weights = {name for name in names if not _is_counter(name)}
+    if released := [method for method in methods.METHODS if _is_released(method, weights)]:
+        return f"the released weights of {', '.join(released)}"
+    return next((kind.title for kinds in WEIGHT_FILES.values() for kind in kinds if kind.mark in weights), "")
+
+
+def _is_released(method: str, names: Collection[str]) -> bool:
+    # Tracing a network takes a while, its head is known at once.
+    if not all(name in names for name, _ in _head_rows(methods.build_model(method))):
+        return False
+    return _released_shapes(*_built(method, num_classes=7, backbone=None, options=())).keys() == names
+
+
+def _convert(
+    tensors: Tensors, names: Mapping[str, str], shapes: Shapes, title: str, advise: Callable[[Shapes, Shapes], str]
+) -> dict[str, np.ndarray]:
+    """Returns our arrays by path, one for each of `shapes`; raises once, with every mismatch and the advice on them.
+
+    `advise` is called with the shapes that came and those that were expected, both by torch's names.
+    """
+    wanted = {name: _their_shape(path, shapes[path]) for path, name in names.items()}
+    given = {name: tuple(np.shape(x)) for name, x in tensors.items() if not _is_counter(name)}
+    problems = {
+        "missing": [f"{name} {shape}" for name, shape in wanted.items() if name not in given],
+        "unexpected": [f"{name} {shape}" for name, shape in given.items() if name not in wanted],
+        "misshaped": [
+            f"{name}: expected {shape}, got {given[name]}"
+            for name, shape in wanted.items()
+            if name in given and given[name] != shape
+        ],
+    }
+    if differing := sum(map(len, problems.values())):
+        raise ValueError(
+            f"these weights do not fit {title}: {differing} of {len(wanted.keys() | given.keys())} tensors differ; "
+            f"{advise(given, wanted)}:{_listed(problems)}"
+        )
+    return {path: _our_layout(path, np.asarray(tensors[name], np.float32)) for path, name in names.items()}
+
+
+def _other_classes(given: Shapes, wanted: Shapes, built: Callable[..., Any], num_classes: int) -> str:
+    """Returns what to say if these are weights of the same method for another number of classes, else ""."""
+    if given.keys() != wanted.keys():
+        return ""
+    differing = [name for name in wanted if given[name] != wanted[name]]
+    sizes = {given[name][:1] + wanted[name][:1] for name in differing}
+    if len(sizes) > 1 or len(size := sizes.pop()) < 2:
+        return ""
+    count = size[0] * num_classes // size[1]
+    if not count or _released_shapes(*built(num_classes=count)) != given:
+        return ""
+    maps = wanted[differing[0]][0] // num_classes
+    return f"expected {num_classes} classes{f' of {maps} maps' if maps > 1 else ''}, the file has {count}"
+
+
+def _released_shapes(model: methods.Classifier, shapes: Shapes) -> Shapes:
+    return {name: _their_shape(path, shapes[path]) for path, name in _released_names(model, shapes).items()}
+
+
+def _listed(problems: Mapping[str, Sequence[str]]) -> str:
+    """Returns the first few problems of each kind, a line each, and how many more there are."""
+    lines = [f"{kind} {line}" for kind, found in problems.items() for line in found[:_LISTED]]
+    lines += [f"and {len(found) - _LISTED} more {kind}" for kind, found in problems.items() if len(found) > _LISTED]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _their_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -142,7 +215,15 @@ def _our_layout(path: str, tensor: np.ndarray) -> np.ndarray:
     return np.moveaxis(tensor, (1, 0), (-2, -1)) if path.endswith("/kernel") else tensor
 
 
-def _flat(state_dict: StateDict) -> dict[str, Any]:
+def _their_layout(path: str, array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, (-2, -1), (1, 0)) if path.endswith("/kernel") else array
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == _COUNTER
+
+
+def _flat(state_dict: Tensors) -> dict[str, Any]:
     return dict(flatten_dict(dict(state_dict), sep="."))
 
 
@@ -150,20 +231,8 @@ def _paths(variables: Mapping[str, Any]) -> dict[str, Any]:
     return dict(flatten_dict(dict(variables), sep="/"))
 
 
-def _unwrapped(tensors: StateDict) -> dict[str, Any]:
+def _unwrapped(tensors: Tensors) -> dict[str, Any]:
     for wrapper in _WRAPPERS:
         if tensors and all(name.startswith(wrapper) for name in tensors):
             return _unwrapped({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})
     return dict(tensors)
-
-
-def _position_embedding(theirs: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns `theirs` resampled to `shape` (1, 1 + grid, channels) if both grids are square, else as it was."""
-    if theirs.ndim != 3 or theirs.shape == shape:
-        return theirs
-    side, our_side, channels = math.isqrt(theirs.shape[1] - 1), math.isqrt(shape[1] - 1), theirs.shape[2]
-    if side**2 != theirs.shape[1] - 1 or our_side**2 != shape[1] - 1:
-        return theirs
-    grid = theirs[0, 1:].reshape(side, side, channels).astype(np.float32)
-    grid = np.asarray(jax.image.resize(grid, (our_side, our_side, channels), "cubic", antialias=True))
-    return np.concatenate([theirs[:, :1], grid.reshape(1, -1, channels)], axis=1)

@@ -1,7 +1,8 @@
 """Residual networks (He et al. 2016, version 1.5: the stride sits on the 3x3 convolution), with torch's paddings.
 
 Images and activations are (batch, height, width, channels). Taps, as the paper numbers its layers:
-`layer1` is the stem before max-pooling (stride 2), `layer2` to `layer5` the outputs of the four stages.
+`layer1` is the stem before max-pooling (stride 2), `layer2` to `layer5` the outputs of the four stages. `layer5_block2`
+is the second block of the last stage (or its only one), where the released ADL reads its CAM.
 """
 
 import functools
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from aujax.models.attention_dropout import AttentionDropout
 from aujax.models.taps import tap
 
 # Strides of the four stages. 8 is the published models' "large maps": 28x28 from 224x224, without dilation.
@@ -73,7 +75,8 @@ class ResNet(nn.Module):
 
     BatchNorm keeps 0.9 of its running statistics at a step (torch's momentum 0.1) and averages the batch's
     over the mesh axis `axis_name`, or over the device's own images where that is None. Parameters and statistics
-    are float32; `dtype` is what convolutions compute in.
+    are float32; `dtype` is what convolutions compute in. `attention_dropout` is applied after the blocks that
+    `dropout_follows` lists.
     """
 
     stage_sizes: tuple[int, ...]
@@ -82,10 +85,17 @@ class ResNet(nn.Module):
     output_stride: int = 8
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    attention_dropout: AttentionDropout | None = None
 
     def __post_init__(self):
         stage_strides(self.output_stride)
         super().__post_init__()
+
+    def dropout_follows(self, stage: int) -> tuple[int, ...]:
+        """Returns after which blocks of a stage (1 to 4) attention is dropped, as in the released ADL."""
+        if self.attention_dropout is None:
+            return ()
+        return {3: (0,), 4: tuple(sorted({0, self.stage_sizes[3] - 1}))}.get(stage, ())
 
     @nn.compact
     def __call__(
@@ -109,6 +119,10 @@ class ResNet(nn.Module):
             for index in range(size):
                 first = stride if index == 0 else 1
                 x = self.block(self.width * 2 ** (stage - 1), first, conv, norm, name=f"stage{stage}_block{index}")(x)
+                if (stage, index) == (4, min(1, size - 1)):
+                    x = tap(self, "layer5_block2", x)
+                if self.attention_dropout is not None and index in self.dropout_follows(stage):
+                    x = self.attention_dropout(x, train=train)
             x = tap(self, f"layer{stage + 1}", x)
         return x
 

@@ -5,7 +5,7 @@ A network calls `x = tap(self, "layer5", x)`. In a plain `apply` that is the ide
 variables is added to it, so that the gradient with respect to that perturbation is the gradient at the activation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -48,7 +48,27 @@ def read(intermediates: Tree) -> dict[str, Any]:
 def zeros(model: nn.Module, variables: Tree, image: Float[Array, "batch height width 3"]) -> Tree:
     """Returns the collection `"perturbations"` of zeros for every tap, found without computing anything.
 
-    Leave out the taps whose gradients are not wanted; each is shaped like its activation for this batch.
+    Each is shaped like its activation for this batch; `select` leaves out those whose gradients are not wanted.
     """
     _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, mutable=["intermediates"]), variables, image)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates["intermediates"])
+
+
+def select(tree: Tree, names: Sequence[str]) -> dict[str, Any]:
+    """Returns the part of such a collection that holds the named taps; a ValueError lists those there are.
+
+    >>> select({"backbone": {"layer4": 1.0, "layer5": 2.0}, "head": {"class_maps": 3.0}}, ("layer5",))
+    {'backbone': {'layer5': 2.0}}
+    """
+    if missing := sorted(set(names) - read(tree).keys()):
+        raise ValueError(f"activations must be some of {', '.join(read(tree))}, got {', '.join(missing)}")
+    return _pruned(tree, frozenset(names))
+
+
+def _pruned(tree: Tree, names: frozenset[str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        part = _pruned(value, names) if isinstance(value, Mapping) else value
+        if name in names or (isinstance(value, Mapping) and part):
+            kept[name] = part
+    return kept

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from aujax.models.taps import tap
 
-_small_normal = nn.initializers.normal(0.02)
+small_normal = nn.initializers.normal(0.02)
 
 
 @jax.custom_jvp
@@ -30,8 +30,10 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     # In closed form, because JAX 0.12 cannot differentiate erf in a mapped step whose varying axes are checked.
     (x,), (tangent,) = primals, tangents
-    density = jnp.exp(-0.5 * x * x) * (2 * np.pi) ** -0.5
-    return gelu(x), tangent * (jax.scipy.special.ndtr(x) + x * density)
+    # In float32 at least: `ndtr` takes nothing shorter.
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    density = jnp.exp(-0.5 * wide * wide) * (2 * np.pi) ** -0.5
+    return gelu(x), tangent * (jax.scipy.special.ndtr(wide) + wide * density).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -46,13 +48,8 @@ class Block(nn.Module):
         self, x: Float[Array, "batch tokens channels"]
     ) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch tokens"]]:
         """Returns the tokens and the attention of token 0 to each of them, averaged over heads."""
-        channels = x.shape[-1]
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_small_normal)
-        qkv = dense(3 * channels, name="qkv")(_norm("norm1", self.dtype)(x))
-        attended, first_row = _attend(qkv, self.heads)
-        x = x + dense(channels, name="proj")(attended)
-        y = dense(self.mlp_ratio * channels, name="fc1")(_norm("norm2", self.dtype)(x))
-        return x + dense(channels, name="fc2")(gelu(y)), first_row
+        x, _, weights = self_attention(x, self.heads, qkv_bias=True, dtype=self.dtype)
+        return perceptron(x, self.mlp_ratio * x.shape[-1], dtype=self.dtype), weights[:, :, 0].mean(axis=1)
 
 
 class VisionTransformer(nn.Module):
@@ -81,7 +78,7 @@ class VisionTransformer(nn.Module):
             x, first_row = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block{index}")(x)
             attention = attention + first_row
         tap(self, "attention", attention[:, 1:].reshape(-1, *grid, 1))
-        tokens = _norm("norm", self.dtype)(x)[:, 1:]
+        tokens = layer_norm("norm", self.dtype)(x)[:, 1:]
         return tap(self, "tokens", tokens.reshape(-1, *grid, self.channels))
 
     def _embed(self, image: Array, grid: tuple[int, int]) -> Float[Array, "batch tokens channels"]:
@@ -91,10 +88,10 @@ class VisionTransformer(nn.Module):
             self.channels, size, size, "VALID", dtype=self.dtype, kernel_init=uniform, name="patch_embed"
         )
         x = to_patches(image.astype(self.dtype)).reshape(-1, grid[0] * grid[1], self.channels)
-        first = self.param("cls_token", _small_normal, (1, 1, self.channels))
+        first = self.param("cls_token", small_normal, (1, 1, self.channels))
         first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, self.channels))
         x = jnp.concatenate([first, x], axis=1)
-        return x + self.param("pos_embed", _small_normal, (1, *x.shape[1:])).astype(self.dtype)
+        return x + self.param("pos_embed", small_normal, (1, *x.shape[1:])).astype(self.dtype)
 
 
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
@@ -107,20 +104,42 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
     return height // patch, width // patch
 
 
-def _norm(name: str, dtype: Any) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+def self_attention(
+    x: Float[Array, "batch tokens channels"], heads: int, *, qkv_bias: bool, dtype: Any
+) -> tuple[
+    Float[Array, "batch tokens channels"],
+    Float[Array, "batch heads tokens tokens"],
+    Float[Array, "batch heads tokens tokens"],
+]:
+    """Returns the tokens with self-attention added, and its float32 scores before and after the softmax over keys.
 
-
-def _attend(
-    qkv: Float[Array, "batch tokens packed"], heads: int
-) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch tokens"]]:
-    batch, tokens, packed = qkv.shape
+    Called inside a module, which then holds the layers `norm1`, `qkv` and `proj`.
+    """
+    channels = x.shape[-1]
+    packed = _dense(3 * channels, "qkv", dtype, use_bias=qkv_bias)(layer_norm("norm1", dtype)(x))
     # Packed as torch packs it: queries, keys, values, and within each head after head.
-    q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, packed // 3 // heads), 2, 0)
+    q, k, v = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, heads, channels // heads), 2, 0)
     scores = jnp.einsum("bqhc,bkhc->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(scores, axis=-1)
     mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(v.dtype), v)
-    return mixed.reshape(batch, tokens, packed // 3), weights[:, :, 0].mean(axis=1)
+    return x + _dense(channels, "proj", dtype)(mixed.reshape(x.shape)), scores, weights
+
+
+def perceptron(
+    x: Float[Array, "batch tokens channels"], hidden: int, *, dtype: Any
+) -> Float[Array, "batch tokens channels"]:
+    """Returns the tokens with a two-layer perceptron of them added; the calling module holds `norm2`, `fc1`, `fc2`."""
+    y = _dense(hidden, "fc1", dtype)(layer_norm("norm2", dtype)(x))
+    return x + _dense(x.shape[-1], "fc2", dtype)(gelu(y))
+
+
+def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
+    """Returns a LayerNorm as the published transformers have it; its statistics are float32."""
+    return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def _dense(channels: int, name: str, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
+    return nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=small_normal, name=name)
 
 
 deit_small = functools.partial(VisionTransformer, patch=16, channels=384, depth=12, heads=6)

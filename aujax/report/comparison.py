@@ -62,7 +62,7 @@ def write(folders: Sequence[Path], *, split: str, out: Path) -> Report:
 
 
 def warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Returns what stands in the way of comparing the runs, in sentences."""
+    """Returns what stands in the way of comparing the runs or of trusting their maps, in sentences."""
     found = []
     unexpected = {
         name: values
@@ -79,7 +79,8 @@ def warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
         found.append("The runs were measured against the maps of different codebooks: their cosines do not compare.")
     if len({run.evaluation.layer for run in runs}) > 1:
         found.append("The runs report the attention of different layers: compare their ATT-COS with care.")
-    return found
+    empty = {run.name: tables.without_pattern(run.evaluation) for run in runs}
+    return found + [f"{name}: {words}" for name, words in empty.items() if words]
 
 
 def opening(shown: Sequence[Evaluation], changes: Sequence[tuple[Evaluation, Evaluation]]) -> str:

@@ -19,7 +19,7 @@ Path = str | pathlib.Path
 EXPECTED_DIFFERENCE = "au_weight"  # what a pair of runs should differ in, and in nothing else
 _METRICS = (
     *("split", "num_examples", "num_maps", "cl", "balanced_accuracy", "cam_cos", "att_cos", "attention_layer"),
-    *("per_class", "confusion_matrix", "expressions", "baselines"),
+    *("cam_without_pattern", "att_without_pattern", "per_class", "confusion_matrix", "expressions", "baselines"),
     *("method", "au_weight", "codebook", "checkpoint", "data"),
 )
 _SAMPLE = ("index", "image", "au_map", "has_map", "attention", "expression", "predicted")

@@ -44,7 +44,8 @@ def panels(
 ) -> pathlib.Path:
     """Draw a row of pictures per face, the face and the overlay of each column; return the path of the PNG.
 
-    `headings` stand above the rows, `across` rows stand side by side. A map without a pattern is marked "flat".
+    `headings` stand above the rows, `across` rows stand side by side. A map without a pattern is not drawn but marked
+    "flat" or "not finite".
     """
     titles = ["Face", *(column.title for column in columns)]
     across = min(across, len(images))
@@ -87,7 +88,9 @@ def class_means(
             _mean(sheet, corner, upper, row.maps[place] if count else None)
             faces = "1 face" if count == 1 else f"{count} faces"
             sheet.text(corner + _SIDE / 2, upper + _SIDE + 0.04, faces, ha="center", fontsize=SMALL, color=GREY)
-    note = "Average over faces; every face's map was taken to 0–1 first. The same scale everywhere."
+    note = (
+        "Average over faces; every face's map was taken to 0–1 first (0 without a pattern). The same scale everywhere."
+    )
     sheet.colour_bar(left, sheet.height - 0.5, "0", "1", note)
     return sheet.save(path)
 
@@ -117,7 +120,11 @@ def _mean(sheet: Sheet, left: float, top: float, map_: np.ndarray | None) -> Non
 
 
 def _why_not(map_: np.ndarray | None) -> str:
-    return "no map" if map_ is None else "flat" if overlays.is_flat(map_) else ""
+    if map_ is None:
+        return "no map"
+    if not np.isfinite(map_).all():
+        return "not finite"
+    return "flat" if overlays.is_flat(map_) else ""
 
 
 def _stamp(sheet: Sheet, left: float, top: float, words: str) -> None:

@@ -79,7 +79,23 @@ def print_evaluation(directory: Path) -> None:
     evaluation, console = read(directory), rich.console.Console()
     console.print(results([evaluation]).console())
     console.print(by_expression([evaluation]).console())
+    if words := without_pattern(evaluation):
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
     console.print(f"evaluation: {evaluation.directory}", markup=False, highlight=False, soft_wrap=True)
+
+
+def without_pattern(evaluation: Evaluation) -> str:
+    """Returns how many maps show nothing, and where to find them, in a sentence; "" where all are fine."""
+    metrics = evaluation.metrics
+    counts = {"CAM": metrics["cam_without_pattern"]}
+    counts |= {f"attention at {layer}": count for layer, count in metrics["att_without_pattern"].items()}
+    found = [f"the {name} of {count}" for name, count in counts.items() if count]
+    if not found:
+        return ""
+    return (
+        f"Maps without a pattern, the same everywhere or not finite: {', '.join(found)} of {metrics['num_examples']} "
+        "faces. The averages count them; examples.csv names them in its column without_pattern."
+    )
 
 
 def percent(share: float | None) -> str:

@@ -102,11 +102,11 @@ def _starting_state(
     if found := runs.restore(workdir, abstract, replicated(mesh), which="latest"):
         return found[0]
     variables = runs.initial_variables(model, config)
-    if config.weights:
+    for source in filter(None, config.weights.split(",")):
         try:
-            variables = pretrained.load_backbone(weight_files.read(config.weights), model, variables)
+            variables = pretrained.load_backbone(weight_files.read(source.strip()), model, variables)
         except ValueError as error:
-            raise UserError(f"--config.weights: {error}") from error
+            raise UserError(f"--config.weights: {source.strip()}: {error}") from error
     return jax.device_put(create_state(variables, tx), replicated(mesh))
 
 

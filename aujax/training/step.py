@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from aujax import au_maps, augment, codebook, losses, methods, metrics
 from aujax.config import Config, OptimizerConfig
@@ -87,11 +87,12 @@ def make_train_step(
     per_device_statistics = config.batch_norm == "per_device"
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Mean]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        image, au_map, has_map = training_views(key, batch, config)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), 4)
+        views = training_views(keys[0], keys[1], batch, config, model.head.num_classes)
+        views = model.method.mix(keys[2], views, valid=batch.valid, axis_name=DATA_AXIS)
         value_and_grad = jax.value_and_grad(_loss, has_aux=True)
         (loss, (statistics, means)), gradients = value_and_grad(
-            state.params, state, model, config, batch, image, au_map, has_map
+            state.params, state.batch_stats, keys[3], model, config, batch, views
         )
         if per_device_statistics:
             statistics = jax.lax.pmean(statistics, DATA_AXIS)
@@ -107,11 +108,12 @@ def make_train_step(
 
 
 def training_views(
-    key: Key[Array, ""], batch: Batch, config: Config
-) -> tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size"], Bool[Array, " batch"]]:
-    """Returns normalised random views of a device's pictures, their AU maps, and which faces have one.
+    order_key: Key[Array, ""], key: Key[Array, ""], batch: Batch, config: Config, num_classes: int
+) -> augment.Views:
+    """Returns normalised random views of a device's pictures, with their AU maps and labels.
 
-    The map is drawn from the landmarks of the stored picture and then moves with it.
+    The map is drawn from the landmarks of the stored picture and then moves with it. `order_key` draws what the whole
+    batch shares, `key` what each picture has for itself.
     """
     book = codebook.load(config.codebook)
     size = batch.image.shape[1:3]
@@ -119,7 +121,6 @@ def training_views(
         batch.landmarks, batch.expression, batch.has_landmarks & batch.valid, size=size, codebook=book
     )
     image = jnp.asarray(batch.image, jnp.float32) / 255.0
-    order_key, key = jax.random.split(key)
     order = jax.random.permutation(order_key, 4)
     place = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
@@ -128,28 +129,34 @@ def training_views(
         return augment.training_view(key, order, image, au_map, size=config.image_size, policy=config.augment)
 
     image, maps = jax.vmap(view)(keys, image, maps)
-    return augment.normalize(image), maps, has_map
+    image = augment.normalize(image, config.normalization)
+    return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
 
 
 def _loss(
     params: Any,
-    state: TrainState,
+    batch_stats: Any,
+    key: Key[Array, ""],
     model: methods.Classifier,
     config: Config,
     batch: Batch,
-    image: Float[Array, "batch size size 3"],
-    au_map: Float[Array, "batch size size"],
-    has_map: Bool[Array, " batch"],
+    views: augment.Views,
 ) -> tuple[Float[Array, ""], tuple[Any, dict[str, Mean]]]:
     """Returns Eq. 3 of the paper over the global batch, with the new statistics and the terms' means."""
-    reading = methods.read(model, {"params": params, "batch_stats": state.batch_stats}, image, train=True)
-    smoothed = losses.cross_entropy(reading.logits, batch.expression, label_smoothing=config.label_smoothing)
-    terms = {"cross_entropy": losses.Term(smoothed, where=batch.valid)}
+    row, variables = model.method, {"params": params, "batch_stats": batch_stats}
+    reading = methods.read(model, variables, views.image, train=True, expression=batch.expression, key=key)
+
+    def classification(logits: Array) -> losses.Term:
+        value = losses.soft_cross_entropy(logits, views.target, label_smoothing=config.label_smoothing)
+        return losses.Term(value, where=batch.valid)
+
+    terms = {"cross_entropy": classification(reading.logits)}
+    terms |= {f"cross_entropy_{name}": classification(reading.activations[name]) for name in row.supervised}
     if config.au_weight:
-        layers = model.method.aligned(config.au_layers)
-        values = [losses.au_alignment(reading.activations[layer], au_map, where=has_map) for layer in layers]
+        layers = row.aligned(config.au_layers)
+        values = [losses.au_alignment(reading.activations[x], views.au_map, where=views.has_map) for x in layers]
         value = losses.over_layers(values, config.au_layer_reduction)
-        terms["alignment"] = losses.Term(value, config.au_weight, where=has_map)
+        terms["alignment"] = losses.Term(value, config.au_weight, where=views.has_map)
     total, means = losses.composite(terms, axis_name=DATA_AXIS)
     right = metrics.correct(reading.logits, batch.expression).astype(jnp.float32)
     means["accuracy"] = Mean.of(right, where=batch.valid, axis_name=DATA_AXIS)

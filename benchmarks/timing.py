@@ -1,0 +1,37 @@
+"""What every benchmark here shares: timing in turns, and the lines that say on what."""
+
+import datetime
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+
+Work = Callable[[], object]
+
+
+def in_turns(works: Sequence[Work], repeats: int) -> list[float]:
+    """Returns the median seconds of each work, run one after the other so that a busy machine slows all alike."""
+    turns = [[_seconds(work) for work in works] for _ in range(repeats + 1)][1:]  # the first turn compiles
+    return [statistics.median(times) for times in zip(*turns, strict=True)]
+
+
+def _seconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def machine() -> str:
+    """Returns the processor or accelerator, the version of JAX and the date, on which all times depend."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    device = jax.devices()[0]
+    where = "" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}; "
+    return (
+        f"{where}{model}, {len(os.sched_getaffinity(0))} of its cores; {datetime.date.today()}, jax {jax.__version__}"
+    )
