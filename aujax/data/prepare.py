@@ -4,6 +4,7 @@
   python -m aujax.data.prepare folder --source photographs --out data/photographs
   python -m aujax.data.prepare rafdb --source RAF-DB/basic --out data/rafdb --align five-point --images original
   python -m aujax.data.prepare affectnet --source AffectNet --out data/affectnet
+  python -m aujax.data.prepare folds --source RAF-DB --folds wsol-done-right-splits/RAF-DB --out data/rafdb
 
 A run that was stopped goes on when the same command is given again; landmarks already found are kept.
 """

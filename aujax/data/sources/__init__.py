@@ -1,6 +1,6 @@
 """Where faces come from: each source lists its images, and `SOURCES` is the table of them."""
 
-from aujax.data.sources import affectnet, drawn, folder, rafdb
+from aujax.data.sources import affectnet, drawn, folder, folds, rafdb
 from aujax.data.sources.listing import Source
 
 SOURCES: dict[str, Source] = {
@@ -8,4 +8,5 @@ SOURCES: dict[str, Source] = {
     "folder": folder.SOURCE,
     "rafdb": rafdb.SOURCE,
     "affectnet": affectnet.SOURCE,
+    "folds": folds.SOURCE,
 }

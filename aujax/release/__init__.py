@@ -1,0 +1,1 @@
+"""The authors' released models in, and ours out."""
