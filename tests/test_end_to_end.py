@@ -12,19 +12,23 @@ from aujax.config import OptimizerConfig
 from aujax.training.loop import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny"}
+TINY = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
+SMALLER = {"ACoL": "channels=16"}
 
 
-@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "CAM"])  # `tiny_run` is CAM
-def test_every_method_trains_and_is_evaluated(name, with_options, tmp_path):
+# Without action units here, and with them in test_step.py; `tiny_run` is CAM with them.
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_trains_without_action_units_and_is_evaluated(name, with_options, tmp_path):
     row = methods.METHODS[name]
     slow = OptimizerConfig(learning_rate=1e-4)
-    config = with_options(method=name, backbone=TINY[row.backbone], image_size=64, epochs=1, optimizer=slow)
+    options = {"backbone": TINY[row.backbone], "method_options": SMALLER.get(name, "")}
+    config = with_options(method=name, au_weight=0.0, epochs=1, optimizer=slow, **options)
     train_and_evaluate(config, tmp_path / "run")
     folder = evaluation_files.evaluate_run(tmp_path / "run", "validation")
     described = json.loads((folder / "metrics.json").read_text())
     assert described["attention_layer"] == row.tap
     assert set(described["att_cos"]) == set(row.layers)
+    assert (described["cam_cos"] is None) == (row.readout is None)
 
 
 def run_script(*arguments):

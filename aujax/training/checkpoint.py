@@ -9,6 +9,8 @@ from orbax.checkpoint import v1 as orbax
 from aujax.errors import UserError
 
 SCORE = "cl"
+# A parameter of fewer bytes per device is written by one of them: cutting it up takes longer than writing it.
+_LEAST_SLICE = 2**20
 
 
 def _score(metrics: Any) -> float:
@@ -24,7 +26,9 @@ class Checkpoints:
         training: Any = orbax.training  # its annotations accept neither a pathlib.Path nor its own policies
         policies = training.preservation_policies
         kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)])
-        self._checkpointer = training.Checkpointer(directory.absolute(), preservation_policy=kept)
+        saving = orbax.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=_LEAST_SLICE)
+        context = orbax.Context(array_options=orbax.options.ArrayOptions(saving=saving))
+        self._checkpointer = training.Checkpointer(directory.absolute(), context=context, preservation_policy=kept)
 
     def __enter__(self) -> "Checkpoints":
         return self
