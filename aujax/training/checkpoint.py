@@ -26,8 +26,8 @@ class Checkpoints:
         training: Any = orbax.training  # its annotations accept neither a pathlib.Path nor its own policies
         policies = training.preservation_policies
         kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)])
-        saving = orbax.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=_LEAST_SLICE)
-        context = orbax.Context(array_options=orbax.options.ArrayOptions(saving=saving))
+        context = orbax.Context()
+        context.array.saving.min_slice_bytes_for_replica_parallel = _LEAST_SLICE
         self._checkpointer = training.Checkpointer(directory.absolute(), context=context, preservation_policy=kept)
 
     def __enter__(self) -> "Checkpoints":

@@ -1,0 +1,90 @@
+"""Every method, trained for a short while without and with AU cues on one data set: the table of docs/methods.md.
+
+    python benchmarks/methods.py --data DIR --out RUNS [--smoke] [--methods CAM,PRM,...]
+
+DIR is a prepared data set with landmarks. Networks are the tiny ones, pictures 80 px, 12 epochs, AU cues of weight 4,
+everything else as in configs/faces.py:small. Rows that differ in reading alone are trained once. A run that is there
+already is not trained again.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import timing
+
+from aujax import evaluation_files, methods
+from aujax.config import Config, DataConfig, OptimizerConfig
+from aujax.training.loop import train_and_evaluate
+
+BACKBONES = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
+# Narrower than published, as its network is.
+OPTIONS = {"ACoL": "channels=128"}
+WEIGHTS = (0.0, 4.0)
+
+
+def config(row: methods.Method, au_weight: float, data: str, *, smoke: bool) -> Config:
+    """Returns the options of one run."""
+    epochs = 1 if smoke else 12
+    return Config(
+        method=row.name,
+        method_options=OPTIONS.get(row.name, ""),
+        backbone=BACKBONES[row.backbone],
+        image_size=32 if smoke else 80,
+        au_weight=au_weight,
+        epochs=epochs,
+        validate_every=epochs,
+        data=DataConfig(dir=data, load_size=36 if smoke else 88),
+        optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=1.0, clip_norm=5.0),
+    )
+
+
+def training(row: methods.Method) -> methods.Method:
+    """Returns what of a row decides its training: equal for rows that differ in name and reading alone."""
+    return dataclasses.replace(row, name="", readout=None)
+
+
+def run(row: methods.Method, au_weight: float, options: argparse.Namespace) -> dict:
+    """Returns the metrics of a row on the test split, after training it or a row that trains alike."""
+    workdir = options.out / f"{row.name.replace('/', '-')}-au{au_weight:g}"
+    wanted = config(row, au_weight, options.data, smoke=options.smoke)
+    first = next(other for other in methods.METHODS.values() if training(other) == training(row))
+    if first is not row:
+        run(first, au_weight, options)
+        shutil.copytree(options.out / f"{first.name}-au{au_weight:g}", workdir, dirs_exist_ok=True)
+        (workdir / "config.json").write_text(json.dumps(dataclasses.asdict(wanted), indent=1))
+    metrics = workdir / "eval" / "test" / "metrics.json"
+    if not metrics.exists() or json.loads(metrics.read_text())["method"] != row.name:
+        train_and_evaluate(wanted, workdir)
+        evaluation_files.evaluate_run(workdir, "test")
+    return json.loads(metrics.read_text())
+
+
+def line(row: methods.Method, results: list[dict]) -> str:
+    """Returns a line of the table."""
+    layer = results[0]["attention_layer"]
+    columns = (
+        [f"{100 * result['cl']:.1f}" for result in results],
+        [f"{result['att_cos'][layer]:.2f}" for result in results],
+        ["-" if row.readout is None else f"{result['cam_cos']:.2f}" for result in results],
+    )
+    return f"| {row.name} | " + " | ".join(" -> ".join(column) for column in columns) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="prepared data set")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the runs")
+    parser.add_argument("--smoke", action="store_true", help="one epoch on tiny pictures: does it run at all?")
+    parser.add_argument("--methods", default=",".join(methods.METHODS), help="rows to train (default: all)")
+    options = parser.parse_args()
+    rows = [methods.method(name) for name in options.methods.split(",")]
+    lines = [line(row, [run(row, weight, options) for weight in WEIGHTS]) for row in rows]
+    print(f"{timing.machine()}; {options.data}")
+    print("| method | accuracy (%) | ATT-COS | CAM-COS |\n| --- | --- | --- | --- |\n" + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
