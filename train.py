@@ -5,7 +5,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from aujax import commandline
+from aujax import commandline, processes
 from aujax.config import defaults, from_config_dict
 from aujax.training.loop import train_and_evaluate
 
@@ -13,6 +13,12 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the options
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; an interrupted run in it is continued.", required=True
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes, which SLURM, Open MPI, Kubernetes or a TPU's metadata tell of."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first of several processes.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
 
 
 def main(_: list[str]) -> None:
@@ -20,6 +26,8 @@ def main(_: list[str]) -> None:
     with commandline.user_errors(
         "python train.py", interrupted=f"stopped; run the same command to continue {_WORKDIR.value}"
     ):
+        if _DISTRIBUTED.value or _COORDINATOR.value or _NUM_PROCESSES.value or _PROCESS_ID.value >= 0:
+            processes.join(coordinator=_COORDINATOR.value, count=_NUM_PROCESSES.value, index=_PROCESS_ID.value)
         train_and_evaluate(from_config_dict(_CONFIG.value), pathlib.Path(_WORKDIR.value))
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from aujax import codebook, methods, run_files
+from aujax import codebook, methods, processes, run_files
 from aujax.config import Config, from_config_dict, method_options
 from aujax.data.builders import Faces, open_faces
 from aujax.data.records import data_mesh, replicated
@@ -130,14 +130,16 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
 
 
 def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
-    """Writes config.json and manifest.json, unless the folder has them."""
-    if not (workdir / run_files.CONFIG).exists():
+    """Writes config.json and manifest.json, unless the folder has them; of several processes, the first one does."""
+    processes.wait_for_all("the folder is checked")
+    if processes.is_first() and not (workdir / run_files.CONFIG).exists():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir: {workdir} cannot be made ({error.strerror}); choose another folder") from error
         _write(workdir / run_files.MANIFEST, _manifest(config, faces))
         _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
+    processes.wait_for_all("the folder is there")
 
 
 def write_imported(
@@ -206,11 +208,16 @@ def restore(
 
 
 class Log:
-    """Appends numbers to log.jsonl, and to TensorBoard's event files where `tensorboardX` is installed."""
+    """Appends numbers to log.jsonl, and to TensorBoard's event files where `tensorboardX` is installed.
+
+    Of several processes, the first one does.
+    """
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
         """Opens the log and drops what was written after `step`, from which training continues."""
         self._path = workdir / run_files.LOG
+        if not processes.is_first():
+            return
         kept = [line for line in run_files.read_log(self._path) if line["step"] <= step]
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
@@ -219,6 +226,8 @@ class Log:
 
     def write(self, kind: str, step: int, numbers: dict[str, Any]) -> None:
         """Appends one line; nested numbers are dictionaries."""
+        if not processes.is_first():
+            return
         with self._path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step, **numbers}) + "\n")
         if self._board:

@@ -11,11 +11,13 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 
 ARRAYS = ("codebook", "rendering", "au_maps", "resize", "augment", "losses", "metrics", "statistics", "cams")
 NETWORKS = ("methods", "models.*", "readouts")
-RUNS = (*ARRAYS, *NETWORKS, "errors", "config", "data.*", "run_files", "runs", "weight_files", "training.*")
+FILES_OF_A_RUN = ("config", "data.*", "run_files", "runs", "weight_files", "training.*")
+RUNS = (*ARRAYS, *NETWORKS, *FILES_OF_A_RUN, "errors", "processes")
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
 MAY_IMPORT = {
     "__init__.py": (),
     "errors.py": (),
+    "processes.py": ("errors",),
     "run_files.py": ("errors",),
     "codebook.py": (),
     "resize.py": (),

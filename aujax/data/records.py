@@ -35,9 +35,7 @@ class Batch(NamedTuple):
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the one-dimensional mesh over the given devices, or all there are."""
-    if jax.process_count() > 1:
-        raise UserError(f"one process drives all devices, got {jax.process_count()} processes; start one alone")
+    """Returns the one-dimensional mesh over the given devices, or over those of all processes."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 

@@ -12,7 +12,7 @@ import optax
 import rich.console
 import rich.progress
 
-from aujax import evaluation, methods, run_files, runs, weight_files
+from aujax import evaluation, methods, processes, run_files, runs, weight_files
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource, open_faces
@@ -43,7 +43,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
 
     train_step = make_train_step(model, tx, config, mesh)
     validate = _validation(model, config, faces, mesh)
-    console = rich.console.Console()
+    console = rich.console.Console(quiet=not processes.is_first())
     first_epoch = int(state.step) // steps_per_epoch
     log = runs.Log(workdir, step=int(state.step))
     checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
