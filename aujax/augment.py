@@ -275,7 +275,10 @@ def cut_box(
 
 
 def _partners(key: Key[Array, ""], views: Views, valid: Bool[Array, " batch"], axis_name: str | None) -> Views:
-    """Returns the views of a random permutation of the whole batch, which maps valid ones to valid ones."""
+    """Returns the views of a random permutation of the whole batch, which maps valid ones to valid ones.
+
+    Every device then holds the views of all, for as long as the mixing takes.
+    """
     own = jnp.arange(len(valid))
     if axis_name is not None:
         own += jax.lax.axis_index(axis_name) * len(valid)

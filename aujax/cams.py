@@ -13,6 +13,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from aujax import resize
 
+# A sum is nothing if it is less than this share of what was added up.
+_ROUNDING = 1e-6
+
 
 def layer_attention(features: Float[ArrayLike, "*batch h w channels"]) -> Float[Array, "*batch h w"]:
     """Returns the mean over channels, in float32 (Eq. 1 of the paper).
@@ -63,8 +66,10 @@ def grad_cam_pp(
     """
     features, positive = jnp.asarray(features, jnp.float32), jax.nn.relu(jnp.asarray(gradients, jnp.float32))
     # Where g > 0, and only those pixels count, alpha is this without the g^2, which may be too small for float32.
-    divisor = 2.0 + positive * features.sum(axis=(-3, -2), keepdims=True)
-    alpha = jnp.where(divisor == 0.0, 0.0, 1.0 / jnp.where(divisor == 0.0, 1.0, divisor))
+    slope = positive * features.sum(axis=(-3, -2), keepdims=True)
+    divisor = 2.0 + slope
+    nothing = jnp.abs(divisor) <= _ROUNDING * (2.0 + jnp.abs(slope))
+    alpha = jnp.where(nothing, 0.0, 1.0 / jnp.where(nothing, 1.0, divisor))
     return jax.nn.relu(cam(features, (alpha * positive).sum(axis=(-3, -2))))
 
 
@@ -115,9 +120,10 @@ def xgrad_cam(
     [ 0.5 -0.5 -0.5 -0.5 -0.5]
     """
     features, gradients = jnp.asarray(features, jnp.float32), jnp.asarray(gradients, jnp.float32)
-    total = features.sum(axis=(-3, -2))
+    total, magnitude = (x.sum(axis=(-3, -2)) for x in (features, jnp.abs(features)))
     weighted = (features * gradients).sum(axis=(-3, -2))
-    return cam(features, jnp.where(total == 0.0, 0.0, weighted / jnp.where(total == 0.0, 1.0, total)))
+    nothing = jnp.abs(total) <= _ROUNDING * magnitude
+    return cam(features, jnp.where(nothing, 0.0, weighted / jnp.where(nothing, 1.0, total)))
 
 
 def eigen_cam(features: Float[ArrayLike, "*batch h w channels"]) -> Float[Array, "*batch h w"]:
@@ -176,9 +182,10 @@ def score_cam(
 ) -> Float[Array, "h w"]:
     """Returns Score-CAM of one image: relu(the channels weighted by what each of them alone scores) (Wang et al. 2020).
 
-    The image, as `score` takes it, is multiplied by each normalised and enlarged channel; the weights are the softmax
+    The image, as `score` takes it, is multiplied by each enlarged and normalised channel; the weights are the softmax
     over channels of the class's logit. `score` maps (n, height, width, 3) to logits (n, classes) and is called with n
-    `batch_size`, or the number of channels if that is less. A class that does not exist has a map of NaN.
+    `batch_size`, or the number of channels if that is less. A class that does not exist has a map of NaN. Outside
+    `jax.jit` each call compiles `score` anew: jit the caller, with the network's variables among its arguments.
 
     >>> features = jnp.stack([jnp.zeros((5, 5)), jnp.eye(5)], axis=-1)
     >>> brightness = lambda images: images.sum(axis=(1, 2))
@@ -186,14 +193,17 @@ def score_cam(
     [1. 0. 0. 0. 0.]
     """
     image, features = jnp.asarray(image, jnp.float32), jnp.asarray(features, jnp.float32)
+    expression = jnp.asarray(expression)
     channels = jnp.moveaxis(features, -1, 0)
     count, (height, width) = len(channels), image.shape[:2]
     batch_size = min(batch_size, count)
     filled = jnp.pad(channels, ((0, -count % batch_size), (0, 0), (0, 0)))
 
     def logits(part: Float[Array, "n h w"]) -> Float[Array, " n"]:
-        masks = upsample(normalize(part), (height, width))
-        return jnp.take(score(image[None] * masks[..., None]), expression, axis=-1, mode="fill")
+        masks = normalize(resize.bilinear(part, (height, width)))
+        scores = score(image[None] * masks[..., None])
+        # A negative index would count from the end.
+        return jnp.take(scores, jnp.where(expression < 0, scores.shape[-1], expression), axis=-1, mode="fill")
 
     parts = filled.reshape(-1, batch_size, *channels.shape[1:])
     weights = jax.nn.softmax(jax.lax.map(logits, parts).reshape(-1)[:count].astype(jnp.float32))

@@ -43,6 +43,7 @@ STRIDE = Check(
     lambda value: value == 0 or value in STAGE_STRIDES,
     f"{', '.join(map(str, STAGE_STRIDES))}, or 0 for the backbone's own",
 )
+SIZE = Check(lambda value: value == 0 or value >= 32, "32 or more, or 0 for the method's own")
 AREA = Check(
     lambda value: [type(share) for share in value] == [float, float] and 0 < value[0] <= value[1] < 1,
     "(smallest, largest) share, within (0, 1)",
@@ -59,7 +60,7 @@ class DataConfig:
     """Where the faces are and how they are read."""
 
     dir: str = ""  # what `python -m aujax.data.prepare ... --out DIR` wrote
-    load_size: int = option(256, AT_LEAST_ONE)  # side in pixels at which training pictures enter augmentation
+    load_size: int = option(0, NOT_NEGATIVE)  # pixels per side that enter augmentation; 0: 8/7 of what the network sees
     batch_size: int = option(32, AT_LEAST_ONE)  # pictures per step over all devices
     eval_batch_size: int = option(64, AT_LEAST_ONE)
     read_threads: int = option(4, AT_LEAST_ONE)  # threads that read and decode ahead of the step
@@ -88,7 +89,7 @@ class Config:
     backbone: str = ""  # "": the method's own
     output_stride: int = option(0, STRIDE)  # pixels per cell of a convolutional backbone's last map
     weights: str = ""  # backbone weights: .safetensors, .pth or Hugging Face ids, commas between; "": from scratch
-    image_size: int = option(224, Check(lambda value: value >= 32, "32 or more"))  # pixels per side the network sees
+    image_size: int = option(0, SIZE)  # pixels per side that the network sees; 0: the method's own
     normalization: str = option("imagenet", one_of(*NORMALIZATIONS))  # of pixels: what the weights were trained on
     dtype: str = option("float32", one_of("float32", "bfloat16"))  # of activations; parameters stay float32
     batch_norm: str = option("cross_device", one_of("cross_device", "per_device"))
@@ -107,6 +108,21 @@ class Config:
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: Policy = dataclasses.field(default_factory=Policy)
+
+    @property
+    def picture_size(self) -> int:
+        """Pixels per side that the network sees."""
+        return self.image_size or methods.METHODS[self.method].image_size
+
+    @property
+    def load_size(self) -> int:
+        """Pixels per side at which training pictures enter augmentation: 256 for networks that see 224."""
+        return self.data.load_size or round(self.picture_size * 8 / 7)
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        """The files or ids of `weights`, one by one."""
+        return tuple(filter(None, (source.strip() for source in self.weights.split(","))))
 
     def to_config_dict(self) -> ml_collections.ConfigDict:
         """Returns the same options as a locked ConfigDict, for `configs/*.py`."""

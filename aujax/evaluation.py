@@ -104,7 +104,7 @@ def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batc
         source,
         np.arange(len(source)),
         batch_size=-(-config.data.eval_batch_size // mesh.size) * mesh.size,
-        size=config.image_size,
+        size=config.picture_size,
         threads=config.data.read_threads,
     )
 

@@ -74,8 +74,12 @@ class MapCollector:
 def write(
     directory: pathlib.Path, evaluation: Evaluation, collector: MapCollector, source: FaceSource, about: dict[str, Any]
 ) -> None:
-    """Writes metrics.json, examples.csv and maps.npz into the directory; metrics.json last."""
+    """Writes metrics.json, examples.csv and maps.npz into the directory; metrics.json last.
+
+    An evaluation that was there before loses its metrics.json first, so the file always belongs to the others.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "metrics.json").unlink(missing_ok=True)
     summary, columns = evaluation.summary, evaluation.columns
     counts = np.array([part["num_examples"] for part in summary["per_class"].values()])
     map_counts = np.array([part.get("num_maps", 0) for part in summary["per_class"].values()])

@@ -20,19 +20,31 @@ from aujax.models import heads
 from aujax.models.attention_dropout import AttentionDropout
 from aujax.models.backbones import BACKBONES
 from aujax.models.reading import Reading as Reading
-from aujax.models.reading import Variables
+from aujax.models.reading import Variables, checked, exists, nan_unless, wanted_expression
 from aujax.models.reading import read as read
 from aujax.models.reading import read_gradients as read_gradients
 from aujax.readouts import Readout
 
 
 class Option(NamedTuple):
-    """A hyper-parameter of a method: its published value and the values it may take."""
+    """A hyper-parameter of a method: its published value and the values it may take, from `least` to `most`.
+
+    `above` leaves `least` itself out.
+    """
 
     name: str
     value: float
     least: float = 0.0
     most: float = 1.0
+    above: bool = False
+
+    def check(self, value: float) -> None:
+        """Raises a ValueError unless the option may take this value."""
+        inside = self.least < value <= self.most if self.above else self.least <= value <= self.most
+        if not inside or type(self.value)(value) != value:
+            kind = "a whole number" if isinstance(self.value, int) else "a number"
+            start = f"above {self.least:g}, up to" if self.above else f"from {self.least:g} to"
+            raise ValueError(f"option {self.name} must be {kind} {start} {self.most:g}, got {value:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,19 +95,14 @@ class Method:
         options = []
         for option in self.options:
             value = values.get(option.name, option.value)
-            if not option.least <= value <= option.most or type(option.value)(value) != value:
-                kind = "a whole number" if isinstance(option.value, int) else "a number"
-                raise ValueError(
-                    f"option {option.name} of {self.name} must be {kind} from {option.least:g} to {option.most:g}, "
-                    f"got {value:g}"
-                )
+            option.check(value)
             options.append(option._replace(value=type(option.value)(value)))
         return dataclasses.replace(self, options=tuple(options)) if values else self
 
 
 _CNN = functools.partial(Method, backbone="resnet50", layers=("layer1", "layer2", "layer3", "layer4", "layer5"))
 _LINEAR = functools.partial(_CNN, head=heads.LinearHead, tap="layer5")
-_KMAX, _KMIN, _ALPHA = Option("kmax", 0.5), Option("kmin", 0.1), Option("alpha", 0.6)
+_KMAX, _KMIN, _ALPHA = Option("kmax", 0.5, above=True), Option("kmin", 0.1), Option("alpha", 0.6)
 _MODALITIES = Option("modalities", 5, 1, 64)
 
 
@@ -163,7 +170,7 @@ METHODS = {
             tap="stage3",
             layers=("stage1", "stage2", "stage3", "attention"),
             image_size=112,
-            options=(Option("tokens", 160, 1, 196), Option("keep", 0.9)),
+            options=(Option("tokens", 160, 1, 196), Option("keep", 0.9, above=True)),
             backbone_fields=dict,
         ),
     )
@@ -252,9 +259,10 @@ def forward(
 ) -> Forward:
     """Returns logits, the attention of the method's layers and the CAM of `expression` (default: the predicted one).
 
-    Compiled once per model and shape. A class that does not exist has a CAM of NaN.
+    Compiled once per model and shape. A class that does not exist has a CAM of NaN. ACoL's second branch is erased by
+    `expression` too: for another class's CAM beside a face's label, `read` with the label and pick from the class maps.
     """
-    return _forward(model, variables, image, expression)
+    return _forward(model, variables, *checked(image, expression))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -265,7 +273,6 @@ def _forward(model: Classifier, variables: Variables, image: Array, expression: 
     attention = {name: cams.layer_attention(reading.activations[name]) for name in row.layers}
     if row.readout is None:
         return Forward(reading.logits, attention, None)
-    wanted = reading.logits.argmax(axis=-1) if expression is None else jnp.asarray(expression)
+    wanted = wanted_expression(reading.logits, expression)
     cam = row.readout.compute(readouts.Evidence(variables, reading.activations, gradients, wanted))
-    exists = (wanted >= 0) & (wanted < reading.logits.shape[-1])
-    return Forward(reading.logits, attention, jnp.where(exists[:, None, None], cam, jnp.nan))
+    return Forward(reading.logits, attention, nan_unless(exists(wanted, reading.logits), cam))

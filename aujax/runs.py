@@ -77,7 +77,7 @@ def abstract_state(model: methods.Classifier, config: Config, tx: optax.Gradient
 
 
 def _blank_picture(config: Config) -> jax.Array:
-    return jnp.zeros((1, config.image_size, config.image_size, 3))
+    return jnp.zeros((1, config.picture_size, config.picture_size, 3))
 
 
 def optimizer_of(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -143,11 +143,11 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
 
 
 def write_imported(
-    workdir: pathlib.Path, config: Config, variables: methods.Variables, imported: Mapping[str, Any]
+    workdir: pathlib.Path, config: Config, variables: methods.Variables, imported: Mapping[str, Any], *, dataset: str
 ) -> None:
     """Writes a new run folder around weights that were trained elsewhere; its one checkpoint is at step 0.
 
-    `imported` goes into the manifest: where the weights come from; its "dataset" stands for the training data.
+    The manifest keeps where they come from (`imported`), and the name of the training data: its content is not known.
     """
     expressions = codebook.load(config.codebook).expressions
     tx, _ = optimizer_of(config, steps_per_epoch=1)
@@ -155,7 +155,7 @@ def write_imported(
     with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
         # Accuracy and epoch are not known; there is no other checkpoint to compare with.
         checkpoints.save(0, state, {"cl": 0.0, "epoch": 0})
-    data = {"dir": config.data.dir, "fingerprint": imported["dataset"], "splits": {}}
+    data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
     about = {"imported": dict(imported), "expressions": list(expressions), "data": data, "codebook": _codebook(config)}
     _write(workdir / run_files.MANIFEST, about | _surroundings())
     _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
@@ -188,7 +188,7 @@ def open_data(run: Run, data_dir: str | None) -> Faces:
     if not (data_dir or run.config.data.dir):
         raise UserError(
             f"--data_dir: expected a prepared data set, got nothing, and the run has none of its own: its weights were "
-            f"trained elsewhere, on {run.manifest['data']['fingerprint']}; give the folder that "
+            f"trained elsewhere, on {run.manifest['data']['name']}; give the folder that "
             "`python -m aujax.data.prepare ... --out DIR` wrote"
         )
     faces = open_faces(data_dir or run.config.data.dir)

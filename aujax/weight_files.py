@@ -1,45 +1,32 @@
-"""Weight files as dicts of NumPy arrays: .safetensors, PyTorch's .pth and .pt without PyTorch, the Hugging Face Hub.
+"""Weight files as dicts of NumPy arrays: .safetensors, PyTorch's .pth and .pt without PyTorch, the Hugging Face Hub."""
 
-A PyTorch file is a pickle, and a pickle can run programs. This reader knows tensors, dicts and numbers; a file that
-asks for anything else is refused, by the name of what it asked for, before anything is called.
-"""
-
-import collections
+import functools
 import io
 import logging
 import math
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike
 
 from aujax.errors import UserError
+from aujax.torch_pickles import DAMAGED, RESAVE, Machine, Storage, Tensor
 
 log = logging.getLogger(__name__)
 
-_DTYPES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
-# What the format before PyTorch 1.6 writes first, as a pickled number.
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_DAMAGED = "the file is damaged or half-copied, copy or download it again"
-_RESAVE = "in PyTorch, torch.save(torch.load(FILE, weights_only=True), 'new.pth') writes one that can be read"
+# The dtypes that NumPy or ml_dtypes has under the same name.
+_SAFETENSORS = ("F32", "F64", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+# What the format before PyTorch 1.6 starts with.
+_LEGACY_MARK = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
+_LONGEST_NAME = 500
+# Tied weights are views of one storage: so many views of each number are believed to be weights.
+_VIEWS = 4
 
 
 def read(source: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -116,133 +103,117 @@ def _as_float32(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> dict[s
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
-        return safetensors.numpy.load_file(path)
+        with safetensors.safe_open(path, "np") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                if (dtype := file.get_slice(name).get_dtype()) not in _SAFETENSORS:
+                    raise UserError(
+                        f"{path}: tensors must be of {', '.join(_SAFETENSORS)}, got {name} of {dtype}: "
+                        "in PyTorch, convert them with .float() and save the file again"
+                    )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except UserError:
+        raise
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{path} must be a safetensors file, but {error}: {_DAMAGED}") from error
+        raise UserError(f"{path} must be a safetensors file, but {error}: {DAMAGED}") from error
 
 
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
-            content, storages = (_read_zip if file.peek(2).startswith(b"PK") else _read_legacy)(file)
-            return {name: tensor.array(storages) for name, tensor in _tensors(content)}
+            content, storages, load = (_open_zip if file.peek(2).startswith(b"PK") else _open_legacy)(file)
+            tensors = _tensors(content)
+            _check_sizes(tensors.values(), storages, path.stat().st_size)
+            # In the order of the storages, so that one at a time is in memory.
+            load = functools.lru_cache(maxsize=1)(load)
+            by_storage = sorted(tensors.items(), key=lambda item: item[1].storage.key)
+            arrays = {name: tensor.array(load(tensor.storage)) for name, tensor in by_storage}
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    # Whatever a damaged pickle makes Python raise: the list in pickle's documentation is open-ended.
+    # Whatever a damaged file makes Python raise: the list in pickle's documentation is open-ended.
     except Exception as error:
-        raise UserError(
-            f"{path} must be a file of torch.save, but reading it failed ({type(error).__name__}: {error}): {_DAMAGED}"
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"{path} must be a file of torch.save, but reading it failed ({reason}): {DAMAGED}") from error
+    return {name: arrays[name] for name in tensors}
 
 
 _READERS = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
 
 
-class _Storage(NamedTuple):
-    """One-dimensional memory, named in the pickle and stored beside it."""
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """Returns the tensors of nested dicts by dotted name; step counts and other plain values are no weights.
 
-    dtype: np.dtype
-    key: str
-    count: int
-
-
-class _Tensor(NamedTuple):
-    """A view of a storage, made by the pickle before the storage itself is read."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-    def array(self, storages: Callable[[_Storage], bytes]) -> np.ndarray:
-        """Returns the numbers, copied, in C order."""
-        count, dtype, data = self.storage.count, self.storage.dtype, storages(self.storage)
-        numbers = (self.offset, *self.shape, *self.strides)
-        last = self.offset + sum((n - 1) * step for n, step in zip(self.shape, self.strides, strict=True))
-        # A tensor larger than its storage repeats numbers: no weights do, but a file made to fill the memory does.
-        outside = 0 not in self.shape and max(last + 1, math.prod(self.shape)) > count
-        if min(numbers) < 0 or outside or len(data) != count * dtype.itemsize:
-            raise UserError(f"a tensor of shape {self.shape} reaches outside its storage of {count}: {_DAMAGED}")
-        if 0 in self.shape:
-            return np.zeros(self.shape, dtype)
-        steps = tuple(step * dtype.itemsize for step in self.strides)
-        flat = np.frombuffer(data, dtype)[self.offset :]
-        return np.lib.stride_tricks.as_strided(flat, self.shape, steps).copy()
+    A dict that is there under two names counts under the first one.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    waiting = [("", content)]
+    while waiting:
+        name, value = waiting.pop()
+        if type(value) is Tensor:
+            found[name] = value
+        elif type(value) is dict and id(value) not in seen:
+            seen.add(id(value))
+            waiting += [(_joined(name, key), inner) for key, inner in reversed(value.items())]
+    return found
 
 
-def _rebuild(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: object) -> _Tensor:
-    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+def _joined(outer: str, inner: str) -> str:
+    name = f"{outer}.{inner}" if outer else inner
+    if len(name) > _LONGEST_NAME:
+        raise UserError(f"names of tensors must have at most {_LONGEST_NAME} letters, got {name[:40]}...: {DAMAGED}")
+    return name
 
 
-def _unwrap_parameter(tensor: _Tensor, *_: object) -> _Tensor:
-    return tensor
+def _check_sizes(tensors: Iterable[Tensor], storages: Iterable[Storage], size: int) -> None:
+    if (total := sum(storage.size for storage in storages)) > size:
+        raise UserError(f"a file of {size} bytes cannot hold tensors of {total}: {DAMAGED}")
+    stored = sum(storage.count for storage in storages)
+    if (used := sum(math.prod(tensor.shape) for tensor in tensors)) > _VIEWS * stored:
+        raise UserError(
+            f"tensors may share their numbers {_VIEWS} times, got {used} numbers in tensors and {stored} in the file: "
+            "in PyTorch, save {name: tensor.clone() for name, tensor in weights.items()}"
+        )
 
 
-_KNOWN = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _rebuild,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_parameter"): _unwrap_parameter,
-    **{("torch", name): np.dtype(dtype) for name, dtype in _DTYPES.items()},
-}
+_Opened = tuple[Any, Iterable[Storage], Callable[[Storage], bytes]]
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickles what `_KNOWN` lists, and keeps the storages it met in `storages`."""
-
-    def __init__(self, file: io.BufferedIOBase):
-        super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise UserError(
-                f"a weight file may hold tensors, dicts and numbers only, got {module}.{name}: "
-                f"do not trust this file unless you know who made it; {_RESAVE}"
-            )
-        return _KNOWN[module, name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _, count, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(x is not None for x in view):
-            raise UserError(f"a stored tensor must be plain, got {pid!r}: {_RESAVE}")
-        return self.storages.setdefault(key, _Storage(dtype, key, count))
-
-
-def _read_zip(file: io.BufferedIOBase) -> tuple[Any, Callable[[_Storage], bytes]]:
+def _open_zip(file: io.BufferedReader) -> _Opened:
     archive = zipfile.ZipFile(file)
     records = {name.partition("/")[2]: name for name in archive.namelist()}
     # torch.save never compresses: a compressed record is a foreign file, or one that unfolds without end.
     if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()) or "data.pkl" not in records:
-        raise UserError(f"a PyTorch file must hold an uncompressed record data.pkl, got another zip file: {_RESAVE}")
+        raise UserError(f"a PyTorch file must hold an uncompressed record data.pkl, got another zip file: {RESAVE}")
     if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
-        raise UserError(f"numbers must be little-endian, got a file of a big-endian machine: {_RESAVE}")
-    content = _Unpickler(io.BytesIO(archive.read(records["data.pkl"]))).load()
-    return content, lambda storage: archive.read(records[f"data/{storage.key}"])
+        raise UserError(f"numbers must be little-endian, got a file of a big-endian machine: {RESAVE}")
+    machine = Machine(io.BytesIO(archive.read(records["data.pkl"])))
+    content = machine.run()
+    return content, machine.storages.values(), lambda storage: archive.read(records[f"data/{storage.key}"])
 
 
-def _read_legacy(file: io.BufferedIOBase) -> tuple[Any, Callable[[_Storage], bytes]]:
-    """Reads what PyTorch wrote before 1.6: five pickles, then each storage as a count and its numbers."""
+def _open_legacy(file: io.BufferedReader) -> _Opened:
+    """Opens what PyTorch wrote before 1.6: five pickles, then each storage as a count and its numbers."""
     file.seek(0)
-    if _Unpickler(file).load() != _LEGACY_MAGIC:
-        raise UserError(f"a PyTorch file must start with PyTorch's mark, got another pickle: {_RESAVE}")
-    _protocol, system = _Unpickler(file).load(), _Unpickler(file).load()
+    if (start := file.read(len(_LEGACY_MARK))) != _LEGACY_MARK:
+        raise UserError(
+            f"a file of torch.save must start with PyTorch's mark, got {start!r}: choose the file of the weights; "
+            f"if this is it, {DAMAGED}"
+        )
+    _protocol, system = Machine(file).run(), Machine(file).run()
     if not system["little_endian"]:
-        raise UserError(f"numbers must be little-endian, got a file of a big-endian machine: {_RESAVE}")
-    unpickler = _Unpickler(file)
-    content, keys = unpickler.load(), _Unpickler(file).load()
-    data = {}
+        raise UserError(f"numbers must be little-endian, got a file of a big-endian machine: {RESAVE}")
+    machine = Machine(file)
+    content, keys = machine.run(), Machine(file).run()
+    places = {}
     for key in keys:
-        count = int.from_bytes(file.read(8), "little")
-        data[key] = file.read(count * unpickler.storages[key].dtype.itemsize)
-    return content, lambda storage: data[storage.key]
+        storage = machine.storages[key]
+        if (count := int.from_bytes(file.read(8), "little")) != storage.count:
+            raise UserError(f"a storage must hold {storage.count} numbers, got {count}: {DAMAGED}")
+        places[key] = file.tell()
+        file.seek(storage.size, io.SEEK_CUR)
 
+    def load(storage: Storage) -> bytes:
+        file.seek(places[storage.key])
+        return file.read(storage.size)
 
-def _tensors(content: Any, prefix: str = "") -> list[tuple[str, _Tensor]]:
-    """Lists the tensors of nested dicts by dotted name; step counts and other plain values are no weights."""
-    if isinstance(content, _Tensor):
-        return [(prefix, content)]
-    if not isinstance(content, Mapping):
-        return []
-    dot = f"{prefix}." if prefix else ""
-    return [found for key, value in content.items() for found in _tensors(value, f"{dot}{key}")]
+    return content, machine.storages.values(), load

@@ -15,7 +15,7 @@ import shutil
 
 import timing
 
-from aujax import evaluation_files, methods
+from aujax import commandline, evaluation_files, methods
 from aujax.config import Config, DataConfig, OptimizerConfig
 from aujax.training.loop import train_and_evaluate
 
@@ -80,6 +80,12 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one epoch on tiny pictures: does it run at all?")
     parser.add_argument("--methods", default=",".join(methods.METHODS), help="rows to train (default: all)")
     options = parser.parse_args()
+    with commandline.user_errors("python benchmarks/methods.py"):
+        table(options)
+
+
+def table(options: argparse.Namespace) -> None:
+    """Trains what is missing and prints the table."""
     rows = [methods.method(name) for name in options.methods.split(",")]
     lines = [line(row, [run(row, weight, options) for weight in WEIGHTS]) for row in rows]
     print(f"{timing.machine()}; {options.data}")

@@ -52,7 +52,8 @@ def main() -> None:
     batch, repeats = (2, 2) if options.smoke else (options.batch, 9)
     print(f"{timing.machine()}; batches of {batch}, median of {repeats} turns\n")
     print(f"{'method':<20}{'logits':>12}{'all':>12}{'cost':>9}   (ms per picture)")
-    for name in options.methods.split(","):
+    rows = [methods.method(name) for name in options.methods.split(",")]
+    for name in (row.name for row in rows):
         alone, all_of_it = measure(name, batch, repeats, smoke=options.smoke)
         times = "".join(f"{seconds * 1e3 / batch:>12.2f}" for seconds in (alone, all_of_it))
         print(f"{name:<20}{times}{all_of_it / alone:>8.2f}x")

@@ -30,8 +30,7 @@ def machine() -> str:
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = jax.devices()[0]
     where = "" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}; "
-    return (
-        f"{where}{model}, {len(os.sched_getaffinity(0))} of its cores; {datetime.date.today()}, jax {jax.__version__}"
-    )
+    return f"{where}{model}, {cores} of its cores; {datetime.date.today()}, jax {jax.__version__}"

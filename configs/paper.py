@@ -12,8 +12,10 @@ released code, as the published numbers are; --config.method=WILDCAT and so on t
 
 Where the values come from. README of the release (CAM on AffectNet): learning rate, decay, steps, au_weight 9,
 pictures of 256 px cut to 224, maps of 28 x 28. The paper: epochs and batch sizes (4.1), au_weight 4 (CAM on RAF-DB,
-Fig. 5). The released code: pictures of 112 px for APViT, layer 4 for CutMix. Our choice, for nothing is published:
-the learning rate and schedule of RAF-DB; and every other method trains as CAM does. The release trained in half
+Fig. 5). The released code: pictures of 112 px for APViT, layer 4 for CutMix (where it evaluates models without AU
+cues). Our choice, for nothing is published: learning rate, decay and schedule of RAF-DB; APViT's training pictures of
+128 px before the crop; validation at the end of epochs (the release: 23 times an epoch of AffectNet); and every other
+method trains as CAM does. The release trained in half
 precision (--config.dtype=bfloat16 is near) and started ADL from ImageNet weights moved on by a block; here they are
 in place. The released models, with the options of each: docs/released_weights.md.
 
@@ -74,7 +76,6 @@ def get_config(setting: str = "") -> ml_collections.ConfigDict:
     return dataclasses.replace(
         config,
         method=row.name,
-        image_size=row.image_size,
         au_weight=config.au_weight if AU[chosen["au"]] else 0.0,
         codebook="REFERENCE",
     ).to_config_dict()

@@ -11,7 +11,9 @@ import torch_files
 
 from aujax import methods
 from aujax.models import pretrained
+from aujax.release import importing
 
+TINY = "resnet_tiny"
 SIZE = 32  # pixels that the tiny ResNet sees
 OWN = ("encoder.", "classification_head.")  # what a ResNet's file nests by
 
@@ -98,7 +100,7 @@ def options(**changed: Any) -> str:
 
 
 @functools.cache
-def weights(method: str = "CAM", backbone: str = "resnet_tiny", classes: int = 7) -> dict[str, np.ndarray]:
+def weights(method: str = "CAM", backbone: str = TINY, classes: int = 7) -> dict[str, np.ndarray]:
     """A state dict of a tiny network by the released names, each number another one."""
     model = methods.build_model(method, backbone=backbone, num_classes=classes)
     side = model.method.image_size
@@ -121,3 +123,14 @@ def released_folder(
     torch_files.save(folder / "model.pt", nested if all(nested.values()) else tensors)
     (folder / "config_model.yaml").write_text(text)
     return folder
+
+
+def imported_run(directory: pathlib.Path) -> pathlib.Path:
+    """Makes directory/run of the released folder directory/CAM, written there first, and returns it."""
+    folder = released_folder(directory / "CAM")
+    return importing.import_folder(folder, directory / "run", backbone=TINY).run
+
+
+def left_over(directory: pathlib.Path) -> list[str]:
+    """Names of what lies in a folder, but for the released folders."""
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("released"))

@@ -108,9 +108,9 @@ def _score(images):
 def _score_cam_by_loop(image, features, expression):
     logits = []
     for k in range(features.shape[-1]):
-        low, high = features[..., k].min(), features[..., k].max()
-        mask = (features[..., k] - low) / (high - low) if high > low else np.zeros_like(features[..., k])
-        mask = cv2.resize(mask.astype(np.float64), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        mask = cv2.resize(features[..., k].astype(np.float64), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        low, high = mask.min(), mask.max()
+        mask = (mask - low) / (high - low) if high > low else np.zeros_like(mask)
         logits.append(_score((image * mask[..., None])[None])[0, expression])
     weights = np.exp(np.array(logits) - max(logits))
     return np.maximum((features * (weights / weights.sum())).sum(-1), 0.0)
@@ -150,6 +150,7 @@ def test_score_cam_maps_over_images_and_their_classes():
 def test_score_cam_of_a_class_that_does_not_exist_is_nan():
     (image,), (features,) = _pictures(1)
     assert np.isnan(cams.score_cam(_score, image, features, 4)).all()
+    assert np.isnan(cams.score_cam(_score, image, features, -1)).all()
 
 
 def test_score_cam_of_nothing_is_zero_with_a_finite_derivative():

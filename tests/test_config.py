@@ -9,7 +9,7 @@ import pytest
 
 from aujax import config as configs
 from aujax import runs
-from aujax.config import Config, from_config_dict
+from aujax.config import Config, DataConfig, from_config_dict
 from aujax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def test_every_shipped_configuration_is_valid(path):
         ),
         (
             {"method": "WILDCAT", "method_options": "kmax=2"},
-            r"--config\.method_options: option kmax of WILDCAT must be a number from 0 to 1, got 2",
+            r"--config\.method_options: option kmax must be a number above 0, up to 1, got 2",
         ),
         (
             {"method_options": "kmax=0.3"},
@@ -116,3 +116,18 @@ def test_method_options_are_read_by_name():
     config = from_config_dict(options(method="WILDCAT", method_options="kmax=0.3, modalities=2"))
     assert configs.method_options(config) == {"kmax": 0.3, "modalities": 2.0}
     assert runs.build_model(config, 7).head.kmax == 0.3
+
+
+def test_the_picture_size_is_the_methods_own_unless_one_is_given():
+    assert [Config(method=name).picture_size for name in ("CAM", "APViT")] == [224, 112]
+    assert Config(method="APViT", image_size=64).picture_size == 64
+
+
+def test_weight_files_are_separated_by_commas():
+    assert Config(weights="a.pth, b.pth").weight_files == ("a.pth", "b.pth")
+    assert Config().weight_files == ()
+
+
+def test_training_pictures_are_loaded_a_little_larger_than_the_network_sees_them():
+    assert [Config(method=name).load_size for name in ("CAM", "APViT")] == [256, 128]
+    assert Config(data=DataConfig(load_size=300)).load_size == 300

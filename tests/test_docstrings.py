@@ -12,7 +12,7 @@ import pytest
     "name",
     [
         *("au_maps", "augment", "cams", "codebook", "losses", "metrics", "resize", "run_files"),
-        *("models.apvit", "models.taps", "release.folders"),
+        *("models.apvit", "models.taps", "plain_yaml"),
     ],
 )
 def test_examples_are_right(name):

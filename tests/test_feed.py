@@ -72,6 +72,20 @@ def test_pictures_come_as_rgb():
     assert feed.decoded(record(blue_in_opencv), 0, 8).image[0, 0].tolist() == [0, 0, 255]
 
 
+def test_a_picture_is_shrunk_by_a_triangle_as_wide_as_two_of_its_pixels():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    # By hand for half the size: weights 1 3 3 1 over 8, those that fall outside left out.
+    weights = np.zeros((8, 16))
+    for row in range(8):
+        for tap, weight in zip(range(2 * row - 1, 2 * row + 3), (1, 3, 3, 1), strict=True):
+            if 0 <= tap < 16:
+                weights[row, tap] = weight
+    weights /= weights.sum(axis=1, keepdims=True)
+    expected = np.einsum("ry,cx,yxk->rck", weights, weights, pixels[..., ::-1])
+    np.testing.assert_allclose(feed.decoded(record(pixels), 0, 8).image, expected, atol=1)
+
+
 def test_landmarks_are_scaled_with_the_picture():
     # A dot two pixels wide in the middle of a 20 x 10 picture; centres of pixels are at whole numbers.
     landmarks = np.full((68, 2), (9.5, 4.5), np.float32)

@@ -124,6 +124,12 @@ def replace(folds, name, old, new):
     path.write_text(path.read_text().replace(old, new))
 
 
+def multiplying():
+    """Ten levels of merge keys, which read as YAML says would take ten to the tenth steps."""
+    levels = [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 11)]
+    return "\n".join(["a0: &a0 {x: 1}", *levels])
+
+
 ID = "basic/Image/our_aligned/train_00002.jpg"
 
 
@@ -131,8 +137,23 @@ ID = "basic/Image/our_aligned/train_00002.jpg"
     ("damage", "message"),
     [
         (lambda f: (f / "class_id.yaml").unlink(), r"expected class_id\.yaml and the folders train, val, test"),
-        (lambda f: (f / "class_id.yaml").write_text("Neutral: ["), r"class_id\.yaml: expected lines like 'Anger: 4'"),
-        (lambda f: (f / "class_id.yaml").write_text("- 1"), r"class_id\.yaml: expected the expressions Neutral, .*got"),
+        (
+            lambda f: (f / "class_id.yaml").write_text("Neutral: ["),
+            r"class_id\.yaml: expected YAML, .* like 'Anger: 4'",
+        ),
+        (lambda f: (f / "class_id.yaml").write_text("- 1"), r"class_id\.yaml: expected values by name, .*'Anger: 4'"),
+        (
+            lambda f: (f / "class_id.yaml").write_text("a: 1"),
+            r"class_id\.yaml: expected the expressions Neutral, .*got a",
+        ),
+        (
+            lambda f: replace(f, "class_id.yaml", "Neutral: 0", "Neutral: !!timestamp x"),
+            "expected the numbers 0 to 6, got",
+        ),
+        (
+            lambda f: (f / "class_id.yaml").write_text(multiplying()),
+            "expected the expressions .* got a0.*; copy the folds",
+        ),
         (lambda f: replace(f, "class_id.yaml", "Fear", "Contempt"), "expected the expressions .* got .*Contempt"),
         (lambda f: replace(f, "class_id.yaml", "6", "7"), r"expected the numbers 0 to 6, got \[0, 1, 2, 3, 4, 5, 7\]"),
         (lambda f: (f / "train" / "image_ids.txt").unlink(), r"train.image_ids\.txt: no such file; copy the folds"),

@@ -143,3 +143,11 @@ def test_true_grad_cam_pp_survives_gradients_whose_square_float32_cannot_hold():
 def test_grad_cam_pp_whose_divisor_is_zero_stays_finite():
     features = np.array([[[-2.0], [1.0]]])  # 2 + 2 (-2 + 1) = 0
     assert np.isfinite(cams.grad_cam_pp(features, np.full((1, 2, 1), 2.0))).all()
+
+
+def test_channels_that_add_up_to_rounding_have_no_weight_in_xgrad_cam():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(28, 28, 64)).astype(np.float32)
+    features -= features.mean(axis=(0, 1))
+    got = cams.xgrad_cam(features, rng.normal(size=features.shape).astype(np.float32))
+    assert np.abs(got).max() < 1

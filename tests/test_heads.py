@@ -117,6 +117,12 @@ def test_wildcat_scores_the_largest_and_the_smallest_pixels():
     np.testing.assert_allclose(heads.wildcat_pool_reference(maps, kmax=0.5), [[7.0]])
 
 
+@pytest.mark.parametrize("off", [{"kmin": 0.0, "alpha": 0.6}, {"kmin": 0.2, "alpha": 0.0}])
+def test_wildcat_without_its_smallest_pixels_is_the_mean_of_the_largest(off):
+    maps = jnp.arange(10.0).reshape(1, 2, 5, 1)
+    np.testing.assert_allclose(heads.wildcat_pool(maps, kmax=0.5, **off), [[7.0]])
+
+
 def test_shares_count_whole_pixels_and_at_least_one(waves):
     assert float(heads.wildcat_pool_reference(waves, kmax=0.0)[0, 0]) == float(waves.max())
     # 392 and 78 of 784 pixels.

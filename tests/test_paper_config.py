@@ -56,11 +56,16 @@ def test_the_published_command_is_met(paper):
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum) == (0.002, 0.0005, 0.9)
     assert (optimizer.schedule, optimizer.step_epochs, optimizer.step_factor) == ("step", 4, 0.9)
-    assert (config.au_weight, config.image_size, config.data.load_size, config.data.batch_size) == (9.0, 224, 256, 224)
+    assert (config.au_weight, config.picture_size, config.load_size, config.data.batch_size) == (
+        9.0,
+        224,
+        256,
+        224,
+    )
 
 
 def test_apvit_sees_small_pictures(paper):
-    assert config_of(paper, "method=APViT").image_size == 112
+    assert config_of(paper, "method=APViT").picture_size == 112
 
 
 def test_the_default_is_cam_on_rafdb_with_au_cues(paper):

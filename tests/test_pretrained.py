@@ -274,6 +274,11 @@ def test_several_weight_files_are_given_with_commas(parts, started):
     np.testing.assert_array_equal(got["extractor"]["input_conv"]["kernel"], kernel)
 
 
+def test_parts_that_no_weight_file_fills_are_named(parts, started, caplog):
+    started({"transformer": parts[2]})
+    assert "--config.weights holds nothing for extractor, projection: drawn at random" in caplog.text
+
+
 def test_the_weight_file_that_does_not_fit_is_named(parts, started):
     states = {"transformer": parts[2], "resnet": random_state(imagenet_resnet(16, BASIC, 1))}
     with pytest.raises(UserError, match=r"--config\.weights: \S*/resnet\.safetensors: these weights do not fit"):

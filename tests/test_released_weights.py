@@ -2,8 +2,10 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import torch_shapes
@@ -168,3 +170,39 @@ def test_variables_of_another_method_are_refused():
     with pytest.raises(ValueError, match=r"do not fit method PRM.*\n  missing params/head/conv/bias") as caught:
         pretrained.to_reference(variables, "PRM", backbone="resnet_tiny")
     assert "  unexpected params/head/fc/kernel" in str(caught.value).splitlines()
+
+
+def test_a_transformer_for_pictures_of_another_size_comes_back():
+    model = methods.build_model("TS-CAM", backbone="vit_tiny")
+    variables = methods.init(model, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    state = pretrained.to_reference(variables, "TS-CAM", backbone="vit_tiny")
+    again = pretrained.from_reference(state, "TS-CAM", backbone="vit_tiny", image_size=64)
+    chex.assert_trees_all_equal(again, jax.device_get(variables))
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x: x.astype(np.int8), "int8"),
+        (lambda x: x.astype(np.complex64), "complex64"),
+        (lambda x: np.full_like(x, np.nan), "7 of 7 that are not"),
+        (lambda x: np.where(np.arange(7) == 2, np.inf, x), "1 of 7 that are not"),
+        (lambda x: np.full(x.shape, 1e300), "7 of 7 that are not"),
+    ],
+)
+def test_numbers_that_cannot_be_weights_are_named(change, found):
+    name = "classification_head.fc.bias"
+    state = constant_state(torch_shapes.released("CAM"))
+    state[name] = change(state[name])
+    with pytest.raises(ValueError, match="1 of 267 tensors differ; choose the file as it was trained") as caught:
+        pretrained.from_reference(state, "CAM")
+    assert str(caught.value).splitlines()[1:] == [
+        f"  unusable {name}: expected finite floating-point numbers, got {found}"
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_any_floating_point_precision_can_be_weights(dtype):
+    state = {name: np.zeros(x.shape, dtype) for name, x in constant_state(torch_shapes.released("CAM")).items()}
+    variables = pretrained.from_reference(state, "CAM")
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from aujax import augment, methods, runs
+from aujax import augment, losses, methods, runs
 from aujax.config import OptimizerConfig
 from aujax.data import feed
 from aujax.data.builders import open_faces
@@ -27,7 +27,7 @@ def trained(config, devices, batches=2):
     train_step = steps.make_train_step(model, tx, config, mesh)
     source = faces.source("train")
     order = feed.epoch_order(config.seed, 0, len(source))
-    options = {"batch_size": config.data.batch_size, "size": config.data.load_size, "threads": 1}
+    options = {"batch_size": config.data.batch_size, "size": config.load_size, "threads": 1}
     history = []
     for _, batch in zip(range(batches), feed.batches(source, order, **options), strict=False):
         state, means = train_step(state, to_mesh(batch, mesh))
@@ -145,6 +145,55 @@ def test_cutmix_keeps_the_terms_of_faces_and_mixes_what_they_show(with_options):
     # The same views and the same starting network: only the mixing differs.
     assert mixed["cross_entropy"] != pytest.approx(plain["cross_entropy"], rel=1e-3)
     assert mixed["alignment"] != pytest.approx(plain["alignment"], rel=1e-3)
+
+
+def views_of(config, batch, mix=augment.unmixed):
+    """What the first step's views are, on one device."""
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
+
+    def views(batch):
+        drawn = steps.training_views(keys[0], keys[1], batch, config, 7)
+        return mix(keys[2], drawn, valid=batch.valid, axis_name="data")
+
+    several = jax.jit(jax.vmap(views, axis_name="data"))(jax.tree.map(lambda x: x[None], batch))
+    return jax.tree.map(lambda x: x[0], several)
+
+
+def first_batch(config, size):
+    source = open_faces(config.data.dir).source("train")
+    order = feed.epoch_order(config.seed, 0, len(source))
+    return next(feed.batches(source, order, batch_size=size, size=config.load_size, threads=1))
+
+
+def test_acol_erases_by_the_label_in_training(with_options):
+    config = with_options(method="ACoL", method_options="channels=16")
+    (means,), _ = trained(config, 1, batches=1)
+    model = methods.build_model("ACoL", backbone="resnet_tiny", options={"channels": 16})
+    variables, batch = runs.initial_variables(model, config), first_batch(config, 8)
+    read = jax.jit(lambda *given: methods.read(model, *given[:2], train=True, expression=given[2]).activations)
+    expected = []
+    for expression in (batch.expression, None):
+        logits = read(variables, views_of(config, batch).image, expression)["erased_logits"]
+        expected.append(float(losses.cross_entropy(logits, batch.expression).mean()))
+    assert means["cross_entropy_erased_logits"] == pytest.approx(expected[0], rel=1e-4)
+    assert means["cross_entropy_erased_logits"] != pytest.approx(expected[1], rel=1e-4)
+
+
+def test_what_mixes_is_told_which_faces_only_fill_up_the_batch(with_a_partial_batch):
+    def flag(key, views, *, valid, axis_name):
+        return views._replace(has_map=valid)
+
+    *_, last = feed.batches(
+        open_faces(with_a_partial_batch.data.dir).source("train"), np.arange(24), batch_size=16, size=36, threads=1
+    )
+    mesh = data_mesh(jax.devices()[:1])
+    model = runs.build_model(with_a_partial_batch, 7)
+    model = model.clone(method=dataclasses.replace(model.method, mix=flag))
+    tx, _ = runs.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
+    state = steps.create_state(runs.initial_variables(model, with_a_partial_batch), tx)
+    step = steps.make_train_step(model, tx, with_a_partial_batch, mesh)
+    _, means = step(jax.device_put(state, replicated(mesh)), to_mesh(last, mesh))
+    assert float(means["alignment"].count) == 8
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):

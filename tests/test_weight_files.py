@@ -1,8 +1,10 @@
 """Weight files written by hand, byte for byte as PyTorch lays them out; no PyTorch in sight."""
 
+import json
 import logging
 import os
 import pickle
+import struct
 import sys
 import types
 import zipfile
@@ -11,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from torch_files import mapping, number, tensor, text, write_legacy, write_zip
+from torch_files import mapping, named, number, tensor, text, write_legacy, write_zip
 
 from aujax import weight_files
 from aujax.errors import UserError
@@ -51,7 +53,7 @@ def test_names_of_nested_dicts_are_joined_and_plain_values_left_out(pth):
 
 def test_a_released_model_is_read(pth):
     # Two state dicts with PyTorch's notes on their modules, and BatchNorm's counters.
-    notes = b"}" + text("_metadata") + b"ccollections\nOrderedDict\n)Rsb"
+    notes = b"}" + text("_metadata") + mapping({}) + b"sb"
     encoder = {
         "conv1.weight": tensor("0", 12, (4, 3), (3, 1)),
         "bn1.num_batches_tracked": tensor("1", 1, (), (), storage="LongStorage"),
@@ -73,6 +75,7 @@ def test_the_format_before_pytorch_1_6_is_read(pth):
         }
     )
     got = weight_files.read(write_legacy(pth, opcodes, {"k0": np.array([5, 6]), "k1": WEIGHT}))
+    assert list(got) == ["a", "b"]
     np.testing.assert_array_equal(got["a"], WEIGHT)
     np.testing.assert_array_equal(got["b"], [5, 6])
 
@@ -108,7 +111,7 @@ def test_a_file_that_would_run_a_program_is_refused_and_runs_nothing(pth, tmp_pa
 
 
 def test_a_whole_pickled_network_is_refused_by_the_name_of_its_class(pth):
-    write_zip(pth, b"ctorch.nn.modules.linear\nLinear\n)R", {})
+    write_zip(pth, named("torch.nn.modules.linear.Linear") + b")R", {})
     with pytest.raises(UserError, match=r"got torch\.nn\.modules\.linear\.Linear: .*weights_only=True"):
         weight_files.read(pth)
 
@@ -146,9 +149,9 @@ def test_a_tensor_outside_its_storage_is_refused(pth, shape, strides, offset):
             lambda path: write_zip(path, mapping({}), {}, compression=zipfile.ZIP_DEFLATED),
             "an uncompressed record data.pkl, got another zip file",
         ),
-        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "must start with PyTorch's mark, got another pickle"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), r"must start with PyTorch's mark, got b'\\x80.*choose"),
         (lambda path: write_zip(path, mapping({"epoch": number(3)}), {}), "must hold tensors, got none"),
-        (lambda path: path.write_bytes(b"<html>"), "must be a file of torch.save, .*damaged"),
+        (lambda path: path.write_bytes(b"<html>"), "must start with PyTorch's mark, got b'<html>': .*damaged"),
     ],
 )
 def test_a_file_of_something_else_is_refused(pth, write, message):
@@ -214,6 +217,24 @@ def test_a_path_that_cannot_be_weights_is_refused(tmp_path, monkeypatch, source,
     (tmp_path / "weights.npz").write_bytes(b"")
     with pytest.raises(UserError, match=message):
         weight_files.read(source)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F4", "C64"])
+def test_safetensors_of_an_unusual_type_are_named(tmp_path, dtype):
+    path = tmp_path / "model.safetensors"
+    size = {"F8_E4M3": 2, "F4": 1, "C64": 16}[dtype]
+    header = json.dumps({"fc.weight": {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    with pytest.raises(UserError, match=rf"tensors must be of F32, .*, got fc\.weight of {dtype}: .* with \.float\(\)"):
+        weight_files.read(path)
+
+
+def test_safetensors_of_half_precision_become_float32(tmp_path):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({"half": WEIGHT.astype(np.float16), "b": WEIGHT.astype(ml_dtypes.bfloat16)}, path)
+    got = weight_files.read(path)
+    np.testing.assert_array_equal(got["half"], WEIGHT.astype(np.float16).astype(np.float32), strict=True)
+    np.testing.assert_array_equal(got["b"], WEIGHT.astype(ml_dtypes.bfloat16).astype(np.float32), strict=True)
 
 
 @pytest.fixture

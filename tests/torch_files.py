@@ -1,6 +1,7 @@
 """PyTorch's weight files byte for byte, with the standard library alone: no PyTorch in sight."""
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 
@@ -15,26 +16,37 @@ STORAGES = {
 
 
 def number(n):
-    return b"I%d\n" % n
+    return struct.pack("<ci", b"J", n)
 
 
 def text(s):
-    return b"V" + s.encode() + b"\n"
+    return struct.pack("<cI", b"X", len(s.encode())) + s.encode()
+
+
+def named(name):
+    """The instruction for a function or a class, by its dotted name."""
+    return "c{}\n{}\n".format(*name.rsplit(".", 1)).encode()
 
 
 def numbers(values):
     return b"(" + b"".join(map(number, values)) + b"t"
 
 
+def storage_of(key, count, storage="FloatStorage", view=b""):
+    """Pickle opcodes of a storage, by its persistent id; `view` is what the format before PyTorch 1.6 says last."""
+    return b"(" + text("storage") + named(f"torch.{storage}") + text(key) + text("cpu") + number(count) + view + b"tQ"
+
+
 def tensor(key, count, shape, strides, *, offset=0, storage="FloatStorage", view=b""):
-    """Pickle opcodes of a tensor: a call of PyTorch's rebuilding function on a storage named by a persistent id."""
-    persistent = b"(" + text("storage") + f"ctorch\n{storage}\n".encode() + text(key) + text("cpu") + number(count)
-    arguments = persistent + view + b"tQ" + number(offset) + numbers(shape) + numbers(strides)
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"I00\nccollections\nOrderedDict\n)RtR"
+    """Pickle opcodes of a tensor: a call of PyTorch's rebuilding function on a storage."""
+    arguments = storage_of(key, count, storage, view) + number(offset) + numbers(shape) + numbers(strides)
+    hooks = named("collections.OrderedDict") + b")R"
+    return named("torch._utils._rebuild_tensor_v2") + b"(" + arguments + b"\x89" + hooks + b"tR"
 
 
 def mapping(items):
-    return b"ccollections\nOrderedDict\n)R(" + b"".join(text(name) + value for name, value in items.items()) + b"u"
+    pairs = b"".join(text(name) + value for name, value in items.items())
+    return named("collections.OrderedDict") + b")R(" + pairs + b"u"
 
 
 def write_zip(path, opcodes, storages, **options):

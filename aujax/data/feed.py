@@ -7,6 +7,7 @@ import grain
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8
+from PIL import Image
 
 from aujax.data.builders import FaceSource, Record
 from aujax.data.records import Batch
@@ -58,8 +59,8 @@ def decoded(record: Record, row: int, size: int) -> Batch:
     image = _decode(record)
     height, width = image.shape[:2]
     if (height, width) != (size, size):
-        shrinking = size * size < height * width
-        image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_LINEAR)
+        # Pillow's kernel grows with the shrinking; it is what the published models see.
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     scale = np.array([size / width, size / height], np.float32)
     # Scaling keeps pixel centres at half-integers: x + 0.5 is what is proportional.
     landmarks = np.where(record["has_landmarks"], (record["landmarks"] + 0.5) * scale - 0.5, 0.0)

@@ -33,7 +33,6 @@ class LinearHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
-        del expression
         pooled = features.astype(jnp.float32).mean(axis=(1, 2))
         return nn.Dense(self.num_classes, kernel_init=_xavier_uniform, precision=_EXACT, name="fc")(pooled)
 
@@ -46,7 +45,6 @@ class TokenHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
-        del expression
         conv = nn.Conv(self.num_classes, (3, 3), padding=1, kernel_init=_torch_uniform, precision=_EXACT, name="conv")
         return tap(self, "class_maps", conv(features.astype(jnp.float32))).mean(axis=(1, 2))
 
@@ -59,7 +57,6 @@ class ClassTokenHead(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "batch channels"], expression: Expression = None) -> Logits:
         """Returns the logits."""
-        del expression
         linear = nn.Dense(self.num_classes, kernel_init=_torch_uniform, precision=_EXACT, name="fc")
         return linear(features.astype(jnp.float32))
 
@@ -72,7 +69,6 @@ class PeakHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
-        del expression
         return peak_pool(tap(self, "class_maps", _class_maps(features, self.num_classes, name="conv")))
 
 
@@ -86,7 +82,6 @@ class WildcatReferenceHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
-        del expression
         maps = _class_maps(features, self.num_classes * self.modalities, name="to_modalities")
         # Channel = modalities x class + modality, as in the released weights.
         maps = maps.reshape(*maps.shape[:3], self.num_classes, self.modalities).mean(axis=-1)
@@ -160,7 +155,12 @@ def class_map(maps: ClassMaps, expression: Int[Array, " batch"]) -> Float[Array,
 
 
 def wildcat_pool(maps: ClassMaps, *, kmax: float, kmin: float, alpha: float) -> Logits:
-    """Returns half of (mean of each map's largest share `kmax` + alpha x mean of its smallest share `kmin`)."""
+    """Returns half of (mean of each map's largest share `kmax` + alpha x mean of its smallest share `kmin`).
+
+    With `kmin` or `alpha` of 0 there is no second term, and nothing is halved.
+    """
+    if not kmin * alpha:
+        return wildcat_pool_reference(maps, kmax=kmax)
     lowest = _sorted_pixels(maps)[:, : _kept(maps, kmin)].mean(axis=1)
     return (wildcat_pool_reference(maps, kmax=kmax) + alpha * lowest) / 2
 

@@ -43,6 +43,13 @@ def load_backbone(state_dict: Tensors, model: methods.Classifier, variables: met
     return {**variables, **unflatten_dict({**leaves, **loaded}, sep="/")}
 
 
+def not_loaded(before: methods.Variables, after: methods.Variables) -> list[str]:
+    """Returns the parts of the backbone, such as "projection", that `load_backbone` left as they were."""
+    leaves = _paths(before), _paths(after)
+    kept = [path for path in leaves[0] if path.startswith("params/backbone/") and leaves[0][path] is leaves[1][path]]
+    return sorted({path.split("/")[2] for path in kept})
+
+
 def from_reference(
     state_dict: Tensors,
     method: str,
@@ -50,9 +57,13 @@ def from_reference(
     num_classes: int = 7,
     backbone: str | None = None,
     options: Mapping[str, float] = MappingProxyType({}),
+    image_size: int | None = None,
 ) -> dict[str, Any]:
-    """Returns `{"params": ..., "batch_stats": ...}` of a released model, for `build_model` of the same arguments."""
-    built = functools.partial(_built, method, backbone=backbone, options=tuple(options.items()))
+    """Returns `{"params": ..., "batch_stats": ...}` of a released model, for `build_model` of the same arguments.
+
+    `image_size` of None is the method's own; the position embedding of a transformer belongs to one size.
+    """
+    built = functools.partial(_built, method, backbone=backbone, options=tuple(options.items()), image_size=image_size)
     model, shapes = built(num_classes=num_classes)
     title = f"method {method} with {num_classes} classes"
 
@@ -71,7 +82,7 @@ def to_reference(variables: methods.Variables, method: str, *, backbone: str | N
 
     Names are flat and dotted, weights float32, and the step counters of torch's BatchNorm are there, at zero.
     """
-    model, wanted = _built(method, num_classes=7, backbone=backbone, options=())
+    model, wanted = _built(method, backbone=backbone)
     leaves = _paths(variables)
     problems = {
         "missing": [path for path in wanted if path not in leaves],
@@ -96,11 +107,17 @@ def _family(model: methods.Classifier) -> str:
 
 @functools.cache
 def _built(
-    method: str, *, num_classes: int, backbone: str | None, options: tuple[tuple[str, float], ...]
+    method: str,
+    *,
+    num_classes: int = 7,
+    backbone: str | None = None,
+    options: tuple[tuple[str, float], ...] = (),
+    image_size: int | None = None,
 ) -> tuple[methods.Classifier, Shapes]:
     """Returns the model, and the shapes of its variables by path."""
     model = methods.build_model(method, num_classes=num_classes, backbone=backbone, options=dict(options))
-    image = jnp.zeros((1, model.method.image_size, model.method.image_size, 3))
+    side = image_size or model.method.image_size
+    image = jnp.zeros((1, side, side, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return model, {path: leaf.shape for path, leaf in _paths(variables).items()}
 
@@ -151,7 +168,7 @@ def _is_released(method: str, names: Collection[str]) -> bool:
     # Tracing a network takes a while, its head is known at once.
     if not all(name in names for name, _ in _head_rows(methods.build_model(method))):
         return False
-    return _released_shapes(*_built(method, num_classes=7, backbone=None, options=())).keys() == names
+    return _released_shapes(*_built(method)).keys() == names
 
 
 def _convert(
@@ -171,13 +188,30 @@ def _convert(
             for name, shape in wanted.items()
             if name in given and given[name] != shape
         ],
+        "unusable": [
+            f"{name}: expected finite floating-point numbers, got {found}"
+            for name, shape in wanted.items()
+            if given.get(name) == shape and (found := _unusable(np.asarray(tensors[name])))
+        ],
     }
     if differing := sum(map(len, problems.values())):
+        advice = (
+            advise(given, wanted) if given != wanted else "choose the file as it was trained, whole and not quantised"
+        )
         raise ValueError(
             f"these weights do not fit {title}: {differing} of {len(wanted.keys() | given.keys())} tensors differ; "
-            f"{advise(given, wanted)}:{_listed(problems)}"
+            f"{advice}:{_listed(problems)}"
         )
     return {path: _our_layout(path, np.asarray(tensors[name], np.float32)) for path, name in names.items()}
+
+
+def _unusable(tensor: np.ndarray) -> str:
+    """Returns what a tensor holds that cannot be weights, or ""."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        return tensor.dtype.name
+    with np.errstate(over="ignore"):  # a double can be too large for the float32 that it becomes
+        outside = np.size(tensor) - np.count_nonzero(np.isfinite(tensor.astype(np.float32, copy=False)))
+    return f"{outside} of {tensor.size} that are not" if outside else ""
 
 
 def _other_classes(given: Shapes, wanted: Shapes, built: Callable[..., Any], num_classes: int) -> str:

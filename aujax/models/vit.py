@@ -119,7 +119,7 @@ def self_attention(
     packed = _dense(3 * channels, "qkv", dtype, use_bias=qkv_bias)(layer_norm("norm1", dtype)(x))
     # Packed as torch packs it: queries, keys, values, and within each head after head.
     q, k, v = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, heads, channels // heads), 2, 0)
-    scores = jnp.einsum("bqhc,bkhc->bhqk", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    scores = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     weights = jax.nn.softmax(scores, axis=-1)
     mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(v.dtype), v)
     return x + _dense(channels, "proj", dtype)(mixed.reshape(x.shape)), scores, weights

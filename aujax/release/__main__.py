@@ -32,18 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             export(options.run, options.out, names=options.names, which=options.checkpoint)
             print(f"{options.out}: the weights of {options.run}")
         else:
-            _import(options.released, options.out, verbose=options.verbose)
+            _import(options.released, options.out, backbone=options.backbone, verbose=options.verbose)
     return 0
 
 
-def _import(released: pathlib.Path, out: pathlib.Path, *, verbose: bool) -> None:
+def _import(released: pathlib.Path, out: pathlib.Path, *, backbone: str, verbose: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out={out}: expected a new or empty folder; choose another name")
     sources = folders.find(released)
     if sources == [released]:
-        imported, mistakes = [import_folder(released, out)], []
+        imported, mistakes = [import_folder(released, out, backbone=backbone)], []
     else:
-        imported, mistakes = import_all(sources, out)
+        imported, mistakes = import_all(sources, out, backbone=backbone)
     if imported:
         _print(imported, verbose=verbose)
     if mistakes:
@@ -60,7 +60,7 @@ def _print(imported: Sequence[Imported], *, verbose: bool) -> None:
     table = rich.table.Table(
         *(rich.table.Column(name, overflow="fold") for name in ("run", "method", "data", "AU cues"))
     )
-    for run, _, (config, _, dataset, _) in imported:
+    for run, (config, _, dataset, _) in imported:
         cues = f"weight {config.au_weight:g}" if config.au_weight else "none"
         table.add_row(str(run), config.method, dataset, cues)
     console.print(table)
@@ -101,6 +101,12 @@ def _parser() -> argparse.ArgumentParser:
     child = commands.add_parser("import", help="make run folders of released folders")
     child.add_argument("released", metavar="RELEASED", type=pathlib.Path, help="a released folder, or one of several")
     child.add_argument("--out", required=True, metavar="RUN", type=pathlib.Path, help="run folder to make; must be new")
+    child.add_argument(
+        "--backbone",
+        default="",
+        metavar="NAME",
+        help="network the weights belong to, such as resnet18; default: the published one",
+    )
     child.add_argument("--verbose", action="store_true", help="list the options that say nothing, too")
     child = commands.add_parser("export", help="write the weights of a run folder as safetensors")
     child.add_argument("run", metavar="RUN", type=pathlib.Path, help="a run folder, trained here or imported")

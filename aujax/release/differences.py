@@ -18,7 +18,7 @@ class Difference(NamedTuple):
 
 
 class Told(NamedTuple):
-    """Sentences on what differs in reading a picture and in training, names nobody knows, and names of no weight."""
+    """What differs in reading a picture and in training; options not known here, and options that say nothing."""
 
     reading: tuple[str, ...]
     training: tuple[str, ...]

@@ -8,7 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import aujax
-from aujax import methods, runs, weight_files
+from aujax import methods, run_files, runs, weight_files
 from aujax.errors import UserError
 from aujax.models import pretrained
 
@@ -20,7 +20,7 @@ def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which:
     """Writes a run's weights as safetensors, under our paths or under the names of the authors' PyTorch models."""
     if out.exists():
         raise UserError(f"--out={out}: expected a new file, this one exists; choose another name or delete it")
-    loaded = runs.load_run(run, which=which)
+    loaded = _load(run, which)
     variables = jax.device_get(loaded.variables)
     if names == "reference":
         tensors = pretrained.to_reference(variables, loaded.config.method, backbone=loaded.config.backbone or None)
@@ -36,3 +36,16 @@ def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which:
         "config": json.dumps(config.to_config_dict().to_dict()),
     }
     weight_files.write(out, tensors, metadata)
+
+
+def _load(run: pathlib.Path, which: str) -> runs.Run:
+    if not (run / run_files.CONFIG).is_file():
+        raise UserError(
+            f"RUN={run}: expected a run folder, found no {run_files.CONFIG} in it; give one that train.py or "
+            "`python -m aujax.release import` made"
+        )
+    try:
+        return runs.load_run(run, which=which)
+    except UserError as error:
+        # It speaks to eval.py, where the folder is an option.
+        raise UserError(str(error).replace("--workdir", "RUN")) from error

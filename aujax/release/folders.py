@@ -4,37 +4,13 @@ A released folder holds `model.pt` (tensors) and `config_model.yaml` (some 300 o
 """
 
 import pathlib
-import reprlib
 from typing import Any
 
-import yaml
-
+from aujax import plain_yaml
 from aujax.errors import UserError
 
 WEIGHTS, OPTIONS = "model.pt", "config_model.yaml"
 _COPY = "copy the folder again"
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2
-
-
-class _Loader(yaml.SafeLoader):
-    """Makes nothing but mappings, lists, texts and numbers: whatever has a tag of its own becomes the plain thing."""
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Leaves merge keys alone: a few lines of them can ask for more memory than there is."""
-
-
-def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return node.value
-
-
-_Loader.add_constructor(None, _plain)  # pyright: ignore[reportArgumentType]
-for _kind in ("map", "seq", "set", "omap", "pairs", "timestamp", "binary", "merge"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _plain)
 
 
 def find(directory: pathlib.Path) -> list[pathlib.Path]:
@@ -63,33 +39,6 @@ def read_options(folder: pathlib.Path) -> dict[str, Any]:
             raise UserError(f"{folder}: expected {WEIGHTS} and {OPTIONS}, found no {name}; {_COPY}")
     path = folder / OPTIONS
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return plain_yaml.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: {error}") from error
-
-
-def parse(text: str) -> dict[str, Any]:
-    """Returns the options of a YAML text by dotted names: numbers, texts, flags and None; a longer list is cut.
-
-    >>> parse("method: CAM\\ndata: !munch.Munch {train: a}")
-    {'method': 'CAM', 'data.train': 'a'}
-    """
-    try:
-        options = yaml.load(text, _Loader)
-    # ValueError, LookupError: a scalar that is not what its tag says.
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"expected YAML, found something else ({reason}); {_COPY}") from error
-    if not isinstance(options, dict):
-        raise UserError(f"expected options by name, found something else ({text[:40]!r}...); {_COPY}")
-    values = {}
-    for name, value in options.items():
-        group = value if isinstance(value, dict) else {"": value}
-        for inner, leaf in group.items():
-            values[f"{name}.{inner}" if inner else str(name)] = _scalar(leaf)
-    return values
-
-
-def _scalar(value: Any) -> Any:
-    # Options nest once. What nests further may, with the references of YAML, be endlessly long when written out.
-    return value if isinstance(value, str | int | float | None) else _SHORT.repr(value)
+        raise UserError(f"{path}: {error}; {_COPY}") from error

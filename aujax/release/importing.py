@@ -9,12 +9,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-from flax.traverse_util import flatten_dict
-
 from aujax import runs, weight_files
-from aujax.config import Config, method_options
+from aujax.config import method_options
 from aujax.data.workers import track
 from aujax.errors import UserError
 from aujax.models import pretrained
@@ -26,15 +22,14 @@ class Imported(NamedTuple):
     """A run folder made from a released one, and what was said about it."""
 
     run: pathlib.Path
-    source: pathlib.Path
     translated: Translated
 
 
 def import_folder(source: pathlib.Path, run: pathlib.Path, *, backbone: str = "") -> Imported:
     """Makes the run folder of one released folder.
 
-    `backbone` is that of the `Config`: "" for the published network. What does not fit is a UserError, and then there
-    is no run folder.
+    `backbone` is the network the weights belong to, "" for the published one. What does not fit is a UserError, and
+    then there is no run folder.
     """
     translated = _translate(source, backbone)
     return _write(source, run, translated)
@@ -50,7 +45,8 @@ def import_all(
             translated = _translate(source, backbone)
             imported.append(_write(source, out / _name(translated), translated))
         except UserError as error:
-            mistakes.append(error)
+            about = "" if str(source) in str(error) else f"{source}: "
+            mistakes.append(UserError(f"{about}{error}"))
     return imported, mistakes
 
 
@@ -72,37 +68,21 @@ def _write(source: pathlib.Path, run: pathlib.Path, translated: Translated) -> I
             num_classes=options.CLASSES,
             backbone=config.backbone or None,
             options=method_options(config),
+            image_size=config.picture_size,
         )
     except ValueError as error:
-        raise UserError(f"{weights}: {error}") from error
-    _check_size(config, variables, source)
+        size = f"{folders.OPTIONS} has crop_size {config.picture_size}"
+        raise UserError(f"{weights}: {error}\n  ({size})") from error
     with _new_folder(run) as folder:
-        runs.write_imported(folder, config, variables, _about(source, translated))
-    return Imported(run, source, translated)
-
-
-def _check_size(config: Config, variables: Any, source: pathlib.Path) -> None:
-    """Raises a UserError where the network, at the configured picture size, has other shapes than the weights."""
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=1)
-    state = runs.abstract_state(runs.build_model(config, options.CLASSES), config, tx)
-    wanted, given = (_shapes(tree) for tree in (state.variables, variables))
-    for path, shape in wanted.items():
-        if shape != given[path]:
-            raise UserError(
-                f"{source / folders.OPTIONS}: crop_size {config.image_size} needs {path} of {shape}, "
-                f"{folders.WEIGHTS} has {given[path]}: the two files do not belong together"
-            )
-
-
-def _shapes(variables: Any) -> dict[str, Any]:
-    return dict(flatten_dict(jax.tree.map(np.shape, variables), sep="/"))
+        about = _about(source, translated)
+        runs.write_imported(folder, config, variables, about, dataset=translated.dataset or "unknown")
+    return Imported(run, translated)
 
 
 def _about(source: pathlib.Path, translated: Translated) -> dict[str, Any]:
     with (source / folders.WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    told = translated.told._asdict()
-    return {"from": str(source.resolve()), "sha256": digest, "dataset": translated.dataset or "unknown"} | told
+    return {"from": str(source.resolve()), "sha256": digest} | translated.told._asdict()
 
 
 def _name(translated: Translated) -> str:
@@ -112,18 +92,23 @@ def _name(translated: Translated) -> str:
 
 @contextlib.contextmanager
 def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder to write to that becomes `folder` if all goes well, and goes away if not."""
+    """Gives a folder to write to that becomes `folder` if all goes well; if not, all is as it was before."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out: expected a new or empty folder, {folder} is not; choose another name")
     folder = folder.resolve()
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
         yield partial
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmdir()
         partial.rename(folder)
-    except OSError as error:
+    except UserError:
+        raise
+    # ValueError: what a full disk is to the writer of checkpoints.
+    except (OSError, ValueError) as error:
         raise UserError(f"--out: {folder} cannot be written ({error}); choose another folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # not empty, where all went well
+                parent.rmdir()

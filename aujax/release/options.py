@@ -1,7 +1,7 @@
 """The options of a released model (the authors' `config_model.yaml`) in the words of `config.Config`.
 
 Names are dotted where the file nests: "model.encoder_name". What has no place in a `Config` is left to
-`release_differences`.
+`release.differences`.
 """
 
 import dataclasses
@@ -66,12 +66,12 @@ def row_of(method: str) -> methods.Method:
 def translate(options: Options, *, backbone: str = "") -> Translated:
     """Returns what the options say here; options of something else than a released model are a UserError.
 
-    `backbone` is that of the `Config`: "" for the published network.
+    `backbone` is the network the weights belong to, whatever encoder the options name; "" for the published one.
     """
     reader = _Reader(options)
     method = METHODS[reader.choice("method", METHODS)]
     row = row_of(method)
-    reader.choice("model.encoder_name", [theirs for theirs, ours in ENCODERS.items() if ours == row.backbone])
+    _check_network(reader, row, backbone)
     if (classes := reader.whole("num_classes", CLASSES)) != CLASSES:
         raise UserError(f"num_classes must be {CLASSES}, as in the released models, got {classes}")
     with_au = reader.flag("align_atten_to_heatmap")
@@ -79,7 +79,7 @@ def translate(options: Options, *, backbone: str = "") -> Translated:
         method=row.name,
         method_options=_hyperparameters(reader, method, row),
         backbone=backbone,
-        output_stride=_output_stride(reader, row),
+        output_stride=_output_stride(reader, backbone or row.backbone),
         image_size=reader.whole("crop_size"),
         normalization=NORMALIZATIONS.get(str(options.get("model.encoder_weights", "imagenet")), Config.normalization),
         au_weight=reader.number("align_atten_to_heatmap_lambda") if with_au else 0.0,
@@ -106,8 +106,16 @@ def _hyperparameters(reader: "_Reader", method: str, row: methods.Method) -> str
     return ",".join(parts)
 
 
-def _output_stride(reader: "_Reader", row: methods.Method) -> int:
-    if "output_stride" not in BACKBONES[row.backbone].options:
+def _check_network(reader: "_Reader", row: methods.Method, backbone: str) -> None:
+    if not backbone:
+        reader.choice("model.encoder_name", [theirs for theirs, ours in ENCODERS.items() if ours == row.backbone])
+    elif backbone not in row.backbones:
+        raise UserError(f"--backbone must be one of {', '.join(row.backbones)} for {row.name}, got {backbone!r}")
+    reader.seen.add("model.encoder_name")
+
+
+def _output_stride(reader: "_Reader", backbone: str) -> int:
+    if "output_stride" not in BACKBONES[backbone].options:
         reader.seen.add("model.large_maps")
         return 0
     return 8 if reader.flag("model.large_maps") else 32

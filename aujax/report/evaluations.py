@@ -111,9 +111,12 @@ def read_maps(directory: Path) -> dict[str, np.ndarray]:
 def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
     """Returns what differs between the trainings, by dotted option, with the value of each run.
 
-    "training data" stands for the content of the data set (the first digits of its fingerprint).
+    "training data" stands for the content of the data set: the first digits of its fingerprint, or its name where
+    the weights were trained elsewhere.
     """
-    options = [run_files.flat(run.config) | {"training data": run.manifest["data"]["fingerprint"][:12]} for run in runs]
+    trained_on = [run.manifest["data"] for run in runs]
+    data = [data["name"] if data["fingerprint"] is None else data["fingerprint"][:12] for data in trained_on]
+    options = [run_files.flat(run.config) | {"training data": one} for run, one in zip(runs, data, strict=True)]
     names = dict.fromkeys(name for option in options for name in option if name not in run_files.FREE_OPTIONS)
     values = {name: [option.get(name, _NOT_SET) for option in options] for name in names}
     return {name: column for name, column in values.items() if any(value != column[0] for value in column)}

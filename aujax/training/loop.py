@@ -1,6 +1,7 @@
 """`train_and_evaluate`: everything that happens between a configuration and a run folder."""
 
 import functools
+import logging
 import pathlib
 import time
 from typing import Any
@@ -22,6 +23,8 @@ from aujax.metrics import Mean
 from aujax.models import pretrained
 from aujax.training.checkpoint import Checkpoints
 from aujax.training.step import TrainState, create_state, make_train_step
+
+log = logging.getLogger(__name__)
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
@@ -101,12 +104,14 @@ def _starting_state(
     abstract = runs.abstract_state(model, config, tx)
     if found := runs.restore(workdir, abstract, replicated(mesh), which="latest"):
         return found[0]
-    variables = runs.initial_variables(model, config)
-    for source in filter(None, config.weights.split(",")):
+    variables = random = runs.initial_variables(model, config)
+    for source in config.weight_files:
         try:
-            variables = pretrained.load_backbone(weight_files.read(source.strip()), model, variables)
+            variables = pretrained.load_backbone(weight_files.read(source), model, variables)
         except ValueError as error:
-            raise UserError(f"--config.weights: {source.strip()}: {error}") from error
+            raise UserError(f"--config.weights: {source}: {error}") from error
+    if config.weight_files and (drawn := pretrained.not_loaded(random, variables)):
+        log.warning("--config.weights holds nothing for %s: drawn at random", ", ".join(drawn))
     return jax.device_put(create_state(variables, tx), replicated(mesh))
 
 
@@ -120,7 +125,7 @@ def _epoch(train: FaceSource, config: Config, epoch: int) -> Any:
         train,
         feed.epoch_order(config.seed, epoch, len(train)),
         batch_size=config.data.batch_size,
-        size=config.data.load_size,
+        size=config.load_size,
         threads=config.data.read_threads,
     )
 

@@ -82,7 +82,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns the jitted step (state, batch) -> (state, means by name); the state passed in is given up.
 
-    The means are those of the global batch: "loss", "accuracy" and the terms of `losses.composite`.
+    The means are those of the global batch: "loss", "accuracy" (for the face's own label, also where faces are mixed)
+    and the terms of `losses.composite`.
     """
     per_device_statistics = config.batch_norm == "per_device"
 
@@ -126,7 +127,7 @@ def training_views(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
 
     def view(key: Key[Array, ""], image: Array, au_map: Array) -> tuple[Array, Array]:
-        return augment.training_view(key, order, image, au_map, size=config.image_size, policy=config.augment)
+        return augment.training_view(key, order, image, au_map, size=config.picture_size, policy=config.augment)
 
     image, maps = jax.vmap(view)(keys, image, maps)
     image = augment.normalize(image, config.normalization)

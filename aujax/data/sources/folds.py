@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from aujax import plain_yaml
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import READERS
 from aujax.data.sources.listing import FileBytes, Listing, Source, SourceImage, add_split_options, open_table
@@ -66,11 +66,11 @@ def _classes(path: Path) -> dict[int, int]:
             "released folds and give wsol-done-right-splits/RAF-DB or wsol-done-right-splits/AffectNet"
         )
     try:
-        numbers = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
-        raise UserError(f"{path}: expected lines like 'Anger: 4', {' '.join(str(error).split())}; {_COPY}") from error
-    if not isinstance(numbers, dict) or sorted(map(str, numbers)) != sorted(EXPRESSIONS):
-        came = ", ".join(map(str, numbers)) if isinstance(numbers, dict) else repr(numbers)
+        numbers = plain_yaml.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: {error}; its lines are like 'Anger: 4': {_COPY}") from error
+    if sorted(numbers) != sorted(EXPRESSIONS):
+        came = ", ".join(numbers)
         raise UserError(f"{path}: expected the expressions {', '.join(EXPRESSIONS)}, got {came}; {_COPY}")
     if sorted(map(str, numbers.values())) != [str(number) for number in range(len(EXPRESSIONS))]:
         raise UserError(

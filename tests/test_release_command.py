@@ -1,0 +1,87 @@
+"""`python -m aujax.release`: what it makes, what it says, and how it refuses."""
+
+import shutil
+
+import pytest
+from released_folders import TINY, imported_run, left_over, options, released_folder
+
+from aujax import runs
+from aujax.release import __main__ as release
+
+IMPORT = ("import", f"--backbone={TINY}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A released folder of the tiny CAM with AU cues."""
+    return released_folder(tmp_path_factory.mktemp("released") / "CAM")
+
+
+def test_the_command_makes_a_run_and_says_what_differs(folder, tmp_path, capsys):
+    assert release.main([*IMPORT, str(folder), "--out", str(tmp_path / "run"), "--verbose"]) == 0
+    said = capsys.readouterr().out
+    assert "These options matter only where the network is trained again:\n" in said
+    assert "  valid_freq_mb = 0.0437: here validation is at the end of epochs\n" in said
+    assert "13 other options say nothing about network or training" in said
+    assert "data_paths.train" in said
+    assert f"python eval.py --workdir={tmp_path / 'run'} --data_dir=DIR --split=test" in said
+    assert runs.load_run(tmp_path / "run").config.method == "CAM"
+
+
+def test_folders_below_are_imported_each_and_bad_ones_listed(tmp_path, capsys):
+    parent = tmp_path / "released"
+    released_folder(parent / "a" / "with")
+    released_folder(parent / "a" / "without", options(align_atten_to_heatmap="false", model__encoder_weights="moon"))
+    released_folder(parent / "b" / "grad", options(method="GradCAMpp", dataset="RAF-DB"))
+    released_folder(parent / "b" / "again", options(method="GradCAMpp", dataset="RAF-DB"))
+    released_folder(parent / "c", options(method="PRM"))
+    with pytest.raises(SystemExit) as stop:
+        release.main([*IMPORT, str(parent), "--out", str(tmp_path / "runs")])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert left_over(tmp_path / "runs") == ["CAM-AffectNet-au", "CAM-AffectNet-no_au", "GradCAM++-RAF-DB-au"]
+    assert "  model.encoder_weights = 'moon': here pixels are normalised by" in said.out
+    assert "(CAM-AffectNet-no_au)" in said.out
+    assert "2 of 5 released folders were not imported" in said.err
+    assert "GradCAM++-RAF-DB-au is not; choose another name" in said.err
+    assert "these weights do not fit method PRM" in said.err
+
+
+def test_a_folder_that_is_not_empty_is_not_written_to(folder, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        release.main([*IMPORT, str(folder), "--out", str(tmp_path)])
+    assert "expected a new or empty folder; choose another name" in capsys.readouterr().err
+    assert left_over(tmp_path) == ["mine.txt"]
+
+
+def test_an_empty_folder_is_as_good_as_a_new_one(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert release.main([*IMPORT, str(folder), "--out", str(tmp_path / "run")]) == 0
+
+
+def test_without_a_name_the_network_is_the_published_one(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        release.main(["import", str(folder), "--out", str(tmp_path / "run")])
+    assert "model.pt: these weights do not fit method CAM with 7 classes" in capsys.readouterr().err
+
+
+def refused_export(run, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        release.main(["export", str(run), "--out", str(tmp_path / "weights.safetensors")])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_export_of_no_run_is_refused_in_the_words_of_export(tmp_path, capsys):
+    said = refused_export(tmp_path / "nowhere", tmp_path, capsys)
+    assert f"RUN={tmp_path / 'nowhere'}: expected a run folder, found no config.json in it; give one that" in said
+    assert "--workdir" not in said
+
+
+def test_export_of_a_run_without_a_checkpoint_is_refused_in_the_words_of_export(tmp_path, capsys):
+    run = imported_run(tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    said = refused_export(run, tmp_path, capsys)
+    assert f"RUN: {run} has no checkpoint yet" in said
+    assert "--workdir" not in said
