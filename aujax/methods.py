@@ -100,8 +100,9 @@ class Method:
         return dataclasses.replace(self, options=tuple(options)) if values else self
 
 
-_CNN = functools.partial(Method, backbone="resnet50", layers=("layer1", "layer2", "layer3", "layer4", "layer5"))
-_LINEAR = functools.partial(_CNN, head=heads.LinearHead, tap="layer5")
+_STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5")
+_CNN = functools.partial(Method, backbone="resnet50", tap="layer5", layers=_STAGES)
+_LINEAR = functools.partial(_CNN, head=heads.LinearHead)
 _KMAX, _KMIN, _ALPHA = Option("kmax", 0.5, above=True), Option("kmin", 0.1), Option("alpha", 0.6)
 _MODALITIES = Option("modalities", 5, 1, 64)
 
@@ -122,14 +123,12 @@ METHODS = {
             "WILDCAT",
             head=heads.WildcatHead,
             readout=readouts.OF_CLASS_MAPS,
-            tap="layer5",
             options=(_MODALITIES, _KMAX, _KMIN, _ALPHA),
         ),
         _CNN(
             "WILDCAT/reference",
             head=heads.WildcatReferenceHead,
             readout=readouts.OF_CLASS_MAPS,
-            tap="layer5",
             options=(_MODALITIES, _KMAX),
         ),
         _LINEAR("GradCAM", readout=readouts.of_gradients(cams.grad_cam, "layer5")),
@@ -139,20 +138,13 @@ METHODS = {
             "ACoL",
             head=heads.AcolHead,
             readout=readouts.OF_BOTH_BRANCHES,
-            tap="layer5",
             options=(Option("threshold", 0.1), Option("channels", 1024, 1, 4096)),
             supervised=("erased_logits",),
         ),
-        _CNN("PRM", head=heads.PeakHead, readout=readouts.OF_CLASS_MAPS, tap="layer5"),
+        _CNN("PRM", head=heads.PeakHead, readout=readouts.OF_CLASS_MAPS),
         _ADL("ADL", readout=readouts.of_weights("layer5")),
         _ADL("ADL/reference", readout=readouts.of_weights("layer5_block2")),
-        _CNN(
-            "CutMix",
-            head=heads.LinearHead,
-            readout=readouts.of_weights("layer5"),
-            tap="layer4",
-            mix=augment.cutmix,
-        ),
+        _LINEAR("CutMix", readout=readouts.of_weights("layer5"), tap="layer4", mix=augment.cutmix),
         _LINEAR("LayerCAM", readout=readouts.of_gradients(cams.layer_cam, "layer5")),
         Method(
             "TS-CAM",

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from aujax.models.batch_norm import batch_norm
 from aujax.models.taps import tap
 
 Layer = Callable[..., Any]
@@ -69,14 +70,7 @@ class IResNet(nn.Module):
         _check_size(image.shape[1], image.shape[2], 2 ** len(self.units))
         uniform = nn.initializers.xavier_uniform()
         conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform)
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = conv(self.width, (3, 3), padding=1, name="input_conv")(image.astype(self.dtype))
         x = PReLU(name="input_prelu")(norm(name="input_bn")(x))
         for stage, size in enumerate(self.units, start=1):

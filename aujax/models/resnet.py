@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from aujax.models.attention_dropout import AttentionDropout
+from aujax.models.batch_norm import batch_norm
 from aujax.models.taps import tap
 
 # Strides of the four stages. 8 is the published models' "large maps": 28x28 from 224x224, without dilation.
@@ -104,14 +105,7 @@ class ResNet(nn.Module):
         """Returns the activation of the last stage."""
         strides = stage_strides(self.output_stride)
         conv = functools.partial(_conv, dtype=self.dtype)
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            dtype=self.dtype,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = conv(self.width, 7, 2, name="stem_conv")(image.astype(self.dtype))
         x = tap(self, "layer1", nn.relu(norm(name="stem_bn")(x)))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=_POOL_PADDING)
