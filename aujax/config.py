@@ -64,6 +64,7 @@ class DataConfig:
     batch_size: int = option(32, AT_LEAST_ONE)  # pictures per step over all devices
     eval_batch_size: int = option(64, AT_LEAST_ONE)
     read_threads: int = option(4, AT_LEAST_ONE)  # threads that read and decode ahead of the step
+    resident: str = option("auto", one_of("auto", "on", "off"))  # decode once and keep on the devices; auto: if it fits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Config:
     normalization: str = option("imagenet", one_of(*NORMALIZATIONS))  # of pixels: what the weights were trained on
     dtype: str = option("float32", one_of("float32", "bfloat16"))  # of activations; parameters stay float32
     batch_norm: str = option("cross_device", one_of("cross_device", "per_device"))
+    gradient_accumulation: int = option(1, AT_LEAST_ONE)  # parts of a batch that pass the network one after the other
+    rematerialize: bool = False  # the backward pass computes a block's activations again instead of keeping them
 
     au_weight: float = option(4.0, NOT_NEGATIVE)  # lambda of the paper's Eq. 3; 0: no AU cues
     au_layers: tuple[str, ...] = ()  # aligned layers by tap name; (): the method's own

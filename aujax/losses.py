@@ -92,16 +92,23 @@ def over_layers(values: Sequence[Float[Array, "*batch"]], reduction: str = "mean
     return total / len(values) if reduction == "mean" else total
 
 
-def composite(terms: Mapping[str, Term], *, axis_name: str | None = None) -> tuple[Float[Array, ""], dict[str, Mean]]:
+def composite(
+    terms: Mapping[str, Term],
+    *,
+    axis_name: str | None = None,
+    counts: Mapping[str, Float[Array, ""]] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
     """Returns sum of weight x masked mean over the terms (Eq. 3), and every term's unweighted `Mean` by name.
 
     A term without a counted example adds 0. With `axis_name` sums and counts run over that mapped axis too, so
-    that the mean is that of the global batch.
+    that the mean is that of the global batch. `counts`, where the examples are only a part of a batch, says by how
+    many each term's sum is divided: the totals of the parts add up to that of the batch.
 
     >>> total, means = composite({"a": Term(jnp.array([1.0, 3.0])), "b": Term(jnp.array([4.0, 9.0]), 0.5)})
     >>> float(total), float(means["b"].compute())
     (5.25, 6.5)
     """
     means = {name: Mean.of(term.value, where=term.where, axis_name=axis_name) for name, term in terms.items()}
-    total = sum((term.weight * means[name].compute() for name, term in terms.items()), jnp.zeros(()))
+    whole = means if counts is None else {name: mean._replace(count=counts[name]) for name, mean in means.items()}
+    total = sum((term.weight * whole[name].compute() for name, term in terms.items()), jnp.zeros(()))
     return total, means

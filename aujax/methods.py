@@ -82,6 +82,11 @@ class Method:
         return chosen or (self.tap,)
 
     @property
+    def training(self) -> "Method":
+        """What of the row decides its training: equal for rows that differ in name and reading alone."""
+        return dataclasses.replace(self, name="", readout=None)
+
+    @property
     def backbones(self) -> tuple[str, ...]:
         """Names of the networks this method can stand on."""
         family = BACKBONES[self.backbone].family
@@ -210,13 +215,16 @@ def build_model(
     output_stride: int | None = None,
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
+    rematerialize: bool = False,
     options: Mapping[str, float] = MappingProxyType({}),
 ) -> Classifier:
     """Returns the classifier of method `name`, a Flax module that knows its row as `model.method`.
 
     `backbone` and `output_stride` of None mean the method's own network and 8; a transformer has no
     `output_stride` and refuses one. `axis_name` is the mesh axis over which BatchNorm averages the batch's statistics
-    (None: each device its own); a network without BatchNorm has nothing to average and takes any. `options` are the
+    (None: each device its own); a network without BatchNorm has nothing to average and takes any. `rematerialize`
+    computes a block's activations again in the backward pass instead of keeping them: the same numbers in more time and
+    less memory, except on a CPU, where the compiler takes out what holds the second computation back. `options` are the
     method's own hyper-parameters, such as `{"kmax": 0.3}` for WILDCAT; those left out have their published values.
     """
     row = method(name).with_options(options)
@@ -229,7 +237,7 @@ def build_model(
             f"output_stride must be left out for {backbone}, got {output_stride}: "
             "the size of a transformer's maps is its patch grid"
         )
-    given = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name}
+    given = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name, "rematerialize": rematerialize}
     used = {key: given[key] for key in chosen.options if given[key] is not None}
     values = {option.name: option.value for option in row.options}
     fields, arguments = ({}, values) if row.backbone_fields is None else (row.backbone_fields(**values), {})

@@ -18,7 +18,16 @@ from aujax.errors import UserError
 CONFIG, MANIFEST, LOG, CHECKPOINTS = "config.json", "manifest.json", "log.jsonl", "checkpoints"
 
 # Options that change no number: they may differ between a run and its continuation, or between compared runs.
-FREE_OPTIONS = frozenset({"data.dir", "data.read_threads", "data.eval_batch_size", "keep_checkpoints"})
+FREE_OPTIONS = frozenset(
+    {
+        "data.dir",
+        "data.read_threads",
+        "data.eval_batch_size",
+        "data.resident",
+        "keep_checkpoints",
+        "rematerialize",
+    }
+)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

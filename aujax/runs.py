@@ -22,6 +22,7 @@ from aujax.config import Config, from_config_dict, method_options
 from aujax.data.builders import Faces, open_faces
 from aujax.data.records import data_mesh, replicated
 from aujax.errors import UserError
+from aujax.training import optimizer
 from aujax.training import step as steps
 from aujax.training.checkpoint import Checkpoints
 
@@ -49,6 +50,7 @@ def build_model(config: Config, num_classes: int) -> methods.Classifier:
             output_stride=config.output_stride or None,
             dtype=jnp.dtype(config.dtype),
             axis_name=steps.DATA_AXIS if config.batch_norm == "cross_device" else None,
+            rematerialize=config.rematerialize,
             options=method_options(config),
         )
     except ValueError as error:
@@ -82,8 +84,8 @@ def _blank_picture(config: Config) -> jax.Array:
 
 def optimizer_of(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Returns the gradient transformation and the learning rate as a function of the step."""
-    schedule = steps.learning_rate(config.optimizer, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
-    return steps.make_optimizer(config.optimizer, schedule), schedule
+    schedule = optimizer.learning_rate(config.optimizer, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+    return optimizer.make_optimizer(config.optimizer, schedule), schedule
 
 
 def check_expressions(config: Config, faces: Faces) -> None:

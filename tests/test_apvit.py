@@ -192,6 +192,10 @@ def test_class_token_has_no_gradient_through_the_attention(variables, images):
     np.testing.assert_array_equal(jax.grad(score)(zeros["attention"]), np.zeros((8, 4, 4, 1)))
 
 
+# One block that keeps all tokens and one that does not.
+two_blocks = functools.partial(tiny, depth=2)
+
+
 def loss_and_gradients(model, variables, images, weights, axis_name=None):
     def loss(params):
         output, updates = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
@@ -207,23 +211,38 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def on_one_device(variables, images, weights):
-    return jax.jit(functools.partial(loss_and_gradients, tiny()))(variables, images, weights)
+def of_two_blocks(variables):
+    return {**variables, "params": {name: x for name, x in variables["params"].items() if name != "block2"}}
 
 
-def test_training_over_four_devices_gives_the_gradients_of_one(variables, images, weights, on_one_device):
+@pytest.fixture(scope="module")
+def on_one_device(of_two_blocks, images, weights):
+    return jax.jit(functools.partial(loss_and_gradients, two_blocks()))(of_two_blocks, images, weights)
+
+
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_training_over_four_devices_gives_the_gradients_of_one(
+    of_two_blocks, images, weights, on_one_device, rematerialize
+):
+    model = two_blocks(axis_name="data", rematerialize=rematerialize)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     everywhere, data = PartitionSpec(), PartitionSpec("data")
     mapped = jax.shard_map(
-        functools.partial(loss_and_gradients, tiny(axis_name="data"), axis_name="data"),
+        functools.partial(loss_and_gradients, model, axis_name="data"),
         mesh=mesh,
         in_specs=(everywhere, data, data),
         out_specs=everywhere,
     )
-    on_four = jax.jit(mapped)(variables, images, weights)
+    on_four = jax.jit(mapped)(of_two_blocks, images, weights)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(on_one_device[1]))
     for several, one in zip(jax.tree.leaves(on_four), jax.tree.leaves(on_one_device), strict=True):
         np.testing.assert_allclose(several, one, rtol=1e-3, atol=1e-4 * largest)
+
+
+def test_rematerialisation_chooses_tokens_only_once(of_two_blocks, images, weights):
+    gradients = functools.partial(loss_and_gradients, two_blocks(rematerialize=True))
+    # Of the places, and in the one block that drops tokens.
+    assert str(jax.make_jaxpr(gradients)(of_two_blocks, images, weights)).count("top_k[") == 2
 
 
 def test_every_parameter_takes_part_in_training(on_one_device):
@@ -233,11 +252,11 @@ def test_every_parameter_takes_part_in_training(on_one_device):
     assert {name for name, size in sizes.items() if size == 0} == set()
 
 
-def test_bfloat16_is_for_computing_and_not_for_storing(variables, images, weights):
-    model = tiny(dtype=jnp.bfloat16)
+def test_bfloat16_is_for_computing_and_not_for_storing(of_two_blocks, images, weights):
+    model = two_blocks(dtype=jnp.bfloat16)
     made = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(made)} == {"float32"}
-    _, gradients = jax.jit(functools.partial(loss_and_gradients, model))(variables, images, weights)
+    _, gradients = jax.jit(functools.partial(loss_and_gradients, model))(of_two_blocks, images, weights)
     assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 

@@ -130,16 +130,22 @@ def test_training_moves_running_statistics_by_a_tenth(variables, images):
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * before.var(axis=(0, 1, 2)), rtol=1e-4)
 
 
-@pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
-def test_batch_statistics_span_devices_only_along_the_named_axis(variables, images, axis_name, same):
-    def train(model):
-        return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+def trained_output(model, variables):
+    return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
+
+@pytest.fixture(scope="module")
+def on_one_device(variables, images):
+    return jax.jit(trained_output(tiny(), variables))(images)
+
+
+@pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
+def test_batch_statistics_span_devices_only_along_the_named_axis(variables, images, on_one_device, axis_name, same):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     data = PartitionSpec("data")
-    on_four = jax.jit(jax.shard_map(train(tiny(axis_name)), mesh=mesh, in_specs=data, out_specs=data))(images)
-    on_one = jax.jit(train(tiny()))(images)
-    assert np.allclose(on_four, on_one, atol=1e-4) == same
+    train = trained_output(tiny(axis_name), variables)
+    on_four = jax.jit(jax.shard_map(train, mesh=mesh, in_specs=data, out_specs=data))(images)
+    assert np.allclose(on_four, on_one_device, atol=1e-4) == same
 
 
 def test_bfloat16_is_for_computing_and_not_for_storing():

@@ -1,6 +1,7 @@
 """Whole runs: what they leave, how they continue, what they refuse."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -11,6 +12,7 @@ import pytest
 
 from aujax import run_files, runs
 from aujax.errors import UserError
+from aujax.metrics import Mean
 from aujax.training import loop
 from aujax.training.loop import train_and_evaluate
 
@@ -41,15 +43,13 @@ def continued_run(tiny_config, tmp_path_factory):
     """A run that was interrupted in its second epoch and started again."""
     workdir = tmp_path_factory.mktemp("interrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        whole_epoch = loop._epoch
+        steps = itertools.count(1)
 
-        def interrupted(train, config, epoch):
-            for number, batch in enumerate(whole_epoch(train, config, epoch)):
-                if (epoch, number) == (1, 1):
-                    raise KeyboardInterrupt
-                yield batch
+        def interrupted(*_):
+            if next(steps) == 4:
+                raise KeyboardInterrupt
 
-        patch.setattr(loop, "_epoch", interrupted)
+        patch.setattr(loop.rich.progress.Progress, "advance", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(tiny_config, workdir)
     train_and_evaluate(tiny_config, workdir)
@@ -127,7 +127,7 @@ def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(UserError, match=r"the loss of epoch 3 is nan: training diverged; .*learning_rate"):
-        loop._numbers({"loss": loop.Mean(np.float32("nan"), np.float32(1))}, 2)
+        loop._numbers({"loss": Mean(np.float32("nan"), np.float32(1))}, 2)
 
 
 @pytest.mark.parametrize(

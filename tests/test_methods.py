@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aujax import augment, methods
+from aujax import augment, methods, runs
+from aujax.config import Config
 from aujax.models import resnet
 from aujax.models.heads import LinearHead
 
@@ -264,6 +265,46 @@ def test_bfloat16_reaches_the_backbone_and_leaves_the_outputs_float32():
         reading = jax.eval_shape(functools.partial(methods.read, model), small(name)[1], jnp.asarray(IMAGES))
         assert reading.activations[model.method.tap].dtype == jnp.bfloat16
         assert reading.logits.dtype == jnp.float32
+
+
+# One row for each family of networks.
+every_family = pytest.mark.parametrize("name", ["CAM", "TS-CAM", "APViT"])
+
+
+@every_family
+def test_rematerialisation_keeps_less_than_half_of_the_activations(name):
+    def kept_bytes(rematerialize):
+        model = small_model(name, rematerialize=rematerialize)
+
+        def pullback(variables):
+            def logits(params):
+                return methods.read(model, {**variables, "params": params}, IMAGES, train=True).logits
+
+            return jax.vjp(logits, variables["params"])[1]
+
+        variables = {"batch_stats": {}, **jax.eval_shape(model.init, jax.random.key(0), IMAGES)}
+        # What the backward pass is given: activations, and the parameters, which are there either way.
+        given, parameters = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+            for tree in (jax.eval_shape(pullback, variables), variables["params"])
+        )
+        return given - parameters
+
+    assert 0 < kept_bytes(True) < kept_bytes(False) / 2
+
+
+@every_family
+def test_rematerialisation_leaves_the_tree_of_parameters(name):
+    plain, again = (
+        jax.eval_shape(small_model(name, rematerialize=choice).init, jax.random.key(0), IMAGES)
+        for choice in (False, True)
+    )
+    assert plain == again
+
+
+@pytest.mark.parametrize("rematerialize", [False, True])
+def test_a_run_builds_the_backbone_that_its_configuration_asks_for(rematerialize):
+    assert runs.build_model(Config(rematerialize=rematerialize), 7).backbone.rematerialize == rematerialize
 
 
 @pytest.mark.parametrize(

@@ -29,3 +29,18 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
         UserError, match=r"--config\.data\.batch_size: expected a multiple of the 4 devices, got 10; take 8"
     ):
         records.check_divisible(10, mesh, option="data.batch_size")
+
+
+def test_parts_of_a_batch_are_divided_over_the_devices_too():
+    mesh = records.data_mesh(jax.devices()[:4])
+    with pytest.raises(
+        UserError, match=r"a multiple of the 4 devices x 3 parts of --config\.gradient_accumulation, got 16; take 12"
+    ):
+        records.check_divisible(16, mesh, option="data.batch_size", parts=3)
+
+
+def test_the_next_batch_is_on_its_way_before_this_one_is_taken(monkeypatch):
+    monkeypatch.setattr(records, "to_mesh", lambda batch, mesh: sent.append(batch) or batch)
+    batches, sent = [records.room(1, size) for size in (1, 2, 3)], []
+    ahead = records.to_mesh_ahead(iter(batches), records.data_mesh(jax.devices()[:1]))
+    assert [(batch.image.shape[1], len(sent)) for batch in ahead] == [(1, 2), (2, 3), (3, 3)]

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from aujax.models.attention_dropout import AttentionDropout
 
 
 @functools.cache
-def tiny(axis_name=None, dtype=jnp.float32):
-    return resnet.resnet_tiny(axis_name=axis_name, dtype=dtype)
+def tiny(**options):
+    return resnet.resnet_tiny(**options)
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +96,42 @@ def test_evaluation_of_one_image_ignores_the_others(variables, images):
     np.testing.assert_allclose(apply(variables, images)[3], apply(variables, images[3:4])[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
-def test_batch_statistics_span_devices_only_along_the_named_axis(variables, images, axis_name, same):
-    def train(model):
-        return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+def trained_output(model, variables):
+    return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
+
+@pytest.fixture(scope="module")
+def on_one_device(variables, images):
+    return jax.jit(trained_output(tiny(), variables))(images)
+
+
+@pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
+def test_batch_statistics_span_devices_only_along_the_named_axis(variables, images, on_one_device, axis_name, same):
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     data = PartitionSpec("data")
-    on_four = jax.jit(jax.shard_map(train(tiny(axis_name)), mesh=mesh, in_specs=data, out_specs=data))(images)
-    on_one = jax.jit(train(tiny()))(images)
-    assert np.allclose(on_four, on_one, atol=1e-4) == same
+    train = trained_output(tiny(axis_name=axis_name), variables)
+    on_four = jax.jit(jax.shard_map(train, mesh=mesh, in_specs=data, out_specs=data))(images)
+    assert np.allclose(on_four, on_one_device, atol=1e-4) == same
+
+
+def test_rematerialisation_over_two_devices_changes_no_number(variables, images):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    everywhere, data = PartitionSpec(), PartitionSpec("data")
+
+    def train(rematerialize):
+        model = tiny(axis_name="data", rematerialize=rematerialize)
+
+        def loss(params, image):
+            given = {**variables, "params": params}
+            _, updates = model.apply(given, image, train=True, mutable=["batch_stats", "intermediates"])
+            means = jax.tree.map(lambda x: jax.lax.pmean((x**2).mean(), "data"), updates["intermediates"])
+            return sum(means.values()), (means, updates["batch_stats"])
+
+        step = jax.value_and_grad(loss, has_aux=True)
+        mapped = jax.shard_map(step, mesh=mesh, in_specs=(everywhere, data), out_specs=everywhere)
+        return jax.jit(mapped)(variables["params"], images)
+
+    chex.assert_trees_all_close(train(True), train(False), rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_is_for_computing_and_not_for_storing():

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +75,21 @@ def test_bfloat16_tokens_are_near_the_float32_ones_with_float32_attention(variab
     assert half["attention"].dtype == jnp.float32
     np.testing.assert_allclose(half["tokens"].astype(jnp.float32), full["tokens"], atol=0.1)
     np.testing.assert_allclose(half["attention"], full["attention"], rtol=0.05)
+
+
+def test_rematerialisation_changes_no_number(images):
+    def outputs_and_gradients(rematerialize):
+        model = vit.VisionTransformer(patch=16, channels=12, depth=1, heads=3, rematerialize=rematerialize)
+        variables = methods.init(model, jax.random.key(0), images)
+
+        def loss(params):
+            _, updates = model.apply({"params": params}, images, mutable=["intermediates"])
+            activations = taps.read(updates["intermediates"])
+            return sum((x**2).sum() for x in activations.values()), activations
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    chex.assert_trees_all_close(outputs_and_gradients(True), outputs_and_gradients(False), rtol=1e-4, atol=1e-5)
 
 
 def test_deit_small_has_timms_parameter_count():

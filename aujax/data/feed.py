@@ -6,7 +6,7 @@ import cv2
 import grain
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
 from aujax.data.builders import FaceSource, Record
@@ -32,8 +32,7 @@ def batches(
     The last batch is filled up with the first faces of the order, marked as not valid. Each of the threads makes whole
     batches; at most twice as many batches as threads wait in memory.
     """
-    rows = _fill_up(order, batch_size)
-    valid = (np.arange(rows.size) < len(order)).reshape(rows.shape)
+    rows, valid = batch_rows(order, batch_size)
     part = np.array_split(np.arange(batch_size), jax.process_count())[jax.process_index()]
     rows, valid = rows[:, part].reshape(-1), valid[:, part].reshape(-1)
 
@@ -50,8 +49,12 @@ def num_batches(faces: int, batch_size: int) -> int:
     return -(-faces // batch_size)
 
 
-def _fill_up(order: Int[np.ndarray, " faces"], batch_size: int) -> Int[np.ndarray, "batches batch"]:
-    return np.resize(order, (num_batches(len(order), batch_size), batch_size))
+def batch_rows(
+    order: Int[np.ndarray, " faces"], batch_size: int
+) -> tuple[Int[np.ndarray, "batches batch"], Bool[np.ndarray, "batches batch"]]:
+    """Returns which faces make each batch; the last is filled up with the first of the order, which are not valid."""
+    rows = np.resize(order, (num_batches(len(order), batch_size), batch_size))
+    return rows, (np.arange(rows.size) < len(order)).reshape(rows.shape)
 
 
 def decoded(record: Record, row: int, size: int) -> Batch:

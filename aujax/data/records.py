@@ -10,7 +10,7 @@
 Missing is a mask, never a special value. A batch is sharded over the mesh axis "data".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,10 +56,48 @@ def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
     return Batch(*(jax.make_array_from_process_local_data(place, np.asarray(part)) for part in batch))
 
 
-def check_divisible(batch_size: int, mesh: Mesh, *, option: str) -> None:
-    """Raises a UserError unless every device gets the same number of faces of a batch."""
-    if batch_size % mesh.size:
+def to_mesh_ahead(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
+    """Yields the batches as `to_mesh` does, each when the next one is on its way already."""
+    before = None
+    for batch in batches:
+        now = to_mesh(batch, mesh)
+        if before is not None:
+            yield before
+        before = now
+    if before is not None:
+        yield before
+
+
+def everywhere(tree: Any, mesh: Mesh) -> Any:
+    """Returns a tree of host arrays, the same in all processes, as arrays that every device holds whole."""
+    place = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree)
+
+
+def room(count: int, size: int) -> Batch:
+    """Returns host arrays for that many faces of (size, size), with nothing meaningful in them."""
+    return Batch(
+        image=np.empty((count, size, size, 3), np.uint8),
+        landmarks=np.empty((count, 68, 2), np.float32),
+        expression=np.empty(count, np.int32),
+        index=np.empty(count, np.int32),
+        has_landmarks=np.empty(count, bool),
+        valid=np.empty(count, bool),
+    )
+
+
+def abstract(count: int, size: int, mesh: Mesh) -> Any:
+    """Returns the shapes, types and places of that many faces on the mesh, for compiling ahead."""
+    place = sharded(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), room(count, size))
+
+
+def check_divisible(batch_size: int, mesh: Mesh, *, option: str, parts: int = 1) -> None:
+    """Raises a UserError unless every device gets the same number of faces of each part of a batch."""
+    unit = mesh.size * parts
+    if batch_size % unit:
+        accumulated = f" x {parts} parts of --config.gradient_accumulation" if parts > 1 else ""
         raise UserError(
-            f"--config.{option}: expected a multiple of the {mesh.size} devices, got {batch_size}; "
-            f"take {max(1, batch_size // mesh.size) * mesh.size}"
+            f"--config.{option}: expected a multiple of the {mesh.size} devices{accumulated}, got {batch_size}; "
+            f"take {max(1, batch_size // unit) * unit}"
         )

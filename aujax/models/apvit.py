@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from aujax.models import vit
@@ -19,6 +20,8 @@ from aujax.models.taps import tap
 
 # Places in the published 14x14 grid, of which `tokens` counts.
 _PLACES = 196
+# The name of a block's chosen tokens to rematerialisation.
+_CHOICE = "choice"
 
 
 class PoolingBlock(nn.Module):
@@ -32,11 +35,11 @@ class PoolingBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch tokens channels"]) -> Float[Array, "batch kept channels"]:
         """Returns the class token and the share `keep` of the patch tokens, rounded down but at least one."""
-        x, scores, _ = vit.self_attention(x, self.heads, qkv_bias=False, dtype=self.dtype)
+        x, scores = vit.self_attention(x, self.heads, qkv_bias=False, dtype=self.dtype)
         patches = x.shape[1] - 1
         kept = max(int(patches * self.keep), 1)
         # The heads' scores are summed as they are, before any softmax, so that they may cancel.
-        best = largest(scores[:, :, 0, 1:].sum(axis=1), kept)
+        best = checkpoint_name(largest(scores[:, :, 1:].sum(axis=1), kept), _CHOICE)
         x = jnp.concatenate([x[:, :1], take(x[:, 1:], best)], axis=1)
         return vit.perceptron(x, self.mlp_ratio * x.shape[-1], dtype=self.dtype)
 
@@ -47,6 +50,7 @@ class APViT(nn.Module):
     The choice of places keeps `tokens` of 196 and the same share of another grid; blocks from number `pooled_from` on
     (counted from 0) keep the share `keep` of the tokens that reach them. Parameters, scores, softmax and the statistics
     of BatchNorm (over the mesh axis `axis_name`) and LayerNorm are float32; `dtype` is what the rest computes in.
+    `rematerialize` computes the activations of units and blocks again in the backward pass.
     """
 
     units: tuple[int, ...]
@@ -60,6 +64,7 @@ class APViT(nn.Module):
     keep: float = 0.9
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    rematerialize: bool = False
 
     def __post_init__(self):
         if not 1 <= self.tokens <= _PLACES:
@@ -73,15 +78,18 @@ class APViT(nn.Module):
         self, image: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Float[Array, "batch channels"]:
         """Returns the class token after the last LayerNorm; `train` concerns BatchNorm alone."""
-        extractor = IResNet(self.units, self.width, self.dtype, self.axis_name, name="extractor")
+        extractor = IResNet(self.units, self.width, self.dtype, self.axis_name, self.rematerialize, name="extractor")
         uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
         project = nn.Conv(self.channels, (1, 1), dtype=self.dtype, kernel_init=uniform, name="projection")
         x = project(extractor(image, train=train))
         attention = tap(self, "attention", jnp.abs(x.astype(jnp.float32)).sum(axis=-1, keepdims=True))
         x = self._embed(x, attention)
+        # All but the choice, which in another rounding could fall otherwise: gradients would be of other tokens.
+        policy = jax.checkpoint_policies.save_only_these_names(_CHOICE)
+        block = nn.remat(PoolingBlock, policy=policy) if self.rematerialize else PoolingBlock
         for index in range(self.depth):
             keep = self.keep if index >= self.pooled_from else 1.0
-            x = PoolingBlock(self.heads, self.mlp_ratio, keep, self.dtype, name=f"block{index}")(x)
+            x = block(self.heads, self.mlp_ratio, keep, self.dtype, name=f"block{index}")(x)
         return vit.layer_norm("norm", self.dtype)(x[:, 0])
 
     def _embed(

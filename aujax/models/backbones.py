@@ -18,7 +18,7 @@ class Backbone:
 
 
 def _resnet(create: Callable[..., nn.Module]) -> Backbone:
-    return Backbone("resnet", create, ("output_stride", "dtype", "axis_name"))
+    return Backbone("resnet", create, ("output_stride", "dtype", "axis_name", "rematerialize"))
 
 
 BACKBONES = {
@@ -26,8 +26,8 @@ BACKBONES = {
     "resnet34": _resnet(resnet.resnet34),
     "resnet50": _resnet(resnet.resnet50),
     "resnet_tiny": _resnet(resnet.resnet_tiny),
-    "deit_small": Backbone("vit", vit.deit_small, ("dtype",)),
-    "vit_tiny": Backbone("vit", vit.vit_tiny, ("dtype",)),
-    "apvit": Backbone("apvit", apvit.apvit, ("dtype", "axis_name")),
-    "apvit_tiny": Backbone("apvit", apvit.apvit_tiny, ("dtype", "axis_name")),
+    "deit_small": Backbone("vit", vit.deit_small, ("dtype", "rematerialize")),
+    "vit_tiny": Backbone("vit", vit.vit_tiny, ("dtype", "rematerialize")),
+    "apvit": Backbone("apvit", apvit.apvit, ("dtype", "axis_name", "rematerialize")),
+    "apvit_tiny": Backbone("apvit", apvit.apvit_tiny, ("dtype", "axis_name", "rematerialize")),
 }

@@ -54,13 +54,15 @@ class IResNet(nn.Module):
 
     BatchNorm keeps 0.9 of its running statistics at a step (torch's momentum 0.1) and averages the batch's
     over the mesh axis `axis_name`, or over the device's own images where that is None. Parameters and statistics
-    are float32; `dtype` is what convolutions compute in.
+    are float32; `dtype` is what convolutions compute in. `rematerialize` computes a unit's activations again in the
+    backward pass.
     """
 
     units: tuple[int, ...] = (3, 4, 14)
     width: int = 64
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -69,6 +71,7 @@ class IResNet(nn.Module):
         """Returns the activation of the last stage, of `width` channels doubled at each stage after the first."""
         _check_size(image.shape[1], image.shape[2], 2 ** len(self.units))
         uniform = nn.initializers.xavier_uniform()
+        unit = nn.remat(Unit) if self.rematerialize else Unit
         conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform)
         norm = batch_norm(train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = conv(self.width, (3, 3), padding=1, name="input_conv")(image.astype(self.dtype))
@@ -76,7 +79,7 @@ class IResNet(nn.Module):
         for stage, size in enumerate(self.units, start=1):
             for index in range(size):
                 stride = 2 if index == 0 else 1
-                x = Unit(self.width * 2 ** (stage - 1), stride, conv, norm, name=f"stage{stage}_unit{index}")(x)
+                x = unit(self.width * 2 ** (stage - 1), stride, conv, norm, name=f"stage{stage}_unit{index}")(x)
             x = tap(self, f"stage{stage}", x)
         return x
 

@@ -77,7 +77,7 @@ class ResNet(nn.Module):
     BatchNorm keeps 0.9 of its running statistics at a step (torch's momentum 0.1) and averages the batch's
     over the mesh axis `axis_name`, or over the device's own images where that is None. Parameters and statistics
     are float32; `dtype` is what convolutions compute in. `attention_dropout` is applied after the blocks that
-    `dropout_follows` lists.
+    `dropout_follows` lists. `rematerialize` computes a block's activations again in the backward pass.
     """
 
     stage_sizes: tuple[int, ...]
@@ -87,6 +87,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
     axis_name: str | None = None
     attention_dropout: AttentionDropout | None = None
+    rematerialize: bool = False
 
     def __post_init__(self):
         stage_strides(self.output_stride)
@@ -104,6 +105,7 @@ class ResNet(nn.Module):
     ) -> Float[Array, "batch h w channels"]:
         """Returns the activation of the last stage."""
         strides = stage_strides(self.output_stride)
+        block = nn.remat(self.block) if self.rematerialize else self.block
         conv = functools.partial(_conv, dtype=self.dtype)
         norm = batch_norm(train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = conv(self.width, 7, 2, name="stem_conv")(image.astype(self.dtype))
@@ -112,7 +114,7 @@ class ResNet(nn.Module):
         for stage, (size, stride) in enumerate(zip(self.stage_sizes, strides, strict=True), start=1):
             for index in range(size):
                 first = stride if index == 0 else 1
-                x = self.block(self.width * 2 ** (stage - 1), first, conv, norm, name=f"stage{stage}_block{index}")(x)
+                x = block(self.width * 2 ** (stage - 1), first, conv, norm, name=f"stage{stage}_block{index}")(x)
                 if (stage, index) == (4, min(1, size - 1)):
                     x = tap(self, "layer5_block2", x)
                 if self.attention_dropout is not None and index in self.dropout_follows(stage):

@@ -48,14 +48,16 @@ class Block(nn.Module):
         self, x: Float[Array, "batch tokens channels"]
     ) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch tokens"]]:
         """Returns the tokens and the attention of token 0 to each of them, averaged over heads."""
-        x, _, weights = self_attention(x, self.heads, qkv_bias=True, dtype=self.dtype)
-        return perceptron(x, self.mlp_ratio * x.shape[-1], dtype=self.dtype), weights[:, :, 0].mean(axis=1)
+        x, scores = self_attention(x, self.heads, qkv_bias=True, dtype=self.dtype)
+        weights = jax.nn.softmax(scores, axis=-1)
+        return perceptron(x, self.mlp_ratio * x.shape[-1], dtype=self.dtype), weights.mean(axis=1)
 
 
 class VisionTransformer(nn.Module):
     """Patches, a class token and blocks; returns the patch tokens on their grid, which is the tap `tokens`.
 
-    Parameters, LayerNorm statistics and softmax are float32; `dtype` is what the rest computes in.
+    Parameters, LayerNorm statistics and softmax are float32; `dtype` is what the rest computes in. `rematerialize`
+    computes a block's activations again in the backward pass.
     """
 
     patch: int
@@ -64,6 +66,7 @@ class VisionTransformer(nn.Module):
     heads: int
     mlp_ratio: int = 4
     dtype: Any = jnp.float32
+    rematerialize: bool = False
 
     @nn.compact
     def __call__(
@@ -74,8 +77,9 @@ class VisionTransformer(nn.Module):
         grid = patch_grid(image.shape[1], image.shape[2], self.patch)
         x = self._embed(image, grid)
         attention = jnp.zeros(x.shape[:2])
+        block = nn.remat(Block) if self.rematerialize else Block
         for index in range(self.depth):
-            x, first_row = Block(self.heads, self.mlp_ratio, self.dtype, name=f"block{index}")(x)
+            x, first_row = block(self.heads, self.mlp_ratio, self.dtype, name=f"block{index}")(x)
             attention = attention + first_row
         tap(self, "attention", attention[:, 1:].reshape(-1, *grid, 1))
         tokens = layer_norm("norm", self.dtype)(x)[:, 1:]
@@ -106,12 +110,8 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
 
 def self_attention(
     x: Float[Array, "batch tokens channels"], heads: int, *, qkv_bias: bool, dtype: Any
-) -> tuple[
-    Float[Array, "batch tokens channels"],
-    Float[Array, "batch heads tokens tokens"],
-    Float[Array, "batch heads tokens tokens"],
-]:
-    """Returns the tokens with self-attention added, and its float32 scores before and after the softmax over keys.
+) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch heads tokens"]]:
+    """Returns the tokens with self-attention added, and token 0's float32 scores before the softmax over keys.
 
     Called inside a module, which then holds the layers `norm1`, `qkv` and `proj`.
     """
@@ -119,10 +119,10 @@ def self_attention(
     packed = _dense(3 * channels, "qkv", dtype, use_bias=qkv_bias)(layer_norm("norm1", dtype)(x))
     # Packed as torch packs it: queries, keys, values, and within each head after head.
     q, k, v = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, heads, channels // heads), 2, 0)
-    scores = jnp.einsum("bqhc,bkhc->bhqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    weights = jax.nn.softmax(scores, axis=-1)
-    mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(v.dtype), v)
-    return x + _dense(channels, "proj", dtype)(mixed.reshape(x.shape)), scores, weights
+    mixed = jax.nn.dot_product_attention(q, k, v)
+    # Apart from the attention, for one query costs little, and nothing where no one reads it.
+    scores = jnp.einsum("bhc,bkhc->bhk", q[:, 0], k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    return x + _dense(channels, "proj", dtype)(mixed.reshape(x.shape)), scores
 
 
 def perceptron(

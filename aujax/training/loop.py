@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import rich.console
@@ -16,13 +15,14 @@ import rich.progress
 from aujax import evaluation, methods, processes, run_files, runs, weight_files
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.builders import Faces, FaceSource, open_faces
-from aujax.data.records import check_divisible, data_mesh, replicated, to_mesh
+from aujax.data.builders import Faces, open_faces
+from aujax.data.records import check_divisible, data_mesh, replicated
 from aujax.errors import UserError
-from aujax.metrics import Mean
 from aujax.models import pretrained
+from aujax.training import memory
 from aujax.training.checkpoint import Checkpoints
-from aujax.training.step import TrainState, create_state, make_train_step
+from aujax.training.epochs import Training, open_epochs
+from aujax.training.step import TrainState, create_state
 
 log = logging.getLogger(__name__)
 
@@ -30,49 +30,50 @@ log = logging.getLogger(__name__)
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     """Trains as configured, validates, keeps checkpoints; continues where an interrupted run left off.
 
-    Whatever the user can mend (data, options, folder) is a UserError before the first step and before anything is
-    written.
+    Whatever the user can mend (data, options, folder, memory) is a UserError before the first step and before anything
+    is written.
     """
     faces = _open(config)
     train = faces.source("train")
     mesh = data_mesh()
-    check_divisible(config.data.batch_size, mesh, option="data.batch_size")
+    check_divisible(config.data.batch_size, mesh, option="data.batch_size", parts=config.gradient_accumulation)
     runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
     steps_per_epoch = feed.num_batches(len(train), config.data.batch_size)
     tx, schedule = runs.optimizer_of(config, steps_per_epoch)
     state = _starting_state(model, config, tx, mesh, workdir)
-    runs.start(workdir, config, faces)
-
-    train_step = make_train_step(model, tx, config, mesh)
-    validate = _validation(model, config, faces, mesh)
-    console = rich.console.Console(quiet=not processes.is_first())
     first_epoch = int(state.step) // steps_per_epoch
-    log = runs.Log(workdir, step=int(state.step))
-    checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
-    with checkpoints, _progress(console) as bar:
-        console.print(_opening(first_epoch, config, faces, mesh, workdir))
-        task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
-        for epoch in range(first_epoch, config.epochs):
-            started, totals = time.perf_counter(), None
-            for batch in _epoch(train, config, epoch):
-                state, means = train_step(state, to_mesh(batch, mesh))
-                totals = means if totals is None else _merged(totals, means)
-                bar.advance(task)
-            numbers = _numbers(totals, epoch)
-            seconds = time.perf_counter() - started
-            step = (epoch + 1) * steps_per_epoch
-            rate = {
-                "learning_rate": np.asarray(schedule(step - 1)).item(),
-                "images_per_second": round(len(train) / seconds, 1),
-            }
-            log.write("train", step, {"epoch": epoch + 1} | numbers | rate)
-            if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                summary = validate(state)
-                score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
-                log.write("validation", step, {"epoch": epoch + 1} | score)
-                checkpoints.save(step, state, {"cl": summary["cl"], "epoch": epoch + 1})
-                console.print(_line(epoch + 1, config, numbers, summary, model.method.aligned(config.au_layers)[-1]))
+    console = rich.console.Console(quiet=not processes.is_first())
+    console.print(_opening(first_epoch, config, faces, mesh, workdir))
+    if first_epoch >= config.epochs:
+        return
+    with memory.exhaustion_explained():
+        epochs = open_epochs(Training(model, tx, config, mesh), train, state)
+        console.print(epochs.about)
+        runs.start(workdir, config, faces)
+        validate = _validation(model, config, faces, mesh)
+        log = runs.Log(workdir, step=int(state.step))
+        checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
+        with checkpoints, _progress(console) as bar:
+            task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
+            for epoch in range(first_epoch, config.epochs):
+                started = time.perf_counter()
+                state, totals = epochs.run(state, epoch, functools.partial(bar.advance, task))
+                numbers = _numbers(totals, epoch)
+                seconds = time.perf_counter() - started
+                step = (epoch + 1) * steps_per_epoch
+                rate = {
+                    "learning_rate": np.asarray(schedule(step - 1)).item(),
+                    "images_per_second": round(len(train) / seconds, 1),
+                }
+                log.write("train", step, {"epoch": epoch + 1} | numbers | rate)
+                if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
+                    summary = validate(state)
+                    score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
+                    log.write("validation", step, {"epoch": epoch + 1} | score)
+                    checkpoints.save(step, state, {"cl": summary["cl"], "epoch": epoch + 1})
+                    layer = model.method.aligned(config.au_layers)[-1]
+                    console.print(_line(epoch + 1, config, numbers, summary, layer))
 
 
 def _open(config: Config) -> Faces:
@@ -115,21 +116,6 @@ def _starting_state(
     return jax.device_put(create_state(variables, tx), replicated(mesh))
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _merged(totals: dict[str, Mean], means: dict[str, Mean]) -> dict[str, Mean]:
-    return jax.tree.map(jnp.add, totals, means)
-
-
-def _epoch(train: FaceSource, config: Config, epoch: int) -> Any:
-    return feed.batches(
-        train,
-        feed.epoch_order(config.seed, epoch, len(train)),
-        batch_size=config.data.batch_size,
-        size=config.load_size,
-        threads=config.data.read_threads,
-    )
-
-
 def _validation(model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh) -> Any:
     """Returns state -> summary over the validation split."""
     read = evaluation.make_reader(model, config, mesh)
@@ -157,7 +143,7 @@ def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.
     if first_epoch >= config.epochs:
         return f"{workdir} has finished its {config.epochs} epochs already"
     what = f"{config.method} on {faces.splits['train']} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}. The first step is compiled, which takes a while."
+    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}. The step is compiled, which takes a while."
 
 
 def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:

@@ -1,0 +1,156 @@
+"""Once through the training faces: resident on the devices, many steps a call, or fed from disk, step by step.
+
+Both take the same faces in the same order through the same step; which one it is changes rounding at most.
+"""
+
+import collections
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from aujax import methods
+from aujax.config import Config
+from aujax.data import feed, records, resident
+from aujax.data.builders import FaceSource
+from aujax.errors import UserError
+from aujax.training import memory, step
+from aujax.training.step import Means, TrainState
+
+_CALL_SECONDS = 1.0  # of steps in one call: long enough to cost nothing, short enough to be interrupted
+_IN_FLIGHT = 2  # steps that wait on the devices, with their batches
+
+# (state, number of the epoch, advance) -> (state, means over the epoch); `advance` is told of steps as they are done.
+Epoch = Callable[[TrainState, int, Callable[[int], None]], tuple[TrainState, Means]]
+
+
+class Epochs(NamedTuple):
+    """How to go through an epoch, and in words where its faces are."""
+
+    run: Epoch
+    about: str
+
+
+class Training(NamedTuple):
+    """What a step is made of."""
+
+    model: methods.Classifier
+    tx: optax.GradientTransformation
+    config: Config
+    mesh: Mesh
+
+
+def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+    """Compiles the step for a state like this, and places the faces as `config.data.resident` says.
+
+    What does not fit into the devices' memory is a UserError, before anything is trained.
+    """
+    wanted, why = training.config.data.resident, ""
+    if wanted != "off":
+        try:
+            return _resident(training, source, state)
+        except memory.NoRoom as error:
+            if wanted == "on":
+                raise UserError(
+                    f"--config.data.resident=on: {len(source)} faces and the step need {error}; set it to auto, "
+                    "lower --config.data.load_size, or use more devices"
+                ) from error
+            why = f"; to keep them on the devices would take {error}"
+    return _fed(training, source, state, why)
+
+
+def _resident(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+    config, mesh = training.config, training.mesh
+    size, room = resident.bytes_per_device(len(source), config.load_size, mesh), memory.limit(mesh)
+    memory.check(size, room)
+    looped = step.loops_are_fast(mesh)
+    steps = step.make_resident_steps(*training, looped=looped)
+    whole = resident.held(len(source), mesh) * mesh.size
+    rows, valid = feed.batch_rows(np.arange(len(source), dtype=np.int32), config.data.batch_size)
+    program = steps.lower(
+        state,
+        records.everywhere(step.no_means(training.model, config), mesh),
+        records.abstract(whole, config.load_size, mesh),
+        *records.everywhere((rows, valid, np.int32(0), np.int32(1)), mesh),
+    ).compile()
+    memory.check(memory.needed(program), room)
+    faces = resident.load(source, config.load_size, mesh, threads=config.data.read_threads)
+
+    def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
+        order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
+        batches = records.everywhere(feed.batch_rows(order, config.data.batch_size), mesh)
+        totals = records.everywhere(step.no_means(training.model, config), mesh)
+        done, count = 0, 1
+        while done < len(rows):
+            started, last = time.perf_counter(), min(done + count, len(rows))
+            bounds = records.everywhere((np.int32(done), np.int32(last)), mesh)
+            state, totals = program(state, totals, faces, *batches, *bounds)
+            jax.block_until_ready(totals)
+            if looped:
+                count = max(1, int(_CALL_SECONDS * (last - done) / (time.perf_counter() - started)))
+            advance(last - done)
+            done = last
+        return state, totals
+
+    return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each")
+
+
+def _fed(training: Training, source: FaceSource, state: TrainState, why: str) -> Epochs:
+    config, mesh = training.config, training.mesh
+    program = _fed_program(training, state)
+
+    def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
+        totals, flying = records.everywhere(step.no_means(training.model, config), mesh), collections.deque()
+        for batch in records.to_mesh_ahead(_batches(source, config, epoch), mesh):
+            state, means = program(state, batch)
+            totals = _merged(totals, means)
+            flying.append(means)
+            if len(flying) > _IN_FLIGHT:
+                jax.block_until_ready(flying.popleft())
+            advance(1)
+        return state, totals
+
+    return Epochs(run, f"faces read from disk by {config.data.read_threads} threads{why}")
+
+
+def _fed_program(training: Training, state: TrainState) -> Any:
+    config, mesh = training.config, training.mesh
+    train_step = step.make_train_step(*training)
+
+    @functools.cache
+    def program(batch_size: int) -> Any:
+        return train_step.lower(state, records.abstract(batch_size, config.load_size, mesh)).compile()
+
+    batch_size, room = config.data.batch_size, memory.limit(mesh)
+    try:
+        memory.check(memory.needed(program(batch_size)), room)
+    except memory.NoRoom as error:
+        unit = mesh.size * config.gradient_accumulation
+        fits = memory.largest(lambda size: memory.needed(program(size)), batch_size, unit=unit, room=room)
+        most = f"the largest that fits is {fits}" if fits else "not even a smaller one fits"
+        raise UserError(
+            f"--config.data.batch_size: a step of {batch_size} faces needs {error}; {most}; "
+            "--config.rematerialize=True and --config.gradient_accumulation need less"
+        ) from error
+    return program(batch_size)
+
+
+def _batches(source: FaceSource, config: Config, epoch: int) -> Any:
+    return feed.batches(
+        source,
+        feed.epoch_order(config.seed, epoch, len(source)),
+        batch_size=config.data.batch_size,
+        size=config.load_size,
+        threads=config.data.read_threads,
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _merged(totals: Means, means: Means) -> Means:
+    return jax.tree.map(jnp.add, totals, means)

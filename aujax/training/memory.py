@@ -1,0 +1,95 @@
+"""Whether a compiled program fits into a device, and what to say where it does not. Sizes are bytes per device."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import psutil
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from aujax.errors import UserError
+
+_USED = 0.95  # of what a device has: the allocator needs some for itself
+
+
+class NoRoom(Exception):
+    """A program or an array is larger than a device; the message says how much it needs and what there is."""
+
+
+def limit(mesh: Mesh) -> int:
+    """Returns what every device of the mesh can take, those of other processes too."""
+    room = min(free(device) for device in mesh.local_devices)
+    if jax.process_count() > 1:
+        room = multihost_utils.process_allgather(np.float32(room)).min()
+    return int(_USED * room)
+
+
+def free(device: Any) -> float:
+    """Returns what a device of this process has left; devices on the CPU share what is left of the machine."""
+    told = device.memory_stats() or {}
+    if "bytes_limit" in told:
+        return told["bytes_limit"] - told.get("bytes_in_use", 0)
+    return psutil.virtual_memory().available / jax.local_device_count()
+
+
+def needed(program: jax.stages.Compiled) -> int:
+    """Returns what the program holds while it runs, its arguments and results included, as the compiler counts it."""
+    sizes: Any = program.memory_analysis()
+    return (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        - sizes.alias_size_in_bytes
+        + sizes.temp_size_in_bytes
+        + sizes.generated_code_size_in_bytes
+    )
+
+
+def check(size: int, room: int) -> None:
+    """Raises NoRoom unless `size` bytes fit into `room`."""
+    if size > room:
+        raise NoRoom(f"{shown(size)} of each device, which has {shown(room)} left")
+
+
+def largest(needed_for: Callable[[int], int], size: int, *, unit: int, room: int) -> int:
+    """Returns about the largest multiple of `unit` below `size` for which `needed_for` is at most `room`, 0 for none.
+
+    Memory grows with the batch along a line; two sizes tell which. Each question compiles a program.
+
+    >>> largest(lambda faces: 100 + 7 * faces, 640, unit=8, room=1000)
+    128
+    """
+    smaller = size // 2 // unit * unit
+    if not smaller:
+        return 0
+    base, slope = needed_for(smaller), (needed_for(size) - needed_for(smaller)) / (size - smaller)
+    guess = smaller + int((room - base) / max(slope, 1.0)) // unit * unit
+    while guess > 0 and needed_for(guess) > room:
+        guess -= unit
+    return max(guess, 0)
+
+
+@contextlib.contextmanager
+def exhaustion_explained() -> Iterator[None]:
+    """Turns the runtime's report of a full device into a UserError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"the memory of a device is full ({str(error).splitlines()[0]}); take a smaller --config.data.batch_size "
+            "or --config.data.eval_batch_size, or set --config.data.resident=off"
+        ) from error
+
+
+def shown(size: int) -> str:
+    """Returns a size in words.
+
+    >>> shown(2_500_000_000), shown(4_000_000)
+    ('2.33 GiB', '3.81 MiB')
+    """
+    unit, name = next((pair for pair in ((2**30, "GiB"), (2**20, "MiB")) if size >= pair[0]), (2**10, "KiB"))
+    return f"{size / unit:.3g} {name}"

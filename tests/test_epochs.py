@@ -1,0 +1,113 @@
+"""Two ways through an epoch, resident and fed: the same faces, order and numbers; and when which one is taken."""
+
+import dataclasses
+import types
+
+import chex
+import jax
+import pytest
+
+from aujax import runs
+from aujax.data.builders import open_faces
+from aujax.data.records import data_mesh, replicated
+from aujax.errors import UserError
+from aujax.training import epochs, memory
+from aujax.training import step as steps
+
+
+def opened(config, *, devices=1, **data):
+    """The epochs of a run, and its first state."""
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=16, **data))
+    faces = open_faces(config.data.dir)
+    mesh = data_mesh(jax.devices()[:devices])
+    model = runs.build_model(config, len(faces.expressions))
+    tx, _ = runs.optimizer_of(config, steps_per_epoch=2)
+    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), replicated(mesh))
+    training = epochs.Training(model, tx, config, mesh)
+    return epochs.open_epochs(training, faces.source("train"), state), state
+
+
+def trained(config, **options):
+    """Means and state after epoch 1, and what the run said of its steps and its data."""
+    (run, about), state = opened(config, **options)
+    done = []
+    state, means = run(state, 1, done.append)
+    return {name: float(mean.compute()) for name, mean in means.items()}, jax.device_get(state), done, about
+
+
+@pytest.fixture(scope="module")
+def fed(tiny_config):
+    """24 faces in batches of 16, so that the second one is filled up."""
+    return trained(tiny_config, resident="off")
+
+
+@pytest.fixture(scope="module")
+def looped(tiny_config):
+    """The same on four devices, all steps in one program, as an accelerator has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "loops_are_fast", lambda mesh: True)
+        return trained(tiny_config, devices=4, resident="on")
+
+
+def test_resident_faces_give_the_numbers_of_those_that_are_fed(fed, tiny_config):
+    means, state, *_ = trained(tiny_config, resident="on")
+    assert means == fed[0]
+    chex.assert_trees_all_equal(state, fed[1])
+
+
+def test_many_steps_in_one_program_on_four_devices_give_the_same_numbers(fed, looped):
+    assert looped[0] == pytest.approx(fed[0], rel=2e-4)
+    chex.assert_trees_all_close(looped[1].params, fed[1].params, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("way", ["fed", "looped"])
+def test_every_step_is_told(way, request):
+    assert sum(request.getfixturevalue(way)[2]) == 2
+
+
+def test_the_user_is_told_where_the_faces_are(fed, looped):
+    assert fed[3] == "faces read from disk by 1 threads"
+    assert looped[3] == "all faces on the devices, 26 KiB on each"
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """Steps are not compiled: a fed one needs 1 MiB and a quarter of that for each face, a resident one 8 MiB."""
+
+    def program(needed):
+        def lowered(*arguments):
+            return types.SimpleNamespace(compile=lambda: needed(*arguments))
+
+        return lambda *_, **__: types.SimpleNamespace(lower=lowered)
+
+    monkeypatch.setattr(steps, "make_train_step", program(lambda _, batch: (4 + len(batch.index)) * 2**18))
+    monkeypatch.setattr(steps, "make_resident_steps", program(lambda *_: 8 * 2**20))
+    monkeypatch.setattr(memory, "needed", lambda program: program)
+
+
+@pytest.mark.usefixtures("sizes")
+def test_faces_that_do_not_fit_beside_the_step_are_fed(tiny_config, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda mesh: 7 * 2**20)
+    about = opened(tiny_config)[0].about
+    assert about.endswith("; to keep them on the devices would take 8 MiB of each device, which has 7 MiB left")
+
+
+@pytest.mark.usefixtures("sizes")
+def test_faces_that_fit_are_resident(tiny_config, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda mesh: 8 * 2**20)
+    assert opened(tiny_config)[0].about.startswith("all faces on the devices")
+
+
+@pytest.mark.usefixtures("sizes")
+def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda mesh: 2**10)
+    with pytest.raises(UserError, match=r"resident=on: 24 faces and the step need 104 KiB of each .* set it to auto"):
+        opened(tiny_config, resident="on")
+
+
+@pytest.mark.usefixtures("sizes")
+@pytest.mark.parametrize(("room", "advice"), [(3, "the largest that fits is 8"), (1, "not even a smaller one fits")])
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(tiny_config, monkeypatch, room, advice):
+    monkeypatch.setattr(memory, "limit", lambda mesh: room * 2**20)
+    with pytest.raises(UserError, match=rf"batch_size: a step of 16 faces needs 5 MiB of each device.*; {advice}; "):
+        opened(tiny_config, resident="off")

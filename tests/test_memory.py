@@ -1,0 +1,70 @@
+"""What fits into a device: what is counted, what is said."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from aujax.data.records import data_mesh
+from aujax.errors import UserError
+from aujax.training import memory
+
+
+def test_a_program_needs_its_arguments_results_and_what_it_holds_between():
+    program = jax.jit(lambda x: jnp.sort(x @ x)[0].sum()).lower(jnp.zeros((64, 64))).compile()
+    assert memory.needed(program) >= 2 * 64 * 64 * 4 + 4
+
+
+def test_arguments_that_are_given_up_are_counted_once():
+    kept, given_up = (jax.jit(jnp.sin, donate_argnums=at).lower(jnp.zeros(1000)).compile() for at in ((), 0))
+    assert memory.needed(kept) - memory.needed(given_up) == 4000
+
+
+def test_an_accelerator_tells_what_it_has_left():
+    device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 1000, "bytes_in_use": 200})
+    assert memory.free(device) == 800
+
+
+def test_devices_on_the_cpu_share_the_memory_of_the_machine(monkeypatch):
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=8000))
+    assert memory.free(jax.devices()[0]) == 1000  # one of 8
+    assert memory.limit(data_mesh(jax.devices()[:2])) == 950  # the allocator needs some
+
+
+def test_what_fits_passes():
+    memory.check(10, 10)
+
+
+def test_what_does_not_fit_is_refused_with_both_numbers():
+    with pytest.raises(memory.NoRoom, match=r"^4 MiB of each device, which has 2 KiB left$"):
+        memory.check(4 * 2**20, 2**11)
+
+
+@pytest.mark.parametrize(("room", "expected"), [(1000, 128), (107 * 8, 104), (155, 0), (99, 0)])
+def test_the_largest_batch_is_a_multiple_that_fits(room, expected):
+    assert memory.largest(lambda faces: 100 + 7 * faces, 640, unit=8, room=room) == expected
+
+
+def test_the_largest_batch_is_tried_and_not_only_computed():
+    def in_steps(faces):
+        return 100 * -(-faces // 64)
+
+    assert memory.largest(in_steps, 640, unit=8, room=350) == 192
+
+
+def test_a_batch_that_cannot_be_smaller_has_no_largest():
+    assert memory.largest(lambda faces: 100, 8, unit=8, room=10) == 0
+
+
+def test_a_full_device_is_told_to_the_user():
+    with (
+        pytest.raises(UserError, match=r"the memory of a device is full \(RESOURCE_EXHAUSTED: 3 GiB\); take a smaller"),
+        memory.exhaustion_explained(),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 3 GiB\nmore")
+
+
+def test_another_error_of_the_runtime_stays_what_it_is():
+    with pytest.raises(jax.errors.JaxRuntimeError), memory.exhaustion_explained():
+        raise jax.errors.JaxRuntimeError("INTERNAL: no idea")

@@ -1,0 +1,61 @@
+"""Faces on the devices: each holds its share, and a batch is put together from all of them."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from aujax.data import feed, records, resident
+from aujax.data.builders import open_faces
+from aujax.errors import UserError
+
+DEVICES = 4
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return records.data_mesh(jax.devices()[:DEVICES])
+
+
+@pytest.fixture(scope="module")
+def source(tiny_data):
+    return open_faces(tiny_data).source("validation")
+
+
+@pytest.fixture(scope="module")
+def faces(source, mesh):
+    return resident.load(source, 36, mesh, threads=2)
+
+
+def test_every_device_holds_its_rows(faces):
+    assert [shard.data.tolist() for shard in faces.index.addressable_shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_faces_that_cannot_be_divided_are_filled_up_with_the_last(source):
+    faces = resident.load(source, 36, records.data_mesh(jax.devices()[:3]), threads=1)
+    assert faces.index.tolist() == [*range(8), 7]
+
+
+def test_the_memory_that_is_asked_for_is_what_it_takes(faces, source, mesh):
+    taken = sum(part.addressable_shards[0].data.nbytes for part in faces)
+    assert resident.bytes_per_device(len(source), 36, mesh) == taken
+
+
+def test_a_batch_is_what_the_feed_reads(faces, source, mesh):
+    order = np.array([6, 0, 7, 3, 1, 5], np.int32)
+    (expected,) = feed.batches(source, order, batch_size=8, size=36, threads=1)
+    (rows,), (valid,) = feed.batch_rows(order, 8)
+    divided, everywhere = PartitionSpec(records.DATA_AXIS), PartitionSpec()
+    take = jax.shard_map(
+        resident.take, mesh=mesh, in_specs=(divided, everywhere, everywhere), out_specs=divided, check_vma=True
+    )
+    for part, wanted in zip(jax.jit(take)(faces, rows, valid), expected, strict=True):
+        np.testing.assert_array_equal(part, wanted)
+        assert part.dtype == wanted.dtype
+
+
+def test_a_damaged_picture_is_named(source, mesh, monkeypatch):
+    record = source[0] | {"image": b"\xff\xd8 no picture"}
+    monkeypatch.setattr(type(source), "__getitem__", lambda self, row: record)
+    with pytest.raises(UserError, match="cannot be decoded; prepare the data set again"):
+        resident.load(source, 36, mesh, threads=2)
