@@ -16,6 +16,7 @@ _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Best 
 def main(_: list[str]) -> None:
     """Evaluates, writes the files, draws the figures, prints the numbers."""
     with commandline.user_errors("python eval.py"):
+        commandline.keep_compiled_programs()
         directory = evaluation_files.evaluate_run(
             pathlib.Path(_WORKDIR.value), _SPLIT.value, data_dir=_DATA_DIR.value, which=_CHECKPOINT.value
         )

@@ -19,15 +19,23 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first of several processes.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0.")
+_LOST_AFTER = flags.DEFINE_integer(
+    "lost_after", processes.LOST_AFTER, "Seconds without a sign of life after which a process is lost.", lower_bound=3
+)
 
 
 def main(_: list[str]) -> None:
     """Hands the checked options to the training loop."""
-    with commandline.user_errors(
-        "python train.py", interrupted=f"stopped; run the same command to continue {_WORKDIR.value}"
-    ):
+    interrupted = f"stopped; run the same command to continue {_WORKDIR.value}"
+    with processes.watched(), commandline.user_errors("python train.py", interrupted=interrupted):
         if _DISTRIBUTED.value or _COORDINATOR.value or _NUM_PROCESSES.value or _PROCESS_ID.value >= 0:
-            processes.join(coordinator=_COORDINATOR.value, count=_NUM_PROCESSES.value, index=_PROCESS_ID.value)
+            processes.join(
+                coordinator=_COORDINATOR.value,
+                count=_NUM_PROCESSES.value,
+                index=_PROCESS_ID.value,
+                lost_after=_LOST_AFTER.value,
+            )
+        commandline.keep_compiled_programs()
         train_and_evaluate(from_config_dict(_CONFIG.value), pathlib.Path(_WORKDIR.value))
 
 

@@ -208,7 +208,8 @@ def _pixel_centres(n: int) -> Float[Array, " n"]:
 
 
 def _sometimes(key: Key[Array, ""], rate: float, changed: Array, unchanged: Array) -> Array:
-    return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged)
+    # Never means never: then nobody has to compute what would have changed.
+    return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged) if rate else unchanged
 
 
 def unmixed(

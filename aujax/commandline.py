@@ -1,9 +1,11 @@
 """What every command line of aujax shares: a user's mistake is told in two lines, never as a traceback."""
 
 import contextlib
+import os
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from absl import flags, logging
 
@@ -29,6 +31,16 @@ def user_errors(program: str, *, interrupted: str = "stopped") -> Iterator[None]
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+
+
+def keep_compiled_programs() -> None:
+    """Keeps what JAX compiles in the user's cache, unless JAX is told another place, so that a second start is fast."""
+    import jax  # `prepare` shares this file, and needs no JAX
+
+    options: Any = jax.config
+    if not options.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        options.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "aujax" / "jax"))
 
 
 def parse_flags(argv: list[str]) -> list[str]:

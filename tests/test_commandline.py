@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from aujax import commandline
@@ -32,6 +33,18 @@ def test_ctrl_c_ends_with_130_and_says_what_is_kept(capsys):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), commandline.user_errors("x"):
         _ = 1 / 0
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, "{cache}/aujax/jax"), ("/elsewhere", "/elsewhere")])
+def test_compiled_programs_are_kept_where_jax_is_told_or_in_the_cache(told, expected, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", told)
+        commandline.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == expected.format(cache=tmp_path)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_without_a_configuration_the_demo_is_meant():

@@ -1,5 +1,6 @@
 """`train_and_evaluate`: everything that happens between a configuration and a run folder."""
 
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -36,6 +37,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     faces = _open(config)
     train = faces.source("train")
     mesh = data_mesh()
+    processes.check_agreement(_facts(config, faces, workdir))
     check_divisible(config.data.batch_size, mesh, option="data.batch_size", parts=config.gradient_accumulation)
     runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
@@ -94,6 +96,16 @@ def _open(config: Config) -> Faces:
     return faces
 
 
+def _facts(config: Config, faces: Faces, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what must be the same in all processes of a run, by names that a user knows."""
+    options = {f"config.{name}": value for name, value in run_files.flat(dataclasses.asdict(config)).items()}
+    for free in ("config.data.dir", "config.data.read_threads"):  # each process may have its own
+        del options[free]
+    saved = workdir / run_files.CHECKPOINTS
+    steps = sorted(int(path.name) for path in saved.iterdir() if path.name.isdigit()) if saved.is_dir() else []
+    return options | {"data set": faces.fingerprint, "checkpoints": steps, "versions": runs.versions()}
+
+
 def _starting_state(
     model: methods.Classifier,
     config: Config,
@@ -143,7 +155,7 @@ def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.
     if first_epoch >= config.epochs:
         return f"{workdir} has finished its {config.epochs} epochs already"
     what = f"{config.method} on {faces.splits['train']} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}. The step is compiled, which takes a while."
+    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}; compiling the step"
 
 
 def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
