@@ -2,9 +2,10 @@
 
 The protocol is the paper's (section 4.1): whole pictures; the CAM of the labelled class; cosines over the faces
 that have an AU map, averaged per expression and then over expressions; accuracy over all faces. `evaluate` gives
-the numbers; with a `MapCollector` it also keeps what `write` puts into maps.npz.
+the numbers; `with_summaries` and a `MapCollector` are for what `write` puts into files besides.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ BASELINES = ("uniform", "centred_gaussian", "all_au_map")  # maps that any netwo
 
 
 class Outputs(NamedTuple):
-    """What one batch gives: columns (B,), maps (B, h, w), and sums over the faces of each class (K, h, w).
+    """What one batch gives: columns (B,), maps (B, h, w), and sums over the faces of each class (K, h, w) if wanted.
 
     Columns and sums are whole on every device, maps divided over them; nothing is copied to the host unasked.
     """
@@ -53,49 +54,76 @@ def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader
 
     def read(variables: methods.Variables, batch: Batch) -> Outputs:
         image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
-        forward = methods.forward(model, variables, image, batch.expression)
-        au_map, has_map = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
-        maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
-        maps |= {} if forward.cam is None else {"cam": forward.cam}
-        compared = maps | _trivial_maps(batch, book)
-        if forward.cam is not None:
-            compared["cam"] = cams.upsample(cams.normalize(forward.cam), au_map.shape[-2:])
-        cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in compared.items()}
-        informative = {f"informative/{name}": cams.informative(value) for name, value in maps.items()}
-        columns = {
-            "index": batch.index,
-            "expression": batch.expression,
-            "predicted": forward.logits.argmax(-1).astype(jnp.int32),
-            "probability": jax.nn.softmax(forward.logits).max(-1),
-            "has_map": has_map,
-            "valid": batch.valid,
-        }
-        shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
-        return Outputs(columns | cosines | informative, maps, au_map, _class_sums(shown, batch, len(book.expressions)))
+        return compare(methods.forward(model, variables, image, batch.expression), batch, book=book)
 
     whole, divided = replicated(mesh), sharded(mesh)
     return jax.jit(read, out_shardings=Outputs(columns=whole, maps=divided, au_map=divided, class_sums=whole))  # type: ignore[arg-type]
 
 
-def _au_maps(draw: Callable[..., Any], batch: Batch, book: codebook.Codebook, *labels: Any) -> tuple[Array, Array]:
-    known = batch.has_landmarks & batch.valid
-    return draw(batch.landmarks, *labels, known, size=batch.image.shape[1:3], codebook=book)
+def compare(forward: methods.Forward, batch: Batch, *, book: codebook.Codebook) -> Outputs:
+    """Returns what is made of a pass through the network: its maps beside the AU maps, its logits beside the labels."""
+    au_map, has_map = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
+    maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
+    cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in maps.items()}
+    if forward.cam is not None:
+        maps["cam"] = forward.cam
+        enlarged = cams.upsample(cams.normalize(forward.cam), au_map.shape[-2:])
+        cosines["cosine/cam"] = metrics.map_cosine(enlarged, au_map)
+    informative = {f"informative/{name}": cams.informative(value) for name, value in maps.items()}
+    columns = {
+        "index": batch.index,
+        "expression": batch.expression,
+        "predicted": forward.logits.argmax(-1).astype(jnp.int32),
+        "probability": jax.nn.softmax(forward.logits).max(-1),
+        "has_map": has_map,
+        "valid": batch.valid,
+    }
+    return Outputs(columns | cosines | informative, maps, au_map, {})
 
 
-def _trivial_maps(batch: Batch, book: codebook.Codebook) -> dict[str, Float[Array, "batch height width"]]:
+def with_summaries(read: Reader, config: Config, mesh: Mesh) -> Reader:
+    """Returns a reader that also gives what validations do without: the cosines of `BASELINES`, and the class sums."""
+    book = codebook.load(config.codebook)
+
+    # A program of its own. Where one program draws AU maps and sums them over the batch, the compiler makes the batch
+    # their innermost axis, and drawing them takes ten times as long.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def summaries(batch: Batch, outputs: Outputs) -> tuple[dict[str, Array], dict[str, Array]]:
+        shown = {name: cams.normalize(value) for name, value in outputs.maps.items()} | {"au_map": outputs.au_map}
+        return _baseline_cosines(batch, outputs.au_map, book), _class_sums(shown, batch, len(book.expressions))
+
+    def read_all(variables: methods.Variables, batch: Batch) -> Outputs:
+        outputs = read(variables, batch)
+        baselines, class_sums = summaries(batch, outputs)
+        return outputs._replace(columns=outputs.columns | baselines, class_sums=class_sums)
+
+    return read_all
+
+
+def _baseline_cosines(
+    batch: Batch, au_map: Float[Array, "batch height width"], book: codebook.Codebook
+) -> dict[str, Float[Array, " batch"]]:
     """Returns what any map must beat: a flat one, a blob in the middle, all action units of the face at once."""
-    units, _ = _au_maps(au_maps.batch_generic_maps, batch, book)
-    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in units.shape[-2:])
+    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in au_map.shape[-2:])
     blob = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
-    # Added to a traced zero, or the compiler spends seconds on folding maps that are constants.
-    nothing = jnp.zeros_like(units) * units
-    return {"uniform": nothing + 1.0, "centred_gaussian": nothing + blob[None], "all_au_map": units}
+    of_all = jax.vmap(metrics.cosine, in_axes=(None, 0))
+    units, _ = _au_maps(au_maps.batch_generic_maps, batch, book)
+    return {
+        "cosine/uniform": of_all(jnp.ones_like(blob), au_map),
+        "cosine/centred_gaussian": of_all(jnp.asarray(blob), au_map),
+        "cosine/all_au_map": metrics.cosine(units, au_map),
+    }
 
 
 def _class_sums(maps: dict[str, Array], batch: Batch, num_classes: int) -> dict[str, Float[Array, "classes h w"]]:
     one_hot = jax.nn.one_hot(batch.expression, num_classes) * batch.valid[:, None]
     exact = jax.lax.Precision.HIGHEST
     return {name: jnp.einsum("bk,bhw->khw", one_hot, value, precision=exact) for name, value in maps.items()}
+
+
+def _au_maps(draw: Callable[..., Any], batch: Batch, book: codebook.Codebook, *labels: Any) -> tuple[Array, Array]:
+    known = batch.has_landmarks & batch.valid
+    return draw(batch.landmarks, *labels, known, size=batch.image.shape[1:3], codebook=book)
 
 
 def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:
@@ -118,10 +146,12 @@ def evaluate(
     expressions: Sequence[str],
     sinks: Sequence[Sink] = (),
 ) -> Evaluation:
-    """Returns the numbers of one pass over the batches; every sink sees each batch with what was read from it."""
+    """Returns the numbers of one pass over the batches; every sink sees each batch with what was read from it.
+
+    A batch lies on the host or, to be read more than once, on the mesh already.
+    """
     rows: list[dict[str, np.ndarray]] = []
-    for batch in batches:
-        outputs = read(variables, to_mesh(batch, mesh))
+    for batch, outputs in _read_ahead(read, variables, batches, mesh):
         rows.append(jax.device_get(outputs.columns))
         for sink in sinks:
             sink(batch, outputs)
@@ -129,6 +159,20 @@ def evaluate(
     valid = columns.pop("valid")
     columns = {name: column[valid] for name, column in columns.items()}
     return Evaluation(summarize(columns, expressions), columns)
+
+
+def _read_ahead(
+    read: Reader, variables: methods.Variables, batches: Iterable[Batch], mesh: Mesh
+) -> Iterator[tuple[Batch, Outputs]]:
+    """Yields each batch with what is read from it, when the devices have got the next one to work on meanwhile."""
+    waiting = None
+    for batch in batches:
+        outputs = read(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
+        if waiting:
+            yield waiting
+        waiting = batch, outputs
+    if waiting:
+        yield waiting
 
 
 def summarize(columns: dict[str, np.ndarray], expressions: Sequence[str]) -> dict[str, Any]:

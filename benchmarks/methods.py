@@ -19,7 +19,6 @@ from aujax import commandline, evaluation_files, methods
 from aujax.config import Config, DataConfig, OptimizerConfig
 from aujax.training.loop import train_and_evaluate
 
-BACKBONES = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
 # Narrower than published, as its network is.
 OPTIONS = {"ACoL": "channels=128"}
 WEIGHTS = (0.0, 4.0)
@@ -31,7 +30,7 @@ def config(row: methods.Method, au_weight: float, data: str, *, smoke: bool) -> 
     return Config(
         method=row.name,
         method_options=OPTIONS.get(row.name, ""),
-        backbone=BACKBONES[row.backbone],
+        backbone=timing.SMALL[row.backbone],
         image_size=32 if smoke else 80,
         au_weight=au_weight,
         epochs=epochs,
@@ -41,16 +40,11 @@ def config(row: methods.Method, au_weight: float, data: str, *, smoke: bool) -> 
     )
 
 
-def training(row: methods.Method) -> methods.Method:
-    """Returns what of a row decides its training: equal for rows that differ in name and reading alone."""
-    return dataclasses.replace(row, name="", readout=None)
-
-
 def run(row: methods.Method, au_weight: float, options: argparse.Namespace) -> dict:
     """Returns the metrics of a row on the test split, after training it or a row that trains alike."""
     workdir = options.out / f"{row.name.replace('/', '-')}-au{au_weight:g}"
     wanted = config(row, au_weight, options.data, smoke=options.smoke)
-    first = next(other for other in methods.METHODS.values() if training(other) == training(row))
+    first = next(other for other in methods.METHODS.values() if other.training == row.training)
     if first is not row:
         run(first, au_weight, options)
         shutil.copytree(options.out / f"{first.name}-au{au_weight:g}", workdir, dirs_exist_ok=True)

@@ -17,9 +17,6 @@ import timing
 from aujax import methods
 from aujax.models.reading import Variables
 
-# A small network of each family, for the smoke test.
-SMALL = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
-
 
 def plain(model: methods.Classifier, variables: Variables, image: jax.Array, expression: jax.Array):
     """Returns the logits, and nothing that is not needed for them."""
@@ -30,7 +27,7 @@ def plain(model: methods.Classifier, variables: Variables, image: jax.Array, exp
 def measure(name: str, batch: int, repeats: int, *, smoke: bool) -> list[float]:
     """Returns the seconds of the plain pass and of the whole reading of a batch."""
     row = methods.METHODS[name]
-    model = methods.build_model(name, backbone=SMALL[row.backbone] if smoke else None)
+    model = methods.build_model(name, backbone=timing.SMALL[row.backbone] if smoke else None)
     size = 64 if smoke else row.image_size
     image = jnp.asarray(np.random.default_rng(0).normal(size=(batch, size, size, 3)), jnp.float32)
     variables = methods.init(model, jax.random.key(0), image)

@@ -1,4 +1,4 @@
-"""What every benchmark here shares: timing in turns, and the lines that say on what."""
+"""What the benchmarks share: timing in turns, the line that says on what, and a small network for a first try."""
 
 import datetime
 import os
@@ -11,6 +11,9 @@ from collections.abc import Callable, Sequence
 import jax
 
 Work = Callable[[], object]
+
+# By the published network of a method: one of its family that takes seconds.
+SMALL = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
 
 
 def in_turns(works: Sequence[Work], repeats: int) -> list[float]:

@@ -29,7 +29,7 @@ def opened(config, *, devices=1, **data):
 
 def trained(config, **options):
     """Means and state after epoch 1, and what the run said of its steps and its data."""
-    (run, about), state = opened(config, **options)
+    (run, about, _), state = opened(config, **options)
     done = []
     state, means = run(state, 1, done.append)
     return {name: float(mean.compute()) for name, mean in means.items()}, jax.device_get(state), done, about

@@ -1,6 +1,7 @@
 """Evaluation: the protocol by hand, and the files of a real run."""
 
 import csv
+import functools
 import json
 import shutil
 
@@ -10,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aujax import evaluation, evaluation_files, metrics, runs
+from aujax import au_maps, codebook, evaluation, evaluation_files, metrics, runs
 from aujax.data import feed
 from aujax.data.builders import open_faces
-from aujax.data.records import data_mesh, replicated, to_mesh
+from aujax.data.records import data_mesh, replicated
 from aujax.errors import UserError
-from aujax.evaluation import Outputs, evaluate, summarize
+from aujax.evaluation import evaluate, summarize
 from aujax.report import comparison, figures, tables
 
 EXPRESSIONS = ("Neutral", "Happiness", "Sadness")
+
+
+def rows_of(folder):
+    with (folder / "examples.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 def columns(**changed):
@@ -84,36 +90,6 @@ def test_maps_without_a_pattern_are_counted_over_all_faces():
     assert summary["att_without_pattern"] == {"layer4": 0, "layer5": 1}
 
 
-def batch_of(expression, valid):
-    count = len(expression)
-    return feed.Batch(
-        np.zeros((count, 4, 4, 3), np.uint8),
-        np.zeros((count, 68, 2), np.float32),
-        np.array(expression, np.int32),
-        np.arange(count, dtype=np.int32),
-        np.ones(count, bool),
-        np.array(valid),
-    )
-
-
-def test_faces_that_fill_up_a_batch_are_not_counted():
-    # No network: whoever is happy is called happy, all others neutral.
-    def read(_, batch):
-        table = {
-            "index": batch.index,
-            "expression": batch.expression,
-            "predicted": batch.expression % 2,
-            "valid": batch.valid,
-        }
-        table["has_map"] = jnp.zeros(len(batch.index), bool)
-        return Outputs(table, {}, jnp.zeros((len(batch.index), 4, 4)), {})
-
-    batches = [batch_of([1, 2], [True, True]), batch_of([1, 2], [True, False])]
-    result = evaluate(read, {}, batches, mesh=data_mesh(jax.devices()[:1]), expressions=EXPRESSIONS)
-    assert result.summary["num_examples"] == 3
-    assert result.summary["cl"] == pytest.approx(2 / 3)
-
-
 @pytest.fixture(scope="module")
 def written(tiny_run):
     folder = tiny_run / "eval" / "test"
@@ -128,20 +104,17 @@ def test_metrics_say_where_they_come_from(written):
 
 
 def test_every_face_has_a_row(written):
-    with (written[2] / "examples.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(written[2])
     assert [int(row["index"]) for row in rows] == list(range(16))
 
 
 def test_rows_give_the_summary(written):
-    with (written[2] / "examples.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(written[2])
     assert np.mean([int(row["correct"]) for row in rows]) == pytest.approx(written[0]["cl"])
 
 
 def test_faces_without_a_map_have_no_cosine_in_their_row(written):
-    with (written[2] / "examples.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(written[2])
     assert {row["cam_cos"] for row in rows if row["expression"] == "Neutral"} == {""}
 
 
@@ -157,21 +130,38 @@ def as_published(cam, size):
     return np.clip(cv2.resize(cam, size, interpolation=cv2.INTER_LINEAR), 0, 1)
 
 
-def test_stored_maps_give_the_stored_cosines(written, tiny_data):
-    _, maps, folder = written
-    with (folder / "examples.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    source = open_faces(tiny_data).source("test")
-    from aujax.au_maps import au_map
+@pytest.fixture(scope="module")
+def drawn(tiny_data):
+    """The AU maps of the faces, and who has one."""
+    batch = next(feed.batches(open_faces(tiny_data).source("test"), np.arange(16), batch_size=16, size=32, threads=1))
+    draw = jax.jit(functools.partial(au_maps.batch_au_maps, size=(32, 32), codebook=codebook.FACS))
+    return jax.device_get(draw(batch.landmarks, batch.expression, batch.has_landmarks))
 
-    for row in (row for row in rows if row["has_map"] == "1"):
-        face = feed.decoded(source[int(row["index"])], 0, 32)
-        expected, _ = au_map(face.landmarks, int(face.expression), size=(32, 32))
-        attention = maps["attention/layer5"][int(row["index"])].astype(np.float32)
-        assert float(metrics.map_cosine(attention, expected)) == pytest.approx(float(row["att_cos_layer5"]), abs=2e-3)
-        cam, expected = as_published(maps["cam"][int(row["index"])].astype(np.float32), (32, 32)), np.asarray(expected)
-        cosine = (cam * expected).sum() / np.linalg.norm(cam) / np.linalg.norm(expected)
-        assert cosine == pytest.approx(float(row["cam_cos"]), abs=2e-3)
+
+def cosines(maps, au_map):
+    return (maps * au_map).sum((-2, -1)) / np.linalg.norm(maps, axis=(-2, -1)) / np.linalg.norm(au_map, axis=(-2, -1))
+
+
+def test_stored_maps_give_the_stored_cosines(written, drawn):
+    _, maps, folder = written
+    au_map, has_map = drawn
+    rows = [row for row in rows_of(folder) if row["has_map"] == "1"]
+    assert [int(row["index"]) for row in rows] == np.flatnonzero(has_map).tolist()
+    attention = metrics.map_cosine(maps["attention/layer5"][has_map].astype(np.float32), au_map[has_map])
+    np.testing.assert_allclose([float(row["att_cos_layer5"]) for row in rows], attention, atol=2e-3)
+    cam = cosines(np.stack([as_published(cam, (32, 32)) for cam in maps["cam"][has_map]]), au_map[has_map])
+    np.testing.assert_allclose([float(row["cam_cos"]) for row in rows], cam, atol=2e-3)
+
+
+def test_baselines_are_cosines_of_maps_that_know_no_network(written, drawn):
+    described, maps, _ = written
+    au_map, has_map = drawn
+    blob = np.exp(-2 * np.linspace(-1, 1, 32) ** 2)
+    for name, trivial in {"uniform": np.ones((32, 32)), "centred_gaussian": np.outer(blob, blob)}.items():
+        of_classes = [cosines(trivial, au_map[has_map & (maps["expression"] == k)]) for k in range(7)]
+        expected = np.mean([values.mean() for values in of_classes if values.size])
+        assert described["baselines"][name] == pytest.approx(expected, abs=1e-5)
+    assert 0.5 < described["baselines"]["all_au_map"] < 1
 
 
 def test_class_means_are_means_of_normalised_maps(written):
@@ -190,17 +180,20 @@ def test_samples_are_two_of_each_expression_by_a_fixed_shuffle(written):
     assert maps["sample/index"].tolist() == [row for two in faces for row in two]
 
 
-def test_evaluation_is_the_same_on_more_devices(tiny_run, tiny_data):
-    run = runs.load_run(tiny_run)
-    batch = next(feed.batches(open_faces(tiny_data).source("test"), np.arange(16), batch_size=16, size=32, threads=1))
-    results = []
-    for devices in (1, 8):
-        mesh = data_mesh(jax.devices()[:devices])
-        read = evaluation.make_reader(run.model, run.config, mesh)
-        outputs = read(jax.device_put(jax.device_get(run.variables), replicated(mesh)), to_mesh(batch, mesh))
-        results.append(jax.device_get(outputs.columns))
-    for name, one in results[0].items():
-        np.testing.assert_allclose(results[1][name], one, atol=1e-4, err_msg=name)
+def test_one_device_gives_the_numbers_of_eight(written, tiny_run, tiny_data):
+    described, maps, folder = written
+    run, mesh = runs.load_run(tiny_run), data_mesh(jax.devices()[:1])
+    read = evaluation.with_summaries(evaluation.make_reader(run.model, run.config, mesh), run.config, mesh)
+    batches = evaluation.whole_split(open_faces(tiny_data).source("test"), run.config, mesh)
+    variables = jax.device_put(jax.device_get(run.variables), replicated(mesh))
+    summary, columns = evaluate(read, variables, batches, mesh=mesh, expressions=described["expressions"])
+    np.testing.assert_array_equal(columns["predicted"], maps["predicted"])
+    for name in ("att_cos", "baselines", "cam_cos", "cl"):
+        assert summary[name] == pytest.approx(described[name], abs=1e-4)
+    for row in (row for row in rows_of(folder) if row["has_map"] == "1"):
+        for layer in described["att_cos"]:
+            cosine = columns[f"cosine/attention/{layer}"][int(row["index"])]
+            assert float(row[f"att_cos_{layer}"]) == pytest.approx(float(cosine), abs=2e-4)
 
 
 def test_an_unknown_split_is_refused(tiny_run):
@@ -232,11 +225,6 @@ def spoiled(tiny_run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def without_cam(tiny_run, tmp_path_factory):
     return evaluated(tiny_run, tmp_path_factory.mktemp("cam") / "run", lambda forward: forward._replace(cam=None))
-
-
-def rows_of(folder):
-    with (folder / "examples.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def metrics_of(folder):

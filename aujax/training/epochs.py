@@ -31,10 +31,11 @@ Epoch = Callable[[TrainState, int, Callable[[int], None]], tuple[TrainState, Mea
 
 
 class Epochs(NamedTuple):
-    """How to go through an epoch, and in words where its faces are."""
+    """How to go through an epoch, in words where its faces are, and whether they are decoded once and kept."""
 
     run: Epoch
     about: str
+    resident: bool
 
 
 class Training(NamedTuple):
@@ -98,7 +99,7 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
             done = last
         return state, totals
 
-    return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each")
+    return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each", resident=True)
 
 
 def _fed(training: Training, source: FaceSource, state: TrainState, why: str) -> Epochs:
@@ -116,7 +117,7 @@ def _fed(training: Training, source: FaceSource, state: TrainState, why: str) ->
             advance(1)
         return state, totals
 
-    return Epochs(run, f"faces read from disk by {config.data.read_threads} threads{why}")
+    return Epochs(run, f"faces read from disk by {config.data.read_threads} threads{why}", resident=False)
 
 
 def _fed_program(training: Training, state: TrainState) -> Any:

@@ -5,6 +5,7 @@ import functools
 import logging
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -53,7 +54,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
         epochs = open_epochs(Training(model, tx, config, mesh), train, state)
         console.print(epochs.about)
         runs.start(workdir, config, faces)
-        validate = _validation(model, config, faces, mesh)
+        validate = _validation(model, config, faces, mesh, keep=epochs.resident)
         log = runs.Log(workdir, step=int(state.step))
         checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
         with checkpoints, _progress(console) as bar:
@@ -128,15 +129,16 @@ def _starting_state(
     return jax.device_put(create_state(variables, tx), replicated(mesh))
 
 
-def _validation(model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh) -> Any:
-    """Returns state -> summary over the validation split."""
+def _validation(
+    model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, *, keep: bool
+) -> Callable[[TrainState], dict[str, Any]]:
+    """Returns state -> summary over the validation split, whose decoded faces the host may keep for the next time."""
     read = evaluation.make_reader(model, config, mesh)
-    source = faces.source("validation")
+    split = functools.partial(evaluation.whole_split, faces.source("validation"), config, mesh)
+    batches = functools.cache(lambda: list(split())) if keep else split
 
     def validate(state: TrainState) -> dict[str, Any]:
-        batches = evaluation.whole_split(source, config, mesh)
-        result = evaluation.evaluate(read, state.variables, batches, mesh=mesh, expressions=faces.expressions)
-        return result.summary
+        return evaluation.evaluate(read, state.variables, batches(), mesh=mesh, expressions=faces.expressions).summary
 
     return validate
 

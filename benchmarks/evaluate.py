@@ -1,0 +1,178 @@
+"""What evaluation costs beside the bare forward pass, and its part after the forward beside one picture at a time.
+
+    python benchmarks/evaluate.py [--smoke] [--small] [--batch N] [--images N] [--methods CAM,TS-CAM,...]
+
+Pictures and landmarks are random and lie on the device. For each method, in turns in one process, milliseconds per
+picture of: the logits alone, batched; `evaluation.evaluate` as training validates (accuracy, CAM-COS, the ATT-COS of
+every layer); the same as eval.py evaluates (trivial maps' cosines and class means too, all maps brought to the host).
+Then, from logits, attention maps and CAM on: `evaluation.compare`, batched; and one picture after the other as the
+released code does, with NumPy and OpenCV, in all and but for drawing the AU map.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import faces
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+from readout import plain
+from released_au_maps import EXPRESSION_AUS, released_map
+from released_cosines import released_cam_cosine, released_cosine
+
+from aujax import augment, codebook, evaluation, methods
+from aujax.config import Config
+from aujax.data.records import Batch, data_mesh, replicated, to_mesh
+from aujax.evaluation_files import MapCollector
+
+BOOK = codebook.FACS
+
+
+class Times(NamedTuple):
+    """Seconds of each work, over all pictures."""
+
+    forward: float
+    validation: float
+    evaluation: float
+    after: float
+    one_by_one: float
+    cosines_one_by_one: float
+
+
+class Network(NamedTuple):
+    """A network with random weights, and random batches on its mesh."""
+
+    model: methods.Classifier
+    config: Config
+    variables: methods.Variables
+    batches: list[Batch]
+    mesh: jax.sharding.Mesh
+
+
+def network(name: str, batch: int, images: int, size: int | None) -> Network:
+    """Returns the published network of a method, or for pictures of `size` the small one of its family."""
+    row, mesh = methods.METHODS[name], data_mesh()
+    config = Config(method=name, backbone=timing.SMALL[row.backbone] if size else "", image_size=size or row.image_size)
+    model = methods.build_model(name, backbone=config.backbone or None)
+    variables = methods.init(model, jax.random.key(0), jnp.zeros((1, config.image_size, config.image_size, 3)))
+    whole = faces.batch(images, config.image_size)
+    parts = [Batch(*(part[start : start + batch] for part in whole)) for start in range(0, images, batch)]
+    batches = [to_mesh(part, mesh) for part in parts]
+    return Network(model, config, jax.device_put(variables, replicated(mesh)), batches, mesh)
+
+
+def bare(net: Network) -> Callable[[], object]:
+    """Returns the work of the logits of all batches."""
+
+    @jax.jit
+    def logits(variables: methods.Variables, batch: Batch):
+        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, net.config.normalization)
+        return plain(net.model, variables, image, batch.expression)
+
+    return lambda: jax.device_get([logits(net.variables, batch) for batch in net.batches])
+
+
+def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
+    """Returns the work of a validation, or of what `eval.py` does but for reading and writing files."""
+    read = evaluation.make_reader(net.model, net.config, net.mesh)
+    if files:
+        read = evaluation.with_summaries(read, net.config, net.mesh)
+    images = sum(len(batch.index) for batch in net.batches)
+
+    def work() -> object:
+        sinks = [collector(net, images)] if files else []
+        return evaluation.evaluate(
+            read, net.variables, net.batches, mesh=net.mesh, expressions=BOOK.expressions, sinks=sinks
+        )
+
+    return work
+
+
+def collector(net: Network, images: int) -> MapCollector:
+    """Returns an empty collector for all pictures."""
+    return MapCollector(images, attention_layer=net.model.method.tap)
+
+
+def after(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
+    """Returns the work that follows the forward passes of all batches."""
+    compare = jax.jit(functools.partial(evaluation.compare, book=BOOK))
+    return lambda: jax.device_get([compare(*pair).columns for pair in zip(passes, batches, strict=True)])
+
+
+def one_by_one(batches: list[Batch], passes: list[methods.Forward], *, draw: bool) -> Callable[[], object]:
+    """Returns the same work as the released code does it; AU maps that are not drawn are there beforehand."""
+    size = batches[0].image.shape[1:3]
+    pictures = []
+    for batch, forward in jax.device_get(list(zip(batches, passes, strict=True))):
+        for row, label in enumerate(batch.expression):
+            maps = {layer: attention[row] for layer, attention in forward.attention.items()}
+            cam = None if forward.cam is None else forward.cam[row]
+            aus = EXPRESSION_AUS.get(BOOK.expressions[label], ())
+            au_map = functools.partial(released_map, batch.landmarks[row], aus, size) if aus else lambda: None
+            au_map = au_map if draw else functools.partial(lambda drawn: drawn, au_map())
+            pictures.append((forward.logits[row], maps, cam, au_map))
+    return lambda: [read_one(*picture) for picture in pictures]
+
+
+def read_one(logits: np.ndarray, maps: dict[str, np.ndarray], cam: np.ndarray | None, draw: Callable) -> list[float]:
+    """Returns the predicted class of one picture, its probability and its cosines."""
+    chances = np.exp(logits - logits.max())
+    read = [float(logits.argmax()), float(chances.max() / chances.sum())]
+    au_map = draw()
+    if au_map is None:
+        return read
+    read += [released_cosine(attention, au_map) for attention in maps.values()]
+    return read if cam is None else [*read, released_cam_cosine(cam, au_map)]
+
+
+def measure(net: Network, repeats: int) -> Times:
+    """Returns the seconds of each work."""
+
+    def forward(batch: Batch) -> methods.Forward:
+        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, net.config.normalization)
+        return methods.forward(net.model, net.variables, image, batch.expression)
+
+    passes = [forward(batch) for batch in net.batches]
+    works = (
+        bare(net),
+        evaluating(net, files=False),
+        evaluating(net, files=True),
+        after(net.batches, passes),
+        one_by_one(net.batches, passes, draw=True),
+        one_by_one(net.batches, passes, draw=False),
+    )
+    return Times(*timing.in_turns(works, repeats))
+
+
+def line(name: str, times: Times, images: int) -> str:
+    """Returns a line of the table."""
+    ms = Times(*(seconds * 1e3 / images for seconds in times))
+    beside = [f"{time:>12.3f}{time / ms.forward:>7.2f}x" for time in (ms.validation, ms.evaluation)]
+    alone = [f"{time:>12.3f}{time / ms.after:>7.1f}x" for time in (ms.one_by_one, ms.cosines_one_by_one)]
+    return f"{name:<20}{ms.forward:>9.3f}{''.join(beside)}{ms.after:>9.3f}{''.join(alone)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="small networks, a few pictures: does it run at all?")
+    parser.add_argument("--small", action="store_true", help="small networks that see 96 pixels")
+    parser.add_argument("--batch", type=int, default=32, help="pictures at a time (default: 32)")
+    parser.add_argument("--images", type=int, default=128, help="pictures in all (default: 128)")
+    parser.add_argument("--methods", default="CAM,TS-CAM,APViT", help="rows to measure (default: one of each family)")
+    options = parser.parse_args()
+    batch, images, repeats = (8, 16, 2) if options.smoke else (options.batch, options.images, 9)
+    size = 64 if options.smoke else 96 if options.small else None
+    cv2.setNumThreads(1)
+    print(f"{timing.machine()}; {images} pictures in batches of {batch}, median of {repeats} turns\n")
+    print(f"{'ms per picture':<20}{'forward':>9}{'validation':>20}{'as eval.py':>20}{'after':>9}", end="")
+    print(f"{'one by one':>20}{'cosines alone':>20}")
+    for row in [methods.method(name) for name in options.methods.split(",")]:
+        print(line(row.name, measure(network(row.name, batch, images, size), repeats), images))
+
+
+if __name__ == "__main__":
+    main()

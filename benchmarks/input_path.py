@@ -1,0 +1,121 @@
+"""From disk to the step: faces read a second by 1 to 16 threads, and how much of an epoch is the compiled step.
+
+    python benchmarks/input_path.py [--smoke] [--data DIR] [--faces N] [--method CAM] [--backbone NAME]
+                                    [--image_size P] [--batch N] [--threads 1,2,4,8,16] [--repeats N]
+
+Without --data, faces of 256 px are drawn first. The first table reads them all, decoded and resized, as the feed does
+and as resident data are loaded. The second runs whole epochs as `train.py` does, resident and fed, in turns with the
+bare step on one batch that is on the device already; "in the step" is the step's share of an epoch.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import tempfile
+
+import jax
+import numpy as np
+import timing
+
+from aujax import runs
+from aujax.config import Config, DataConfig
+from aujax.data import feed, prepare, records, resident
+from aujax.data.builders import FaceSource, open_faces
+from aujax.training import epochs
+from aujax.training import step as steps
+
+
+def draw(folder: pathlib.Path, count: int) -> str:
+    """Returns the folder of a new data set of drawn faces."""
+    sizes = [f"--train={count}", "--validation=7", "--test=7", "--size=256"]
+    prepare.main(["synthetic", f"--out={folder}", *sizes])
+    return str(folder)
+
+
+def reading(source: FaceSource, size: int, batch: int, threads: int) -> timing.Work:
+    """Returns the work of feeding every face once, on the host alone."""
+    order = np.arange(len(source))
+    return lambda: [None for _ in feed.batches(source, order, batch_size=batch, size=size, threads=threads)]
+
+
+def epoch(config: Config, source: FaceSource) -> timing.Work:
+    """Returns the work of one epoch of training."""
+    mesh, (model, tx, state) = records.data_mesh(), start(config, len(source))
+    run = epochs.open_epochs(epochs.Training(model, tx, config, mesh), source, state).run
+    carry = [state]
+
+    def work() -> None:
+        carry[0], _ = jax.block_until_ready(run(carry[0], 0, lambda _: None))
+
+    return work
+
+
+def bare(config: Config, source: FaceSource) -> timing.Work:
+    """Returns the work of as many steps as an epoch has, on a batch that waits on the device."""
+    mesh, (model, tx, state) = records.data_mesh(), start(config, len(source))
+    order, batch_size = np.arange(len(source)), config.data.batch_size
+    host = next(iter(feed.batches(source, order, batch_size=batch_size, size=config.load_size, threads=1)))
+    batch, carry = records.to_mesh(host, mesh), [state]
+    step = steps.make_train_step(model, tx, config, mesh).lower(state, batch).compile()
+
+    def work() -> None:
+        for _ in range(feed.num_batches(len(source), batch_size)):
+            carry[0], _ = jax.block_until_ready(step(carry[0], batch))
+
+    return work
+
+
+def start(config: Config, faces: int) -> tuple:
+    """Returns model, optimiser and first state."""
+    model = runs.build_model(config, 7)
+    tx, _ = runs.optimizer_of(config, feed.num_batches(faces, config.data.batch_size))
+    state = steps.create_state(runs.initial_variables(model, config), tx)
+    return model, tx, jax.device_put(state, records.replicated(records.data_mesh()))
+
+
+def measure(source: FaceSource, config: Config, threads: list[int], repeats: int) -> None:
+    """Prints both tables."""
+    count, size = len(source), config.load_size
+    works = [reading(source, size, config.data.batch_size, number) for number in threads]
+    works.append(lambda: resident.load(source, size, records.data_mesh(), threads=max(threads)))
+    names = [f"fed, {number} threads" for number in threads] + [f"resident, {max(threads)} threads, once"]
+    print(f"reading {count} faces at {size} px\n{'':<28}{'a second':>10}")
+    for name, seconds in zip(names, timing.in_turns(works, repeats), strict=True):
+        print(f"{name:<28}{count / seconds:>10.0f}")
+    with_ = {where: dataclasses.replace(config.data, resident=where) for where in ("on", "off")}
+    works = [bare(config, source), *(epoch(dataclasses.replace(config, data=data), source) for data in with_.values())]
+    alone, *whole = timing.in_turns(works, repeats)
+    print(f"\nan epoch of {config.method} at {config.picture_size} px, batches of {config.data.batch_size}")
+    print(f"{'':<28}{'a second':>10}{'in the step':>14}")
+    print(f"{'bare step':<28}{count / alone:>10.0f}{1:>14.1%}")
+    for name, seconds in zip(("resident", "fed"), whole, strict=True):
+        print(f"{name:<28}{count / seconds:>10.0f}{alone / seconds:>14.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="few faces, two numbers of threads")
+    parser.add_argument("--data", help="prepared data set (default: drawn faces)")
+    parser.add_argument("--faces", type=int, default=512, help="how many are drawn (default: 512)")
+    parser.add_argument("--method", default="CAM", help="row that is trained (default: CAM)")
+    parser.add_argument(
+        "--backbone", default="resnet_tiny", help='its network (default: resnet_tiny; "": the published one)'
+    )
+    parser.add_argument("--image_size", type=int, default=96, help="pixels a side (default: 96)")
+    parser.add_argument("--batch", type=int, default=32, help="faces a step (default: 32)")
+    parser.add_argument("--threads", default="1,2,4,8,16", help="numbers of threads (default: 1,2,4,8,16)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns (default: 5)")
+    options = parser.parse_args()
+    if options.smoke:
+        options.faces, options.threads, options.repeats, options.image_size = 32, "1,2", 1, 32
+    config = Config(method=options.method, backbone=options.backbone, image_size=options.image_size)
+    with tempfile.TemporaryDirectory() as folder:
+        directory = options.data or draw(pathlib.Path(folder) / "faces", options.faces)
+        threads = [int(number) for number in options.threads.split(",")]
+        data = DataConfig(dir=directory, batch_size=options.batch, read_threads=threads[-1])
+        print(f"{timing.machine()}; median of {options.repeats} turns\n")
+        measure(open_faces(directory).source("train"), dataclasses.replace(config, data=data), threads, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Where the milliseconds of a training step go: by part of the step and by kind of operation.
+
+    python benchmarks/step_profile.py [--smoke] [--method CAM] [--batch 32] [--image_size P] [--dtype bfloat16]
+                                      [--steps N] [--top N]
+
+Runs compiled steps under JAX's profiler and adds up the time of each operation of the program, on whichever device it
+ran. An operation belongs to the part of the step that it was traced in; a fusion to the part that its result was.
+Operations that run at the same time are counted with their own time each.
+"""
+
+import argparse
+import collections
+import pathlib
+import re
+import tempfile
+
+import faces
+import jax
+import timing
+
+from aujax import methods, runs
+from aujax.config import Config, DataConfig
+from aujax.data import records
+from aujax.training import memory
+from aujax.training import step as steps
+
+# What an operation's name says of the part it belongs to; the first that matches.
+PARTS = {
+    "views: AU maps, augmentation": "/views/",
+    "backward pass": "transpose(",
+    "alignment and cross-entropy": "/loss/",
+    "forward pass": "/gradients/",
+    "update": "/update/",
+}
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*? ([\w-]+)\(")
+_HOLDS_OTHERS = ("while", "call", "conditional")  # their operations are counted one by one
+
+
+def operations(program: jax.stages.Compiled) -> dict[str, tuple[str, str]]:
+    """Returns kind and traced name of every instruction of the program."""
+    found = {}
+    for line in program.as_text().splitlines():
+        if match := _INSTRUCTION.match(line):
+            traced = re.search(r'op_name="([^"]*)"', line)
+            found[match[1]] = match[2], traced[1] if traced else ""
+    return found
+
+
+def durations(folder: str, known: dict[str, tuple[str, str]]) -> dict[str, float]:
+    """Returns the nanoseconds of every operation in the profile below the folder."""
+    newest = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))[-1]
+    times: dict[str, float] = collections.Counter()
+    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                name = dict(event.stats).get("hlo_op")
+                if event.name == name and name in known and known[name][0] not in _HOLDS_OTHERS:
+                    times[name] += event.duration_ns
+    return times
+
+
+def part_of(traced: str) -> str:
+    """Returns the part of the step that an operation was traced in."""
+    return next((part for part, sign in PARTS.items() if sign in traced), "the rest: copies, waiting")
+
+
+def table(times: dict[str, float], key, steps_: int, top: int | None = None) -> None:
+    """Prints milliseconds a step and share by what `key` calls an operation, the longest first."""
+    sums: dict[str, float] = collections.Counter()
+    for name, duration in times.items():
+        sums[key(name)] += duration
+    for name, duration in sorted(sums.items(), key=lambda item: -item[1])[:top]:
+        print(f"{duration / 1e6 / steps_:>10.2f} ms{duration / sum(sums.values()):>8.1%}   {name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="a small network and pictures: does it run at all?")
+    parser.add_argument("--method", default="CAM", help="row (default: CAM)")
+    parser.add_argument("--batch", type=int, default=32, help="faces a step (default: 32)")
+    parser.add_argument("--image_size", type=int, default=0, help="pixels a side (default: the method's own)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of activations")
+    parser.add_argument("--steps", type=int, default=5, help="profiled steps (default: 5)")
+    parser.add_argument("--top", type=int, default=10, help="longest operations listed (default: 10)")
+    options = parser.parse_args()
+    small = timing.SMALL[methods.method(options.method).backbone] if options.smoke else ""
+    size, batch = (64, 4) if options.smoke else (options.image_size, options.batch)
+    config = Config(
+        method=options.method, backbone=small, image_size=size, dtype=options.dtype, data=DataConfig(batch_size=batch)
+    )
+    mesh, model = records.data_mesh(), runs.build_model(config, 7)
+    tx, _ = runs.optimizer_of(config, steps_per_epoch=1000)
+    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), records.replicated(mesh))
+    held = jax.device_put(faces.batch(batch, config.load_size), records.sharded(mesh))
+    program = steps.make_train_step(model, tx, config, mesh).lower(state, held).compile()
+    state, _ = program(state, held)  # the first one allocates
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(options.steps):
+                state, _ = jax.block_until_ready(program(state, held))
+        known = operations(program)
+        times = durations(folder, known)
+    print(f"{timing.machine()}; {options.method}, {batch} faces of {config.picture_size} px, {options.dtype}")
+    print(f"{memory.shown(memory.needed(program))} a device, {options.steps} steps\n\nby part of the step")
+    table(times, lambda name: part_of(known[name][1]), options.steps)
+    print("\nby kind of operation")
+    table(times, lambda name: known[name][0], options.steps)
+    print(f"\nthe {options.top} longest operations")
+    table(times, lambda name: f"{name}: {known[name][1]}", options.steps, options.top)
+
+
+if __name__ == "__main__":
+    main()
