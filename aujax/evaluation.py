@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from aujax import au_maps, augment, cams, codebook, methods, metrics
+from aujax import au_maps, augment, cams, codebook, methods, metrics, resize
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource
@@ -67,8 +67,7 @@ def compare(forward: methods.Forward, batch: Batch, *, book: codebook.Codebook) 
     cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in maps.items()}
     if forward.cam is not None:
         maps["cam"] = forward.cam
-        enlarged = cams.upsample(cams.normalize(forward.cam), au_map.shape[-2:])
-        cosines["cosine/cam"] = metrics.map_cosine(enlarged, au_map)
+        cosines["cosine/cam"] = metrics.resampled_cosine(cams.normalize(forward.cam), au_map, resize.bilinear_matrix)
     informative = {f"informative/{name}": cams.informative(value) for name, value in maps.items()}
     columns = {
         "index": batch.index,

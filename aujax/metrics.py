@@ -4,6 +4,7 @@ Sums and counts are kept apart and divided once, so that masked and padded examp
 several devices give the same number. Maps are (..., height, width).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -67,16 +68,40 @@ def map_cosine(
 ) -> Float[Array, "*batch"]:
     """Returns the cosine of each map with its AU map, as CAM-COS and ATT-COS of the paper (section 4.1) are read.
 
-    The map is resampled to the AU map's size by `resize.torch_aligned`, kept within its own range, and shifted up
-    by its minimum if that is negative. A map that is zero, or not finite, scores 0.
+    The map is shifted up by its minimum if that is negative, and resampled to the AU map's size by
+    `resize.torch_aligned`. A map that is zero, or not finite, scores 0.
 
-    >>> map_cosine(jnp.ones((1, 7, 7)), jnp.ones((1, 14, 14)))
+    >>> map_cosine(jnp.ones((1, 7, 7)), jnp.ones((1, 14, 14))).round(4)
     Array([1.], dtype=float32)
     """
     maps = jnp.asarray(maps).astype(jnp.float32)
-    low, high = maps.min((-2, -1), keepdims=True), maps.max((-2, -1), keepdims=True)
-    enlarged = jnp.clip(resize.torch_aligned(maps, au_map.shape[-2:]), low, high) - jnp.minimum(low, 0.0)
-    return jnp.nan_to_num(cosine(enlarged, jnp.asarray(au_map)), nan=0.0, posinf=1.0, neginf=0.0)
+    shifted = maps - jnp.minimum(maps.min((-2, -1), keepdims=True), 0.0)
+    return resampled_cosine(shifted, au_map, resize.torch_aligned_matrix)
+
+
+def resampled_cosine(
+    maps: Float[Array | np.ndarray, "*batch h w"],
+    au_map: Float[Array | np.ndarray, "*batch height width"],
+    matrix: Callable[[int, int], resize.Matrix],
+) -> Float[Array, "*batch"]:
+    """Returns the cosine of maps, without negative values, with AU maps to whose size a matrix of `resize` takes them.
+
+    No map is resampled: <R m C', a> is <m, R' a C>, where maps of one size share R' a C, and <R m C', R m C'> is
+    <m, R'R m C'C>. A map that is zero, or not finite, scores 0.
+
+    >>> resampled_cosine(jnp.eye(2), jnp.ones((4, 4)), resize.bilinear_matrix).round(4)
+    Array(0.848, dtype=float32)
+    """
+    maps, au_map = jnp.asarray(maps), jnp.asarray(au_map)
+    shrunk, spread = au_map, maps
+    if maps.shape[-2:] != au_map.shape[-2:]:
+        rows, columns = (matrix(*lengths) for lengths in zip(maps.shape[-2:], au_map.shape[-2:], strict=True))
+        shrunk = resize.separable(au_map, rows.T, columns.T)
+        spread = resize.separable(maps, rows.T @ rows, columns.T @ columns)
+    squares = (maps * spread).sum((-2, -1)), (au_map**2).sum((-2, -1))
+    norms = [jnp.sqrt(jnp.maximum(square, NORM_FLOOR**2)) for square in squares]
+    inner = (maps * shrunk).sum((-2, -1))
+    return jnp.nan_to_num(inner / (norms[0] * norms[1]), nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def per_class_mean(

@@ -53,7 +53,13 @@ def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
 
 def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch height width"]:
     """Returns rows @ map @ columns.T for every map, in full float32 precision on every device."""
-    return jnp.einsum("...hw,Hh,Ww->...HW", maps, rows, columns, precision=jax.lax.Precision.HIGHEST)
+    exact = jax.lax.Precision.HIGHEST
+    down = functools.partial(jnp.einsum, "...hw,Hh->...Hw", precision=exact)
+    along = functools.partial(jnp.einsum, "...hw,Ww->...hW", precision=exact)
+    if len(rows) * maps.shape[-1] < maps.shape[-2] * len(columns):
+        return along(down(maps, rows), columns)
+    # For `down` a compiler wants the maps transposed, and then draws AU maps that way, which takes ten times as long.
+    return down(along(maps, columns), rows)
 
 
 def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:

@@ -5,8 +5,8 @@
 Pictures and landmarks are random and lie on the device. For each method, in turns in one process, milliseconds per
 picture of: the logits alone, batched; `evaluation.evaluate` as training validates (accuracy, CAM-COS, the ATT-COS of
 every layer); the same as eval.py evaluates (trivial maps' cosines and class means too, all maps brought to the host).
-Then, from logits, attention maps and CAM on: `evaluation.compare`, batched; and one picture after the other as the
-released code does, with NumPy and OpenCV, in all and but for drawing the AU map.
+Then, from logits, attention maps and CAM on, AU maps included: `evaluation.compare`, batched; and one picture after the
+other as the released code does, restated with NumPy and OpenCV, on one core.
 """
 
 import argparse
@@ -40,7 +40,6 @@ class Times(NamedTuple):
     evaluation: float
     after: float
     one_by_one: float
-    cosines_one_by_one: float
 
 
 class Network(NamedTuple):
@@ -84,17 +83,12 @@ def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
     images = sum(len(batch.index) for batch in net.batches)
 
     def work() -> object:
-        sinks = [collector(net, images)] if files else []
+        sinks = [MapCollector(images, attention_layer=net.model.method.tap)] if files else []
         return evaluation.evaluate(
             read, net.variables, net.batches, mesh=net.mesh, expressions=BOOK.expressions, sinks=sinks
         )
 
     return work
-
-
-def collector(net: Network, images: int) -> MapCollector:
-    """Returns an empty collector for all pictures."""
-    return MapCollector(images, attention_layer=net.model.method.tap)
 
 
 def after(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
@@ -103,26 +97,30 @@ def after(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], o
     return lambda: jax.device_get([compare(*pair).columns for pair in zip(passes, batches, strict=True)])
 
 
-def one_by_one(batches: list[Batch], passes: list[methods.Forward], *, draw: bool) -> Callable[[], object]:
-    """Returns the same work as the released code does it; AU maps that are not drawn are there beforehand."""
-    size = batches[0].image.shape[1:3]
+def one_by_one(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
+    """Returns the same work as the released code does it."""
     pictures = []
     for batch, forward in jax.device_get(list(zip(batches, passes, strict=True))):
         for row, label in enumerate(batch.expression):
             maps = {layer: attention[row] for layer, attention in forward.attention.items()}
             cam = None if forward.cam is None else forward.cam[row]
-            aus = EXPRESSION_AUS.get(BOOK.expressions[label], ())
-            au_map = functools.partial(released_map, batch.landmarks[row], aus, size) if aus else lambda: None
-            au_map = au_map if draw else functools.partial(lambda drawn: drawn, au_map())
-            pictures.append((forward.logits[row], maps, cam, au_map))
-    return lambda: [read_one(*picture) for picture in pictures]
+            pictures.append((forward.logits[row], maps, cam, batch.landmarks[row], BOOK.expressions[label]))
+    size = batches[0].image.shape[1:3]
+    return lambda: [read_one(*picture, size) for picture in pictures]
 
 
-def read_one(logits: np.ndarray, maps: dict[str, np.ndarray], cam: np.ndarray | None, draw: Callable) -> list[float]:
-    """Returns the predicted class of one picture, its probability and its cosines."""
+def read_one(
+    logits: np.ndarray,
+    maps: dict[str, np.ndarray],
+    cam: np.ndarray | None,
+    landmarks: np.ndarray,
+    expression: str,
+    size: tuple[int, int],
+) -> list[float]:
+    """Returns the predicted class of one picture, its probability, and its cosines if there is an AU map."""
     chances = np.exp(logits - logits.max())
     read = [float(logits.argmax()), float(chances.max() / chances.sum())]
-    au_map = draw()
+    au_map = released_map(landmarks, EXPRESSION_AUS.get(expression, ()), size)
     if au_map is None:
         return read
     read += [released_cosine(attention, au_map) for attention in maps.values()]
@@ -142,8 +140,7 @@ def measure(net: Network, repeats: int) -> Times:
         evaluating(net, files=False),
         evaluating(net, files=True),
         after(net.batches, passes),
-        one_by_one(net.batches, passes, draw=True),
-        one_by_one(net.batches, passes, draw=False),
+        one_by_one(net.batches, passes),
     )
     return Times(*timing.in_turns(works, repeats))
 
@@ -152,8 +149,8 @@ def line(name: str, times: Times, images: int) -> str:
     """Returns a line of the table."""
     ms = Times(*(seconds * 1e3 / images for seconds in times))
     beside = [f"{time:>12.3f}{time / ms.forward:>7.2f}x" for time in (ms.validation, ms.evaluation)]
-    alone = [f"{time:>12.3f}{time / ms.after:>7.1f}x" for time in (ms.one_by_one, ms.cosines_one_by_one)]
-    return f"{name:<20}{ms.forward:>9.3f}{''.join(beside)}{ms.after:>9.3f}{''.join(alone)}"
+    behind = f"{ms.after:>9.3f}{ms.one_by_one:>12.3f}{ms.one_by_one / ms.after:>7.1f}x"
+    return f"{name:<20}{ms.forward:>9.3f}{''.join(beside)}{behind}"
 
 
 def main() -> None:
@@ -161,15 +158,14 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="small networks, a few pictures: does it run at all?")
     parser.add_argument("--small", action="store_true", help="small networks that see 96 pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures at a time (default: 32)")
-    parser.add_argument("--images", type=int, default=128, help="pictures in all (default: 128)")
+    parser.add_argument("--images", type=int, default=64, help="pictures in all (default: 64)")
     parser.add_argument("--methods", default="CAM,TS-CAM,APViT", help="rows to measure (default: one of each family)")
     options = parser.parse_args()
     batch, images, repeats = (8, 16, 2) if options.smoke else (options.batch, options.images, 9)
     size = 64 if options.smoke else 96 if options.small else None
     cv2.setNumThreads(1)
     print(f"{timing.machine()}; {images} pictures in batches of {batch}, median of {repeats} turns\n")
-    print(f"{'ms per picture':<20}{'forward':>9}{'validation':>20}{'as eval.py':>20}{'after':>9}", end="")
-    print(f"{'one by one':>20}{'cosines alone':>20}")
+    print(f"{'ms per picture':<20}{'forward':>9}{'validation':>20}{'as eval.py':>20}{'after':>9}{'one by one':>20}")
     for row in [methods.method(name) for name in options.methods.split(",")]:
         print(line(row.name, measure(network(row.name, batch, images, size), repeats), images))
 

@@ -4,7 +4,8 @@
                                       [--steps N] [--top N]
 
 Runs compiled steps under JAX's profiler and adds up the time of each operation of the program, on whichever device it
-ran. An operation belongs to the part of the step that it was traced in; a fusion to the part that its result was.
+ran. An operation belongs to the part of the step that it was traced in; a fusion, which may hold several, to that of
+its result.
 Operations that run at the same time are counted with their own time each.
 """
 
@@ -13,6 +14,7 @@ import collections
 import pathlib
 import re
 import tempfile
+from typing import NamedTuple
 
 import faces
 import jax
@@ -32,21 +34,44 @@ PARTS = {
     "forward pass": "/gradients/",
     "update": "/update/",
 }
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*? ([\w-]+)\(")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = .*? ([\w-]+)\((.*)")
 _HOLDS_OTHERS = ("while", "call", "conditional")  # their operations are counted one by one
+_HEAVY = ("convolution", "dot")  # what a fusion is named after if it has one
 
 
-def operations(program: jax.stages.Compiled) -> dict[str, tuple[str, str]]:
-    """Returns kind and traced name of every instruction of the program."""
-    found = {}
+class Operation(NamedTuple):
+    """An instruction of a compiled program: its kind, and where it was traced."""
+
+    kind: str
+    traced: str
+
+
+def operations(program: jax.stages.Compiled) -> dict[str, Operation]:
+    """Returns every instruction by name; one that the compiler made is traced to the first that uses its result."""
+    found, users, kinds, inside = {}, collections.defaultdict(list), collections.defaultdict(set), ""
     for line in program.as_text().splitlines():
-        if match := _INSTRUCTION.match(line):
-            traced = re.search(r'op_name="([^"]*)"', line)
-            found[match[1]] = match[2], traced[1] if traced else ""
-    return found
+        if match := _COMPUTATION.match(line):
+            inside = match[1]
+        elif match := _INSTRUCTION.match(line):
+            name, kind, rest = match.groups()
+            traced = re.search(r'op_name="([^"]*)"', rest)
+            calls = re.search(r"calls=%?([\w.-]+)", rest)
+            kinds[inside].add(kind)
+            heavy = next((x for x in _HEAVY if calls and x in kinds[calls[1]]), kind)
+            found[name] = Operation(heavy, traced[1] if traced else "")
+            for operand in re.findall(r"%([\w.-]+)", rest.partition(")")[0]):
+                users[operand].append(name)
+
+    def traced(name: str, hops: int = 4) -> str:
+        if found[name].traced or not hops:
+            return found[name].traced
+        return next(filter(None, (traced(user, hops - 1) for user in users[name])), "")
+
+    return {name: operation._replace(traced=traced(name)) for name, operation in found.items()}
 
 
-def durations(folder: str, known: dict[str, tuple[str, str]]) -> dict[str, float]:
+def durations(folder: str, known: dict[str, Operation]) -> dict[str, float]:
     """Returns the nanoseconds of every operation in the profile below the folder."""
     newest = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))[-1]
     times: dict[str, float] = collections.Counter()
@@ -54,7 +79,7 @@ def durations(folder: str, known: dict[str, tuple[str, str]]) -> dict[str, float
         for line in plane.lines:
             for event in line.events:
                 name = dict(event.stats).get("hlo_op")
-                if event.name == name and name in known and known[name][0] not in _HOLDS_OTHERS:
+                if event.name == name and name in known and known[name].kind not in _HOLDS_OTHERS:
                     times[name] += event.duration_ns
     return times
 
@@ -102,11 +127,11 @@ def main() -> None:
         times = durations(folder, known)
     print(f"{timing.machine()}; {options.method}, {batch} faces of {config.picture_size} px, {options.dtype}")
     print(f"{memory.shown(memory.needed(program))} a device, {options.steps} steps\n\nby part of the step")
-    table(times, lambda name: part_of(known[name][1]), options.steps)
+    table(times, lambda name: part_of(known[name].traced), options.steps)
     print("\nby kind of operation")
-    table(times, lambda name: known[name][0], options.steps)
+    table(times, lambda name: known[name].kind, options.steps)
     print(f"\nthe {options.top} longest operations")
-    table(times, lambda name: f"{name}: {known[name][1]}", options.steps, options.top)
+    table(times, lambda name: f"{name}: {known[name].traced}", options.steps, options.top)
 
 
 if __name__ == "__main__":
