@@ -34,11 +34,14 @@ def user_errors(program: str, *, interrupted: str = "stopped") -> Iterator[None]
 
 
 def keep_compiled_programs() -> None:
-    """Keeps what JAX compiles in the user's cache, unless JAX is told another place, so that a second start is fast."""
+    """Keeps what JAX compiles in the user's cache, unless JAX is told another place, so that a second start is fast.
+
+    Not for several processes: only the first one writes, and where the others cannot read it they would compile alone.
+    """
     import jax  # `prepare` shares this file, and needs no JAX
 
     options: Any = jax.config
-    if not options.jax_compilation_cache_dir:
+    if not options.jax_compilation_cache_dir and jax.process_count() == 1:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         options.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "aujax" / "jax"))
 

@@ -106,6 +106,13 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def least(value: float) -> float:
+    """Returns the smallest of the processes' values, to about seven digits, the same in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return float(multihost_utils.process_allgather(np.float32(value)).min())
+
+
 def check_agreement(facts: Mapping[str, Any]) -> None:
     """Raises the same UserError in every process if these facts, by name and fit for JSON, are not those of all."""
     if jax.process_count() == 1:

@@ -142,6 +142,8 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
         _write(workdir / run_files.MANIFEST, _manifest(config, faces))
         _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
     processes.wait_for_all("the folder is there")
+    if not (workdir / run_files.CONFIG).exists():
+        raise UserError(f"--workdir: {workdir} is not on a disk that all processes see; choose a folder that is")
 
 
 def write_imported(
@@ -158,7 +160,12 @@ def write_imported(
         # Accuracy and epoch are not known; there is no other checkpoint to compare with.
         checkpoints.save(0, state, {"cl": 0.0, "epoch": 0})
     data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
-    about = {"imported": dict(imported), "expressions": list(expressions), "data": data, "codebook": _codebook(config)}
+    about = {
+        "imported": dict(imported),
+        "expressions": list(expressions),
+        "data": data,
+        "codebook": codebook_content(config),
+    }
     _write(workdir / run_files.MANIFEST, about | _surroundings())
     _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
 
@@ -250,7 +257,7 @@ def _manifest(config: Config, faces: Faces) -> dict[str, Any]:
     return {
         "expressions": list(faces.expressions),
         "data": {"dir": config.data.dir, "fingerprint": faces.fingerprint, "splits": faces.splits},
-        "codebook": _codebook(config),
+        "codebook": codebook_content(config),
         **_surroundings(),
     }
 
@@ -269,14 +276,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
-def _codebook(config: Config) -> dict[str, Any]:
+def codebook_content(config: Config) -> dict[str, Any]:
     """Returns what a codebook says, for a file of the user's may change or move."""
     book = codebook.load(config.codebook)
     return {"aus": {name: list(aus) for name, aus in book.aus.items()}, "rendering": book.rendering}
 
 
 def _check_codebook(workdir: pathlib.Path, config: Config, manifest: dict[str, Any]) -> None:
-    if manifest["codebook"] != _codebook(config):
+    if manifest["codebook"] != codebook_content(config):
         raise UserError(
             f"--config.codebook: {config.codebook} has changed since {workdir} was started; bring its content back "
             f"(manifest.json holds it), or choose another --workdir"

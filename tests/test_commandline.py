@@ -47,6 +47,17 @@ def test_compiled_programs_are_kept_where_jax_is_told_or_in_the_cache(told, expe
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_several_processes_keep_compiled_programs_only_where_they_are_told(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        commandline.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
 def test_without_a_configuration_the_demo_is_meant():
     assert commandline._with_config([SCRIPT, "--workdir=x"])[1] == f"--config={ROOT / 'configs' / 'synthetic.py'}"
 

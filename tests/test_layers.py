@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "errors.py": (),
     "processes.py": ("errors",),
     "training/optimizer.py": ("config",),
-    "training/memory.py": ("errors",),
+    "training/memory.py": ("errors", "processes"),
     "plain_yaml.py": ("errors",),
     "run_files.py": ("errors",),
     "codebook.py": (),

@@ -32,6 +32,28 @@ def test_devices_on_the_cpu_share_the_memory_of_the_machine(monkeypatch):
     assert memory.limit(data_mesh(jax.devices()[:2])) == 950  # the allocator needs some
 
 
+def test_what_a_program_is_given_is_not_counted_as_taken(monkeypatch):
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=8000))
+    assert memory.limit(data_mesh(jax.devices()[:2]), {"params": jnp.zeros(250)}) == 1900
+
+
+def lowered_to(error):
+    def fail():
+        raise jax.errors.JaxRuntimeError(error)
+
+    return types.SimpleNamespace(compile=fail)
+
+
+def test_a_program_that_the_compiler_finds_too_large_has_no_room():
+    with pytest.raises(memory.NoRoom, match=r"more than a device has \(RESOURCE_EXHAUSTED: 80 GiB\)"):
+        memory.compiled(lowered_to("RESOURCE_EXHAUSTED: 80 GiB\nmore"))
+
+
+def test_another_error_of_the_compiler_stays_what_it_is():
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        memory.compiled(lowered_to("INTERNAL: no idea"))
+
+
 def test_what_fits_passes():
     memory.check(10, 10)
 
@@ -50,7 +72,14 @@ def test_the_largest_batch_is_tried_and_not_only_computed():
     def in_steps(faces):
         return 100 * -(-faces // 64)
 
-    assert memory.largest(in_steps, 640, unit=8, room=350) == 192
+    assert memory.largest(in_steps, 640, unit=8, room=350) == 160
+
+
+def test_sizes_that_the_compiler_refuses_are_halved():
+    def needed_for(faces):
+        return float("inf") if faces > 100 else 10 * faces
+
+    assert memory.largest(needed_for, 640, unit=8, room=2000) == 80
 
 
 def test_a_batch_that_cannot_be_smaller_has_no_largest():

@@ -1,5 +1,7 @@
 """Batches on the mesh."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -44,3 +46,8 @@ def test_the_next_batch_is_on_its_way_before_this_one_is_taken(monkeypatch):
     batches, sent = [records.room(1, size) for size in (1, 2, 3)], []
     ahead = records.to_mesh_ahead(iter(batches), records.data_mesh(jax.devices()[:1]))
     assert [(batch.image.shape[1], len(sent)) for batch in ahead] == [(1, 2), (2, 3), (3, 3)]
+
+
+def test_the_devices_of_a_process_lie_side_by_side():
+    devices = [types.SimpleNamespace(id=number, process_index=number % 2) for number in range(4)]
+    assert [device.id for device in records.by_process(devices)] == [0, 2, 1, 3]

@@ -1,5 +1,7 @@
 """Faces on the devices: each holds its share, and a batch is put together from all of them."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -36,6 +38,13 @@ def test_faces_that_cannot_be_divided_are_filled_up_with_the_last(source):
     assert faces.index.tolist() == [*range(8), 7]
 
 
+def test_faces_that_come_in_parts_are_the_same(faces, source, mesh, monkeypatch):
+    monkeypatch.setattr(resident, "_AT_ONCE", 3)
+    one = records.data_mesh(jax.devices()[:1])
+    for part, whole in zip(resident.load(source, 36, one, threads=1), faces, strict=True):
+        np.testing.assert_array_equal(part, whole)
+
+
 def test_the_memory_that_is_asked_for_is_what_it_takes(faces, source, mesh):
     taken = sum(part.addressable_shards[0].data.nbytes for part in faces)
     assert resident.bytes_per_device(len(source), 36, mesh) == taken
@@ -49,9 +58,11 @@ def test_a_batch_is_what_the_feed_reads(faces, source, mesh):
     take = jax.shard_map(
         resident.take, mesh=mesh, in_specs=(divided, everywhere, everywhere), out_specs=divided, check_vma=True
     )
-    for part, wanted in zip(jax.jit(take)(faces, rows, valid), expected, strict=True):
+    program = jax.jit(take).lower(faces, rows, valid).compile()
+    for part, wanted in zip(program(faces, rows, valid), expected, strict=True):
         np.testing.assert_array_equal(part, wanted)
         assert part.dtype == wanted.dtype
+    assert set(re.findall(r" ((?:all|reduce-scatter|collective)[a-z-]*)\(", program.as_text())) == {"reduce-scatter"}
 
 
 def test_a_damaged_picture_is_named(source, mesh, monkeypatch):

@@ -1,16 +1,20 @@
 """A split that lives on the devices: decoded once, its faces divided over the mesh in the order of their rows."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array, Bool, Int
 
 from aujax.data import feed
 from aujax.data.builders import FaceSource
 from aujax.data.records import DATA_AXIS, Batch, room, sharded
+
+_AT_ONCE = 1024  # faces that the host decodes before they go to their device
 
 
 def held(count: int, mesh: Mesh) -> int:
@@ -26,21 +30,37 @@ def bytes_per_device(count: int, size: int, mesh: Mesh) -> int:
 def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
     """Returns all faces of the source, resized to (size, size); each process reads those of its own devices.
 
-    Every device holds the same number: the last rows stand for the last face once more. One device's share at a time
-    is in the memory of the host.
+    Every device holds the same number: the last rows stand for the last face once more. The memory of the host holds a
+    small part of them at a time.
     """
     each = held(len(source), mesh)
     shards = []
     for number, device in enumerate(mesh.devices.flat):
         if device.process_index == jax.process_index():
             rows = np.minimum(np.arange(number * each, (number + 1) * each), len(source) - 1)
-            shards.append(jax.device_put(_decoded(source, rows, size, threads), device))
+            shards.append(_filled(source, rows, size, device, threads))
 
     def whole(*parts: Array) -> Array:
         shape = (each * mesh.size, *parts[0].shape[1:])
         return jax.make_array_from_single_device_arrays(shape, sharded(mesh), list(parts))
 
     return jax.tree.map(whole, *shards)
+
+
+def _filled(source: FaceSource, rows: Int[np.ndarray, " faces"], size: int, device: Any, threads: int) -> Batch:
+    """Returns these faces on one device."""
+    place, count = SingleDeviceSharding(device), min(len(rows), _AT_ONCE)
+    faces = jax.tree.map(lambda x: jnp.zeros((len(rows), *x.shape[1:]), x.dtype, device=place), room(1, size))
+    for first in range(0, len(rows), count):
+        at = min(first, len(rows) - count)  # the last part is as long as the others, and repeats some of them
+        part = jax.device_put(_decoded(source, rows[at : at + count], size, threads), device)
+        faces = jax.block_until_ready(_with_part(faces, part, np.int32(at)))
+    return faces
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _with_part(faces: Batch, part: Batch, at: Int[Array | np.integer, ""]) -> Batch:
+    return jax.tree.map(lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, at, axis=0), faces, part)
 
 
 def take(faces: Batch, rows: Int[Array, " batch"], valid: Bool[Array, " batch"]) -> Batch:

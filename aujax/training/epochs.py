@@ -5,6 +5,7 @@ Both take the same faces in the same order through the same step; which one it i
 
 import collections
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from aujax import methods
+from aujax import methods, processes
 from aujax.config import Config
 from aujax.data import feed, records, resident
 from aujax.data.builders import FaceSource
@@ -68,24 +69,14 @@ def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Ep
 
 def _resident(training: Training, source: FaceSource, state: TrainState) -> Epochs:
     config, mesh = training.config, training.mesh
-    size, room = resident.bytes_per_device(len(source), config.load_size, mesh), memory.limit(mesh)
-    memory.check(size, room)
     looped = step.loops_are_fast(mesh)
-    steps = step.make_resident_steps(*training, looped=looped)
-    whole = resident.held(len(source), mesh) * mesh.size
-    rows, valid = feed.batch_rows(np.arange(len(source), dtype=np.int32), config.data.batch_size)
-    program = steps.lower(
-        state,
-        records.everywhere(step.no_means(training.model, config), mesh),
-        records.abstract(whole, config.load_size, mesh),
-        *records.everywhere((rows, valid, np.int32(0), np.int32(1)), mesh),
-    ).compile()
-    memory.check(memory.needed(program), room)
+    program = _resident_program(training, len(source), state, looped=looped)
     faces = resident.load(source, config.load_size, mesh, threads=config.data.read_threads)
 
     def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
         order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
-        batches = records.everywhere(feed.batch_rows(order, config.data.batch_size), mesh)
+        rows, valid = feed.batch_rows(order, config.data.batch_size)
+        batches = records.everywhere((rows, valid), mesh)
         totals = records.everywhere(step.no_means(training.model, config), mesh)
         done, count = 0, 1
         while done < len(rows):
@@ -94,12 +85,32 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
             state, totals = program(state, totals, faces, *batches, *bounds)
             jax.block_until_ready(totals)
             if looped:
-                count = max(1, int(_CALL_SECONDS * (last - done) / (time.perf_counter() - started)))
+                wanted = _CALL_SECONDS * (last - done) / (time.perf_counter() - started)
+                # By one clock: all processes must run the same steps.
+                count = max(1, int(processes.least(wanted)))
             advance(last - done)
             done = last
         return state, totals
 
+    size = resident.bytes_per_device(len(source), config.load_size, mesh)
     return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each", resident=True)
+
+
+def _resident_program(training: Training, count: int, state: TrainState, *, looped: bool) -> Any:
+    """Returns the compiled steps over that many faces; NoRoom if faces and step do not fit together."""
+    config, mesh = training.config, training.mesh
+    room = memory.limit(mesh, state)
+    memory.check(resident.bytes_per_device(count, config.load_size, mesh), room)
+    rows, valid = feed.batch_rows(np.arange(count, dtype=np.int32), config.data.batch_size)
+    lowered = step.make_resident_steps(*training, looped=looped).lower(
+        state,
+        records.everywhere(step.no_means(training.model, config), mesh),
+        records.abstract(resident.held(count, mesh) * mesh.size, config.load_size, mesh),
+        *records.everywhere((rows, valid, np.int32(0), np.int32(1)), mesh),
+    )
+    program = memory.compiled(lowered)
+    memory.check(memory.needed(program), room)
+    return program
 
 
 def _fed(training: Training, source: FaceSource, state: TrainState, why: str) -> Epochs:
@@ -126,15 +137,20 @@ def _fed_program(training: Training, state: TrainState) -> Any:
 
     @functools.cache
     def program(batch_size: int) -> Any:
-        return train_step.lower(state, records.abstract(batch_size, config.load_size, mesh)).compile()
+        return memory.compiled(train_step.lower(state, records.abstract(batch_size, config.load_size, mesh)))
 
-    batch_size, room = config.data.batch_size, memory.limit(mesh)
+    def needed(batch_size: int) -> float:
+        try:
+            return memory.needed(program(batch_size))
+        except memory.NoRoom:
+            return math.inf
+
+    batch_size, room = config.data.batch_size, memory.limit(mesh, state)
     try:
         memory.check(memory.needed(program(batch_size)), room)
     except memory.NoRoom as error:
-        unit = mesh.size * config.gradient_accumulation
-        fits = memory.largest(lambda size: memory.needed(program(size)), batch_size, unit=unit, room=room)
-        most = f"the largest that fits is {fits}" if fits else "not even a smaller one fits"
+        fits = memory.largest(needed, batch_size, unit=mesh.size * config.gradient_accumulation, room=room)
+        most = f"the largest that fits is about {fits}" if fits else "not even a smaller one fits"
         raise UserError(
             f"--config.data.batch_size: a step of {batch_size} faces needs {error}; {most}; "
             "--config.rematerialize=True and --config.gradient_accumulation need less"

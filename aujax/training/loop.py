@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import logging
 import pathlib
 import time
@@ -18,7 +19,7 @@ from aujax import evaluation, methods, processes, run_files, runs, weight_files
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, open_faces
-from aujax.data.records import check_divisible, data_mesh, replicated
+from aujax.data.records import check_divisible, data_mesh, everywhere, replicated
 from aujax.errors import UserError
 from aujax.models import pretrained
 from aujax.training import memory
@@ -38,7 +39,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     faces = _open(config)
     train = faces.source("train")
     mesh = data_mesh()
-    processes.check_agreement(_facts(config, faces, workdir))
+    if jax.process_count() > 1:
+        processes.check_agreement(_facts(config, faces, workdir))
     check_divisible(config.data.batch_size, mesh, option="data.batch_size", parts=config.gradient_accumulation)
     runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
@@ -104,7 +106,10 @@ def _facts(config: Config, faces: Faces, workdir: pathlib.Path) -> dict[str, Any
         del options[free]
     saved = workdir / run_files.CHECKPOINTS
     steps = sorted(int(path.name) for path in saved.iterdir() if path.name.isdigit()) if saved.is_dir() else []
-    return options | {"data set": faces.fingerprint, "checkpoints": steps, "versions": runs.versions()}
+    files = [pathlib.Path(source) for source in config.weight_files]
+    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
+    content = {"codebook": runs.codebook_content(config), "weights": weights, "data set": faces.fingerprint}
+    return options | content | {"checkpoints": steps, "versions": runs.versions()}
 
 
 def _starting_state(
@@ -126,7 +131,7 @@ def _starting_state(
             raise UserError(f"--config.weights: {source}: {error}") from error
     if config.weight_files and (drawn := pretrained.not_loaded(random, variables)):
         log.warning("--config.weights holds nothing for %s: drawn at random", ", ".join(drawn))
-    return jax.device_put(create_state(variables, tx), replicated(mesh))
+    return everywhere(create_state(variables, tx), mesh)
 
 
 def _validation(

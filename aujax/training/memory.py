@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import psutil
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from aujax import processes
 from aujax.errors import UserError
 
+_EXHAUSTED = "RESOURCE_EXHAUSTED"
 _USED = 0.95  # of what a device has: the allocator needs some for itself
 
 
@@ -19,12 +19,10 @@ class NoRoom(Exception):
     """A program or an array is larger than a device; the message says how much it needs and what there is."""
 
 
-def limit(mesh: Mesh) -> int:
-    """Returns what every device of the mesh can take, those of other processes too."""
-    room = min(free(device) for device in mesh.local_devices)
-    if jax.process_count() > 1:
-        room = multihost_utils.process_allgather(np.float32(room)).min()
-    return int(_USED * room)
+def limit(mesh: Mesh, state: Any = ()) -> int:
+    """Returns what each device of this process has left for a program, with the `state` that it holds already."""
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    return int(_USED * (min(free(device) for device in mesh.local_devices) + held))
 
 
 def free(device: Any) -> float:
@@ -47,28 +45,37 @@ def needed(program: jax.stages.Compiled) -> int:
     )
 
 
+def compiled(lowered: Any) -> Any:
+    """Returns the compiled program; NoRoom if already the compiler sees that it is too large."""
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if _EXHAUSTED not in str(error):
+            raise
+        raise NoRoom(f"more than a device has ({str(error).splitlines()[0]})") from error
+
+
 def check(size: int, room: int) -> None:
-    """Raises NoRoom unless `size` bytes fit into `room`."""
-    if size > room:
+    """Raises NoRoom, in all processes, unless `size` bytes fit into the `room` of each."""
+    if processes.least(room - size) < 0:
         raise NoRoom(f"{shown(size)} of each device, which has {shown(room)} left")
 
 
-def largest(needed_for: Callable[[int], int], size: int, *, unit: int, room: int) -> int:
+def largest(needed_for: Callable[[int], float], size: int, *, unit: int, room: int) -> int:
     """Returns about the largest multiple of `unit` below `size` for which `needed_for` is at most `room`, 0 for none.
 
-    Memory grows with the batch along a line; two sizes tell which. Each question compiles a program.
+    Halves until it fits; from there memory grows along a line. Each question compiles a program.
 
     >>> largest(lambda faces: 100 + 7 * faces, 640, unit=8, room=1000)
     128
     """
-    smaller = size // 2 // unit * unit
+    while (smaller := size // 2 // unit * unit) and needed_for(smaller) > room:
+        size = smaller
     if not smaller:
         return 0
     base, slope = needed_for(smaller), (needed_for(size) - needed_for(smaller)) / (size - smaller)
     guess = smaller + int((room - base) / max(slope, 1.0)) // unit * unit
-    while guess > 0 and needed_for(guess) > room:
-        guess -= unit
-    return max(guess, 0)
+    return guess if guess < size and needed_for(guess) <= room else smaller
 
 
 @contextlib.contextmanager
@@ -77,7 +84,7 @@ def exhaustion_explained() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if _EXHAUSTED not in str(error):
             raise
         raise UserError(
             f"the memory of a device is full ({str(error).splitlines()[0]}); take a smaller --config.data.batch_size "

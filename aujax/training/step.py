@@ -165,8 +165,9 @@ def _gradients(
     """Returns the gradient of the global batch's loss, the new statistics, and the means of its faces.
 
     The batch passes the network in `config.gradient_accumulation` parts, divided by the counts of the whole: what
-    accumulates is the gradient of the whole batch. Only BatchNorm, in each part, sees that part alone. Every n-th face
-    makes a part, so that parts of the global batch have the same faces on any number of devices.
+    accumulates is the gradient of the whole batch. Only BatchNorm sees each part alone, and moves its running
+    statistics once for each. Every n-th face makes a part, so that parts of the global batch have the same faces on
+    any number of devices; what a method draws for the batch (`key`) is the same for all parts.
     """
     terms = _terms(model.method, config)
     counts = jax.lax.psum({x: term.where(batch, views).sum(dtype=jnp.float32) for x, term in terms.items()}, DATA_AXIS)
