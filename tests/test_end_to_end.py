@@ -17,11 +17,11 @@ SMALLER = {"ACoL": "channels=16"}
 
 
 # One row of those that train alike: how the others are read is a matter of test_methods.py.
-TRAINED = {row.training: name for name, row in reversed(methods.METHODS.items())}.values()
+TRAINED = list({row.training: name for name, row in reversed(methods.METHODS.items())}.values())
 
 
 # Without action units here, and with them in test_step.py; `tiny_run` is CAM with them.
-@pytest.mark.parametrize("name", reversed(TRAINED))
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_method_trains_without_action_units_and_is_evaluated(name, with_options, tmp_path):
     row = methods.METHODS[name]
     slow = OptimizerConfig(learning_rate=1e-4)
