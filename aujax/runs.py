@@ -3,7 +3,6 @@
 Its files are those of `run_files`.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -214,43 +213,6 @@ def restore(
     with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
         found = checkpoints.find(which)
         return found and (checkpoints.restore(found[0], like, sharding), found[1])
-
-
-class Log:
-    """Appends numbers to log.jsonl, and to TensorBoard's event files where `tensorboardX` is installed.
-
-    Of several processes, the first one does.
-    """
-
-    def __init__(self, workdir: pathlib.Path, *, step: int):
-        """Opens the log and drops what was written after `step`, from which training continues."""
-        self._path = workdir / run_files.LOG
-        if not processes.is_first():
-            return
-        kept = [line for line in run_files.read_log(self._path) if line["step"] <= step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        partial.replace(self._path)
-        self._board = _tensorboard(workdir, step)
-
-    def write(self, kind: str, step: int, numbers: dict[str, Any]) -> None:
-        """Appends one line; nested numbers are dictionaries."""
-        if not processes.is_first():
-            return
-        with self._path.open("a") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **numbers}) + "\n")
-        if self._board:
-            for name, value in run_files.flat(numbers).items():
-                if value is not None:
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
-
-
-def _tensorboard(workdir: pathlib.Path, step: int) -> Any:
-    with contextlib.suppress(ImportError):
-        from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
-
-        return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-    return None
 
 
 def _manifest(config: Config, faces: Faces) -> dict[str, Any]:

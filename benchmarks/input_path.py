@@ -16,8 +16,8 @@ import tempfile
 import jax
 import numpy as np
 import timing
+import training
 
-from aujax import runs
 from aujax.config import Config, DataConfig
 from aujax.data import feed, prepare, records, resident
 from aujax.data.builders import FaceSource, open_faces
@@ -40,8 +40,8 @@ def reading(source: FaceSource, size: int, batch: int, threads: int) -> timing.W
 
 def epoch(config: Config, source: FaceSource) -> timing.Work:
     """Returns the work of one epoch of training."""
-    mesh, (model, tx, state) = records.data_mesh(), start(config, len(source))
-    run = epochs.open_epochs(epochs.Training(model, tx, config, mesh), source, state).run
+    made, state = training.start(config)
+    run = epochs.open_epochs(made, source, state).run
     carry = [state]
 
     def work() -> None:
@@ -52,25 +52,17 @@ def epoch(config: Config, source: FaceSource) -> timing.Work:
 
 def bare(config: Config, source: FaceSource) -> timing.Work:
     """Returns the work of as many steps as an epoch has, on a batch that waits on the device."""
-    mesh, (model, tx, state) = records.data_mesh(), start(config, len(source))
+    made, state = training.start(config)
     order, batch_size = np.arange(len(source)), config.data.batch_size
     host = next(iter(feed.batches(source, order, batch_size=batch_size, size=config.load_size, threads=1)))
-    batch, carry = records.to_mesh(host, mesh), [state]
-    step = steps.make_train_step(model, tx, config, mesh).lower(state, batch).compile()
+    batch, carry = records.to_mesh(host, made.mesh), [state]
+    step = steps.make_train_step(*made).lower(state, batch).compile()
 
     def work() -> None:
         for _ in range(feed.num_batches(len(source), batch_size)):
             carry[0], _ = jax.block_until_ready(step(carry[0], batch))
 
     return work
-
-
-def start(config: Config, faces: int) -> tuple:
-    """Returns model, optimiser and first state."""
-    model = runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, feed.num_batches(faces, config.data.batch_size))
-    state = steps.create_state(runs.initial_variables(model, config), tx)
-    return model, tx, jax.device_put(state, records.replicated(records.data_mesh()))
 
 
 def measure(source: FaceSource, config: Config, threads: list[int], repeats: int) -> None:

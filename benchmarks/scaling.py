@@ -19,8 +19,9 @@ import faces
 import jax
 import numpy as np
 import timing
+import training
 
-from aujax import methods, runs
+from aujax import methods
 from aujax.config import Config, DataConfig, OptimizerConfig
 from aujax.data import records
 from aujax.training import memory
@@ -42,11 +43,9 @@ def exchanged(program: jax.stages.Compiled) -> dict[str, int]:
 def step_on(devices: int, config: Config, batch: records.Batch) -> tuple[timing.Work, jax.stages.Compiled, list[float]]:
     """Returns the work of one step, its program, and the losses of the first three."""
     mesh = records.data_mesh(jax.devices()[:devices])
-    model = runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=1000)
-    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), records.replicated(mesh))
+    made, state = training.start(config, mesh)
     placed = records.to_mesh(batch, mesh)
-    compiled = steps.make_train_step(model, tx, config, mesh).lower(state, placed).compile()
+    compiled = steps.make_train_step(*made).lower(state, placed).compile()
     carry = [state]
 
     def work() -> float:

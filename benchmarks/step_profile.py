@@ -19,8 +19,9 @@ from typing import NamedTuple
 import faces
 import jax
 import timing
+import training
 
-from aujax import methods, runs
+from aujax import methods
 from aujax.config import Config, DataConfig
 from aujax.data import records
 from aujax.training import memory
@@ -113,11 +114,9 @@ def main() -> None:
     config = Config(
         method=options.method, backbone=small, image_size=size, dtype=options.dtype, data=DataConfig(batch_size=batch)
     )
-    mesh, model = records.data_mesh(), runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=1000)
-    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), records.replicated(mesh))
-    held = jax.device_put(faces.batch(batch, config.load_size), records.sharded(mesh))
-    program = steps.make_train_step(model, tx, config, mesh).lower(state, held).compile()
+    made, state = training.start(config)
+    held = jax.device_put(faces.batch(batch, config.load_size), records.sharded(made.mesh))
+    program = steps.make_train_step(*made).lower(state, held).compile()
     state, _ = program(state, held)  # the first one allocates
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):

@@ -18,8 +18,9 @@ import faces
 import jax
 import numpy as np
 import timing
+import training
 
-from aujax import methods, runs
+from aujax import methods
 from aujax.config import Config, DataConfig
 from aujax.data import feed, records
 from aujax.training import memory
@@ -40,20 +41,17 @@ class Program(NamedTuple):
 
 def program(config: Config) -> Program:
     """Returns the compiled training call of a configuration on random faces."""
-    mesh = records.data_mesh()
-    model = runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=1000)
-    looped = steps.loops_are_fast(mesh)
+    made, state = training.start(config)
+    mesh = made.mesh
     batch = config.data.batch_size
     held = jax.device_put(faces.batch(BATCHES_HELD * batch, config.load_size), records.sharded(mesh))
     rows, valid = feed.batch_rows(np.random.default_rng(0).permutation(BATCHES_HELD * batch).astype(np.int32), batch)
-    count = STEPS_PER_CALL if looped else 1
+    count = STEPS_PER_CALL if steps.loops_are_fast(mesh) else 1
     rows, valid = (np.resize(x, (count, batch)) for x in (rows, valid))
     fixed = (held, *records.everywhere((rows, valid, np.int32(0), np.int32(count)), mesh))
-    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), records.replicated(mesh))
-    carry = [state, records.everywhere(steps.no_means(model, config), mesh)]
+    carry = [state, records.everywhere(steps.no_means(made.model, config), mesh)]
     started = time.perf_counter()
-    compiled = steps.make_resident_steps(model, tx, config, mesh, looped=looped).lower(*carry, *fixed).compile()
+    compiled = steps.make_resident_steps(*made).lower(*carry, *fixed).compile()
     seconds = time.perf_counter() - started
     size = memory.needed(compiled) - sum(part.nbytes for part in held) // mesh.size
 

@@ -14,6 +14,7 @@ from aujax import run_files, runs
 from aujax.errors import UserError
 from aujax.metrics import Mean
 from aujax.training import loop
+from aujax.training.log import Log
 from aujax.training.loop import train_and_evaluate
 
 
@@ -158,13 +159,13 @@ def test_a_run_continues_without_the_weights_it_started_from(tiny_run, tiny_conf
 
 def test_a_log_line_that_was_cut_off_is_dropped(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 3}\n{"kind": "tr')
-    runs.Log(tmp_path, step=3)
+    Log(tmp_path, step=3)
     assert (tmp_path / "log.jsonl").read_text() == '{"kind": "train", "step": 3}\n'
 
 
 def test_numbers_after_the_checkpoint_are_dropped(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 3}\n{"kind": "train", "step": 6}\n')
-    runs.Log(tmp_path, step=3)
+    Log(tmp_path, step=3)
     assert [line["step"] for line in run_files.read_log(tmp_path / "log.jsonl")] == [3]
 
 

@@ -70,7 +70,7 @@ def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Ep
 def _resident(training: Training, source: FaceSource, state: TrainState) -> Epochs:
     config, mesh = training.config, training.mesh
     looped = step.loops_are_fast(mesh)
-    program = _resident_program(training, len(source), state, looped=looped)
+    program = _resident_program(training, len(source), state)
     faces = resident.load(source, config.load_size, mesh, threads=config.data.read_threads)
 
     def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
@@ -96,13 +96,13 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
     return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each", resident=True)
 
 
-def _resident_program(training: Training, count: int, state: TrainState, *, looped: bool) -> Any:
+def _resident_program(training: Training, count: int, state: TrainState) -> Any:
     """Returns the compiled steps over that many faces; NoRoom if faces and step do not fit together."""
     config, mesh = training.config, training.mesh
     room = memory.limit(mesh, state)
     memory.check(resident.bytes_per_device(count, config.load_size, mesh), room)
     rows, valid = feed.batch_rows(np.arange(count, dtype=np.int32), config.data.batch_size)
-    lowered = step.make_resident_steps(*training, looped=looped).lower(
+    lowered = step.make_resident_steps(*training).lower(
         state,
         records.everywhere(step.no_means(training.model, config), mesh),
         records.abstract(resident.held(count, mesh) * mesh.size, config.load_size, mesh),

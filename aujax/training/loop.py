@@ -25,6 +25,7 @@ from aujax.models import pretrained
 from aujax.training import memory
 from aujax.training.checkpoint import Checkpoints
 from aujax.training.epochs import Training, open_epochs
+from aujax.training.log import Log
 from aujax.training.step import TrainState, create_state
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
         console.print(epochs.about)
         runs.start(workdir, config, faces)
         validate = _validation(model, config, faces, mesh, keep=epochs.resident)
-        log = runs.Log(workdir, step=int(state.step))
+        log = Log(workdir, step=int(state.step))
         checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
         with checkpoints, _progress(console) as bar:
             task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))

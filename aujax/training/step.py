@@ -69,14 +69,14 @@ def make_train_step(
 
 
 def make_resident_steps(
-    model: methods.Classifier, tx: optax.GradientTransformation, config: Config, mesh: Mesh, *, looped: bool
+    model: methods.Classifier, tx: optax.GradientTransformation, config: Config, mesh: Mesh
 ) -> ResidentSteps:
     """Returns the jitted steps `first` to `last` (exclusive) of an epoch over faces that live on the devices.
 
     `rows` and `valid` say for each step of the epoch which faces make its batch; the means are added to those passed
-    in, which are given up like the state. Not `looped`, it is the one step `first`, and `last` must follow it.
+    in, which are given up like the state. Where `loops_are_fast` says no, it is one step: the caller asks for no more.
     """
-    step = _device_step(model, tx, config, mesh)
+    step, looped = _device_step(model, tx, config, mesh), loops_are_fast(mesh)
 
     def steps(
         state: TrainState,
