@@ -3,7 +3,6 @@
 import functools
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jax.sharding import AxisType, PartitionSpec
 from aujax import methods
 from aujax.models import resnet, taps
 from aujax.models.attention_dropout import AttentionDropout
+from aujax.models.batch_norm import BatchNorm
 
 
 @functools.cache
@@ -96,24 +96,6 @@ def test_evaluation_of_one_image_ignores_the_others(variables, images):
     np.testing.assert_allclose(apply(variables, images)[3], apply(variables, images[3:4])[0], atol=1e-5)
 
 
-def trained_output(model, variables):
-    return lambda x: model.apply(variables, x, train=True, mutable=["batch_stats"])[0]
-
-
-@pytest.fixture(scope="module")
-def on_one_device(variables, images):
-    return jax.jit(trained_output(tiny(), variables))(images)
-
-
-@pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
-def test_batch_statistics_span_devices_only_along_the_named_axis(variables, images, on_one_device, axis_name, same):
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    data = PartitionSpec("data")
-    train = trained_output(tiny(axis_name=axis_name), variables)
-    on_four = jax.jit(jax.shard_map(train, mesh=mesh, in_specs=data, out_specs=data))(images)
-    assert np.allclose(on_four, on_one_device, atol=1e-4) == same
-
-
 def test_rematerialisation_over_two_devices_changes_no_number(variables, images):
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     everywhere, data = PartitionSpec(), PartitionSpec("data")
@@ -184,7 +166,7 @@ def test_second_block_of_the_last_stage_is_tapped_before_the_third():
         32,
         1,
         functools.partial(resnet._conv, dtype=jnp.float32),
-        functools.partial(nn.BatchNorm, use_running_average=True),
+        functools.partial(BatchNorm, train=False),
     )
     inner = {kind: tree["stage4_block2"] for kind, tree in variables.items()}
     np.testing.assert_allclose(third.apply(inner, activations["layer5_block2"]), activations["layer5"], atol=1e-5)

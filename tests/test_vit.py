@@ -111,3 +111,9 @@ def test_gelu_can_be_differentiated_in_bfloat16():
     slopes = jax.vmap(jax.grad(vit.gelu))(x.astype(jnp.bfloat16))
     assert slopes.dtype == jnp.bfloat16
     np.testing.assert_allclose(slopes.astype(jnp.float32), jax.vmap(jax.grad(vit.gelu))(x), atol=0.005)
+
+
+def test_attention_over_padded_tokens_is_attention_over_the_tokens():
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in np.random.default_rng(0).normal(size=(3, 2, 13, 3, 8)))
+    expected = jax.nn.dot_product_attention(q, k, v)
+    np.testing.assert_allclose(vit.padded_attention(q, k, v, implementation="xla"), expected, atol=1e-6)

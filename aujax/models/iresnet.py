@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aujax.models.batch_norm import batch_norm
+from aujax.models.batch_norm import BatchNorm
 from aujax.models.taps import tap
 
 Layer = Callable[..., Any]
@@ -73,7 +73,7 @@ class IResNet(nn.Module):
         uniform = nn.initializers.xavier_uniform()
         unit = nn.remat(Unit) if self.rematerialize else Unit
         conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform)
-        norm = batch_norm(train=train, dtype=self.dtype, axis_name=self.axis_name)
+        norm = functools.partial(BatchNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = conv(self.width, (3, 3), padding=1, name="input_conv")(image.astype(self.dtype))
         x = PReLU(name="input_prelu")(norm(name="input_bn")(x))
         for stage, size in enumerate(self.units, start=1):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from aujax.models.attention_dropout import AttentionDropout
-from aujax.models.batch_norm import batch_norm
+from aujax.models.batch_norm import BatchNorm
+from aujax.models.stem import StemConv, kaiming_normal
 from aujax.models.taps import tap
 
 # Strides of the four stages. 8 is the published models' "large maps": 28x28 from 224x224, without dilation.
@@ -22,7 +23,6 @@ STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
 
 # Flax's annotation knows only the words "SAME" and "VALID".
 _POOL_PADDING: Any = ((1, 1), (1, 1))
-_kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 Layer = Callable[..., Any]
 
@@ -44,7 +44,7 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w out"]:
         """Returns the block's output, `stride` times smaller."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y))
+        y = self.norm(relu=True, name="bn1")(y)
         y = self.norm(name="bn2")(self.conv(self.width, 3, 1, name="conv2")(y))
         return nn.relu(y + _shortcut(self, x))
 
@@ -65,8 +65,8 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w out"]:
         """Returns the block's output, `stride` times smaller."""
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.width, 1, 1, name="conv1")(x)))
-        y = nn.relu(self.norm(name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(y)))
+        y = self.norm(relu=True, name="bn1")(self.conv(self.width, 1, 1, name="conv1")(x))
+        y = self.norm(relu=True, name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(y))
         y = self.norm(name="bn3")(self.conv(self.channels, 1, 1, name="conv3")(y))
         return nn.relu(y + _shortcut(self, x))
 
@@ -107,9 +107,9 @@ class ResNet(nn.Module):
         strides = stage_strides(self.output_stride)
         block = nn.remat(self.block) if self.rematerialize else self.block
         conv = functools.partial(_conv, dtype=self.dtype)
-        norm = batch_norm(train=train, dtype=self.dtype, axis_name=self.axis_name)
-        x = conv(self.width, 7, 2, name="stem_conv")(image.astype(self.dtype))
-        x = tap(self, "layer1", nn.relu(norm(name="stem_bn")(x)))
+        norm = functools.partial(BatchNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        x = StemConv(self.width, self.dtype, name="stem_conv")(image)
+        x = tap(self, "layer1", norm(relu=True, name="stem_bn")(x))
         x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=_POOL_PADDING)
         for stage, (size, stride) in enumerate(zip(self.stage_sizes, strides, strict=True), start=1):
             for index in range(size):
@@ -142,7 +142,7 @@ def _conv(channels: int, kernel: int, stride: int, *, dtype: Any, name: str) -> 
         padding=kernel // 2,
         use_bias=False,
         dtype=dtype,
-        kernel_init=_kaiming_normal,
+        kernel_init=kaiming_normal,
         name=name,
     )
 

@@ -7,7 +7,7 @@ latter through its tap: it is for reading, and for losses on it.
 """
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -119,10 +119,28 @@ def self_attention(
     packed = _dense(3 * channels, "qkv", dtype, use_bias=qkv_bias)(layer_norm("norm1", dtype)(x))
     # Packed as torch packs it: queries, keys, values, and within each head after head.
     q, k, v = jnp.moveaxis(packed.reshape(*x.shape[:2], 3, heads, channels // heads), 2, 0)
-    mixed = jax.nn.dot_product_attention(q, k, v)
+    # Half precision on a GPU: cuDNN keeps no weights, for a third more speed and a third less memory.
+    fused = q.dtype == jnp.bfloat16 and jax.default_backend() == "gpu"
+    mixed = padded_attention(q, k, v, implementation="cudnn") if fused else jax.nn.dot_product_attention(q, k, v)
     # Apart from the attention, for one query costs little, and nothing where no one reads it.
     scores = jnp.einsum("bhc,bkhc->bhk", q[:, 0], k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     return x + _dense(channels, "proj", dtype)(mixed.reshape(x.shape)), scores
+
+
+def padded_attention(
+    q: Float[Array, "batch tokens heads channels"],
+    k: Float[Array, "batch tokens heads channels"],
+    v: Float[Array, "batch tokens heads channels"],
+    *,
+    implementation: Literal["xla", "cudnn"],
+) -> Float[Array, "batch tokens heads channels"]:
+    """Returns scaled dot-product attention, computed over a multiple of 8 tokens, for cuDNN refuses odd numbers."""
+    batch, tokens = q.shape[:2]
+    q, k, v = (jnp.pad(x, ((0, 0), (0, -tokens % 8), (0, 0), (0, 0))) for x in (q, k, v))
+    lengths = jnp.full((batch,), tokens, jnp.int32)
+    return jax.nn.dot_product_attention(
+        q, k, v, query_seq_lengths=lengths, key_value_seq_lengths=lengths, implementation=implementation
+    )[:, :tokens]
 
 
 def perceptron(
