@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from small_folders import blocks, landmarks_within
 
 from aujax.codebook import EXPRESSIONS
-from aujax.data import images
+from aujax.data import builders, images
 from aujax.data.builders import FaceSource, open_faces, write_faces
 from aujax.errors import UserError
 
@@ -22,6 +23,7 @@ def record(number: int, **changes):
         "id": f"Ärger/{number}.jpg",
         "group": "" if number % 3 else "ann",
         "aus": [6, 12, 25] if number % 2 else [],
+        "attributes": {"gender": "weiblich", "Rasse": "ä"} if number % 2 else {},
     } | changes
 
 
@@ -39,9 +41,8 @@ def test_faces_come_back_as_written_and_in_their_order(tmp_path):
     assert faces.splits == {"train": 150, "test": 50}
     for row, number in enumerate(number for number in range(200) if number % 4 != 3):
         expected, found = record(number), train[row]
-        assert {k: found[k] for k in ("image", "has_landmarks", "expression", "id", "group")} == {
-            k: expected[k] for k in ("image", "has_landmarks", "expression", "id", "group")
-        }
+        same = ("image", "has_landmarks", "expression", "id", "group", "attributes")
+        assert {name: found[name] for name in same} == {name: expected[name] for name in same}
         assert found["aus"].tolist() == expected["aus"]
         np.testing.assert_array_equal(found["landmarks"], expected["landmarks"])
         assert found["landmarks"].dtype == np.float32
@@ -72,6 +73,31 @@ def test_fingerprint_follows_the_content(tmp_path):
     same = [write(tmp_path / name, alternating(8)).fingerprint for name in "ab"]
     changed = [(split, face | {"expression": 1}) for split, face in alternating(8)]
     assert same[0] == same[1] != write(tmp_path / "c", changed).fingerprint
+
+
+def test_fingerprint_follows_attributes_whatever_their_order(tmp_path):
+    def written(name, attributes):
+        rows = [(split, face | {"attributes": attributes}) for split, face in alternating(8)]
+        return write(tmp_path / name, rows).fingerprint
+
+    one = written("a", {"gender": "male", "age": "0 to 3"})
+    assert one == written("b", {"age": "0 to 3", "gender": "male"}) != written("c", {"age": "0 to 3"})
+
+
+def test_folder_prepared_before_there_were_attributes_opens_and_has_none(tmp_path, monkeypatch):
+    def without(mapping):
+        return {name: value for name, value in mapping.items() if name != "attributes"}
+
+    features = without(builders._features(EXPRESSIONS))
+    monkeypatch.setattr(builders, "_features", lambda _: tfds.features.FeaturesDict(features))
+    monkeypatch.setattr(builders, "_stored", without)
+    rows = [(split, face | {"attributes": {}}) for split, face in alternating(8)]
+    before = write(tmp_path / "before", rows)
+    monkeypatch.undo()
+    assert "attributes" not in (tmp_path / "before" / "faces" / "1.0.0" / "features.json").read_text()
+    assert [face["attributes"] for face in open_faces(tmp_path / "before").source("test")] == [{}, {}]
+    # The same faces prepared today have the same fingerprint: runs trained on either can be compared.
+    assert write(tmp_path / "today", rows).fingerprint == before.fingerprint
 
 
 def test_failed_writing_leaves_an_earlier_data_set_alone(tmp_path):

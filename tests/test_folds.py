@@ -55,6 +55,16 @@ def test_numbers_mean_what_class_id_says(released):
     assert labels(found(released)) == expected
 
 
+def test_faces_have_the_attributes_of_rafdb_where_its_annotations_are(released):
+    manual = released[0] / "RAF-DB" / "basic" / "Annotation" / "manual"
+    manual.mkdir(parents=True)
+    (manual / "test_0002_manu_attri.txt").write_text("1\t2\n" * 5 + "1\n0\n2\n")
+    attributes = {image.id: image.attributes for image in found(released).images if image.attributes}
+    assert attributes == {
+        "basic/Image/our_aligned/test_0002.jpg": {"gender": "female", "race": "Caucasian", "age": "20 to 39"}
+    }
+
+
 def test_class_id_decides_and_not_the_order_that_is_usual(released):
     (released[1] / "class_id.yaml").write_text(
         "Anger: 0\nDisgust: 1\nFear: 2\nHappiness: 3\nNeutral: 4\nSadness: 5\nSurprise: 6\n"

@@ -5,7 +5,17 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from small_folders import NAMES, blocks, drawn_folder, labelled_folder, landmarks_within, refused, run, write_image
+from small_folders import (
+    NAMES,
+    blocks,
+    drawn_folder,
+    labelled_folder,
+    landmarks_within,
+    refused,
+    run,
+    write_csv,
+    write_image,
+)
 
 from aujax.data import alignment, images, prepare
 from aujax.data.builders import open_faces
@@ -31,6 +41,15 @@ def test_plain_images_are_stored_byte_for_byte(tmp_path, source):
     face = open_faces(tmp_path / "out").source("train")[0]
     assert face["image"] == (source / face["id"]).read_bytes()
     assert not face["has_landmarks"]
+
+
+def test_attributes_of_a_csv_file_reach_the_records(tmp_path, source):
+    rows = [{"image": f"a/{n:03d}.png", "expression": name, "age": str(n)} for n, name in enumerate(NAMES)]
+    write_csv(source / "labels.csv", rows)
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    face = open_faces(tmp_path / "out").source("train")[0]
+    assert face["attributes"] == {"age": str(int(face["id"][2:5]))}
+    assert "kept as attributes of the faces: age" in (tmp_path / "out" / "report.txt").read_text()
 
 
 def test_report_has_the_counts_and_is_kept_in_the_folder(tmp_path, source, capsys):

@@ -24,12 +24,20 @@ def pack(folder):
     folder.rmdir()
 
 
+def annotated(root, *codes, images="aligned"):
+    """The images of a small RAF-DB with these codes below the five points of the first ones."""
+    (root / "Annotation" / "manual").mkdir(parents=True)
+    for stem, text in zip(("train_00001", "train_00002", "test_0001"), codes, strict=False):
+        (root / "Annotation" / "manual" / f"{stem}_manu_attri.txt").write_text("3\t4\n9\t4\n6\t6\n4\t9\n8\t9\n" + text)
+    return listing("rafdb", "--source", root, f"--images={images}").images
+
+
 @pytest.mark.parametrize("name", ["list_patition_label.txt", "list_partition_label.txt"])
 def test_official_rafdb_has_its_own_codes_and_test_split(tmp_path, name):
     found = listing("rafdb", "--source", official_rafdb(tmp_path / "basic", name=name).parent)
     assert [found.expressions[image.expression] for image in found.images] == ["Sadness", "Surprise", "Neutral"]
     assert [image.split for image in found.images] == ["train", "train", "test"]
-    assert found.notes[0].startswith("RAF-DB has 12271 images in train, this copy has 2: part of it is missing")
+    assert found.notes[1].startswith("RAF-DB has 12271 images in train, this copy has 2: part of it is missing")
 
 
 def test_packed_rafdb_reads_the_same_images(tmp_path):
@@ -53,6 +61,32 @@ def test_original_rafdb_comes_with_boxes_and_points(tmp_path):
     np.testing.assert_array_equal(first.points, [(3, 4), (9, 4), (6, 6), (4, 9), (8, 9)])
     assert second.box is None
     assert second.points is None
+
+
+@pytest.mark.parametrize("images", ["aligned", "original"])
+def test_rafdb_comes_with_gender_race_and_age(tmp_path, images):
+    root = official_rafdb(tmp_path, images=images)
+    first, second, third = annotated(root, "1\n2\n0\n", "0\n0\n4", "", images=images)
+    assert first.attributes == {"gender": "female", "race": "Asian", "age": "0 to 3"}
+    assert second.attributes == {"gender": "male", "race": "Caucasian", "age": "70 and more"}
+    assert third.attributes == {}
+    assert (first.points is None) == (images == "aligned")  # the points are in pixels of the original image
+
+
+@pytest.mark.parametrize(("codes", "message"), [("3\n0\n0\n", "gender from 0 to 2"), ("0\n1\n0.5", "age from 0 to 4")])
+def test_unknown_code_of_a_rafdb_attribute_is_refused(tmp_path, codes, message):
+    with pytest.raises(
+        UserError, match=rf"train_00001_manu_attri\.txt: expected a code of {message} .* copy the annot"
+    ):
+        annotated(official_rafdb(tmp_path), codes)
+
+
+@pytest.mark.parametrize("images", ["aligned", "original"])
+def test_rafdb_without_annotations_says_what_is_not_known(tmp_path, images):
+    notes = listing("rafdb", "--source", official_rafdb(tmp_path, images=images), f"--images={images}").notes
+    known = [note for note in notes if "gender, race and age are not known" in note]
+    assert len(known) == 1
+    assert ("aligned by detected landmarks" in known[0]) == (images == "original")
 
 
 def test_images_missing_from_rafdb_stay_listed_and_fail_when_read(tmp_path):

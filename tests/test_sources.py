@@ -81,6 +81,34 @@ def test_csv_file_with_other_columns_and_splits(tmp_path):
     }
 
 
+def test_other_columns_of_a_csv_file_are_attributes(tmp_path):
+    rows = [
+        {"image": "1.png", "label": "joy", "person": "ann", " Gender ": "female "},
+        {"image": "2.png", "label": "fear", "person": "bob", " Gender ": ""},
+    ]
+    found = listing("folder", "--source", write_csv(tmp_path / "list.csv", rows))
+    assert [image.attributes for image in found.images] == [{"Gender": "female"}, {}]
+    assert found.notes == ["list.csv: kept as attributes of the faces: Gender"]
+
+
+def test_index_column_of_pandas_is_neither_split_nor_group(tmp_path):
+    rows = [{"": "0", "image": "1.png", "label": "joy"}]
+    found = listing("folder", "--source", write_csv(tmp_path / "list.csv", rows))
+    assert [(image.split, image.group, image.attributes) for image in found.images] == [("", "", {})]
+
+
+def test_columns_with_a_meaning_of_their_own_are_no_attributes(tmp_path):
+    source = labelled_folder(tmp_path, ["happy"], groups=["ann"])
+    found = listing("folder", "--source", source)
+    assert (found.images[0].attributes, found.notes) == ({}, [])
+
+
+def test_line_longer_than_the_header_gains_no_attribute(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,expression,age\n1.png,joy,30,left over\n2.png,joy\n")
+    found = listing("folder", "--source", tmp_path)
+    assert [image.attributes for image in found.images] == [{"age": "30"}, {}]
+
+
 def test_class_folders_below_split_folders(tmp_path):
     write_image(tmp_path / "train" / "Happy" / "1.png", blocks(1))
     write_image(tmp_path / "Test" / "SAD" / "2.png", blocks(2))

@@ -13,6 +13,8 @@ keeps everything below that in memory. A record is one face:
   id             str, unique: the path of the original image below its source
   group          str, the identity; "" where unknown
   aus            (n,) int32, FACS numbers of the active action units where known, else empty
+  attributes     dict of str to str, such as {"gender": "female"}, without what is not known; on disk JSON text,
+                 which folders prepared before there were attributes lack: theirs are empty
 """
 
 import contextlib
@@ -76,6 +78,7 @@ class FaceSource(Sequence[Record]):
             "id": face["id"].decode(),
             "group": face["group"].decode(),
             "aus": np.asarray(face["aus"], np.int32),
+            "attributes": json.loads(face["attributes"]) if "attributes" in face else {},
         }
 
 
@@ -202,7 +205,7 @@ def _write_rows(
         counts[split] += 1
         landmarks[split] += bool(record["has_landmarks"])
         _update(digest, split, record)
-        pending[split].append(record)
+        pending[split].append(_stored(record))
         if len(pending[split]) == _FACES_PER_FLUSH:
             writer.add_examples({split: pending[split]})
             pending[split] = []
@@ -221,13 +224,20 @@ def _features(expressions: Sequence[str]) -> tfds.features.FeaturesDict:
             "id": tfds.features.Text(),
             "group": tfds.features.Text(),
             "aus": tfds.features.Sequence(np.int32),
+            "attributes": tfds.features.Text(),
         }
     )
+
+
+def _stored(record: Record) -> Record:
+    return {**record, "attributes": json.dumps(record["attributes"])}
 
 
 def _update(digest: Any, split: str, record: Record) -> None:
     numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
     texts = [split, record["id"], record["group"], " ".join(str(int(n)) for n in numbers)]
+    if record["attributes"]:  # without any, the fingerprint stays what it was before there were attributes
+        texts.append(json.dumps(record["attributes"], sort_keys=True))
     digest.update(json.dumps(texts).encode())
     digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
     digest.update(hashlib.sha256(record["image"]).digest())

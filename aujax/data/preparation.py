@@ -195,6 +195,7 @@ def _record(image: SourceImage, face: StoredFace) -> builders.Record:
         "id": image.id,
         "group": image.group,
         "aus": list(image.aus),
+        "attributes": dict(image.attributes),
     }
 
 

@@ -1,4 +1,8 @@
-"""Any folder of faces: a CSV file of labels, or one sub-folder per expression."""
+"""Any folder of faces: a CSV file of labels, or one sub-folder per expression.
+
+Columns of the CSV file that are none of image, expression, group and split are attributes of the faces, under the
+names of the columns: gender, age, camera, or whatever else accuracy may depend on.
+"""
 
 import argparse
 import csv
@@ -59,6 +63,7 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
     expressions = parse_expressions(options.expressions)
     names = [row[columns["expression"]].strip() for row in rows]
     ids = expression_ids(names, expressions=expressions, classes=parse_classes(options.classes))
+    extra = [name for name in rows[0] if name and name.strip() and name not in columns.values()]
     images = []
     for line, (row, name) in enumerate(zip(rows, names, strict=True), start=2):
         expression = ids[name]
@@ -72,11 +77,15 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
                 id=image,
                 expression=expression,
                 read=FileBytes(path.parent / image),
-                split=_split(row.get(columns.get("split", ""), ""), path, line),
-                group=row.get(columns.get("group", ""), "").strip(),
+                # A column without a name is what pandas writes for its index, and means none of these.
+                split=_split(row[columns["split"]] if "split" in columns else "", path, line),
+                group=row[columns["group"]].strip() if "group" in columns else "",
+                attributes={column.strip(): row[column].strip() for column in extra if row[column].strip()},
             )
         )
-    return Listing(images, expressions, f"CSV file {path.name} with columns {', '.join(columns.values())}")
+    kept = ", ".join(name.strip() for name in extra)
+    notes = [f"{path.name}: kept as attributes of the faces: {kept}"] if extra else []
+    return Listing(images, expressions, f"CSV file {path.name} with columns {', '.join(columns.values())}", notes)
 
 
 def _read_csv(path: Path, options: argparse.Namespace) -> tuple[list[dict[str, str]], dict[str, str]]:

@@ -2,7 +2,8 @@
 
 A folds folder, folds/wsol-done-right-splits/RAF-DB or AffectNet, holds class_id.yaml (name: number) and, in train,
 val and test, image_ids.txt (a path per line), class_labels.txt (path,number) and landmarks.txt (see `landmarks`).
-The paths are those below the folder of the data set; RAF-DB's are faces that the released code aligned itself.
+The paths are those below the folder of the data set; RAF-DB's are faces that the released code aligned itself, and
+have the attributes of `rafdb` where the folder basic still holds its annotations.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import numpy as np
 from aujax import plain_yaml
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import READERS
+from aujax.data.sources import rafdb
 from aujax.data.sources.listing import FileBytes, Listing, Source, SourceImage, add_split_options, open_table
 from aujax.errors import UserError
 
@@ -45,6 +47,7 @@ def list_folds(options: argparse.Namespace) -> Listing:
     root = _root(source, folds.name, [name for some in ids.values() for name in some])
     # Where the command line names other landmarks, those of the folds are not needed.
     with_landmarks = not getattr(options, "landmarks", "")
+    attributes = rafdb.attributes_below(root / "basic")
     images = []
     for split, listed in (("train", ids["train"]), ("val", validation), ("test", ids["test"])):
         if listed:
@@ -52,7 +55,11 @@ def list_folds(options: argparse.Namespace) -> Listing:
             landmarks = _landmarks(folds / split / LANDMARKS, listed) if with_landmarks else {}
             words = "validation" if split == "val" else split
             images += [
-                SourceImage(name, labels[name], FileBytes(root / name), words, landmarks=landmarks.get(name))
+                SourceImage(
+                    *(name, labels[name], FileBytes(root / name), words),
+                    landmarks=landmarks.get(name),
+                    attributes=attributes(Path(name).stem),
+                )
                 for name in listed
             ]
     return Listing(images, EXPRESSIONS, f"released folds {folds}, images below {root}", notes)

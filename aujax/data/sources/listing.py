@@ -79,6 +79,7 @@ class SourceImage:
       points: (5, 2) centres of the image-left and image-right eye, nose tip, left and right mouth corner, or None.
       box: (left, top, right, bottom) of the face in a larger image, or None where the image is the face.
       aus: FACS numbers of the active action units, where known.
+      attributes: what else is known of the face, a word by name ("gender": "female"), without what is not known.
     """
 
     id: str
@@ -90,6 +91,7 @@ class SourceImage:
     points: np.ndarray | None = None
     box: tuple[float, float, float, float] | None = None
     aus: tuple[int, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """RAF-DB, basic expressions: the official folder, packed or unpacked, and the class-folder copies of it.
 
 Official: EmoLabel/list_patition_label.txt (or list_partition_label.txt), Image/{aligned,original}(.zip), and
-Annotation/{manual,boundingbox}(.zip). Landmarks and boxes are in pixels of the original images.
+Annotation/{manual,boundingbox}(.zip). Landmarks and boxes are in pixels of the original images. A file of manual has
+five points, then the codes of the attributes gender, race and age, a line each.
 Copies: train/ and test/ (or valid/) with folders 1 to 7 or with names, or flat with train_labels.csv beside them.
 """
 
@@ -40,6 +41,13 @@ CODES = {
 }
 COUNTS = {"train": 12271, "test": 3068}
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
+# Which attribute each line after the points gives, and what its codes mean.
+ATTRIBUTES = {
+    "gender": ("male", "female", "unsure"),
+    "race": ("Caucasian", "African-American", "Asian"),
+    "age": ("0 to 3", "4 to 19", "20 to 39", "40 to 69", "70 and more"),
+}
+_POINTS = 5
 _SUFFIXES = {"aligned": "_aligned", "original": ""}
 
 Readers = Mapping[str, Callable[[], bytes]]
@@ -71,22 +79,19 @@ def list_rafdb(options: argparse.Namespace) -> Listing:
 
 def _list_official(root: Path, labels: Path, options: argparse.Namespace) -> Listing:
     files, where = _members(root / "Image" / options.images, required=True)
-    boxes, points = {}, {}
-    notes = []
+    manual, manual_place = _members(root / "Annotation" / "manual")
+    boxes: Readers = {}
+    notes = [] if manual else [f"{manual_place} is not there: gender, race and age are not known"]
     if options.images == "original":
         boxes, box_place = _members(root / "Annotation" / "boundingbox")
-        points, point_place = _members(root / "Annotation" / "manual")
-        notes += [
-            f"{place} is not there: {why}"
-            for found, place, why in (
-                (boxes, box_place, "whole images are stored instead of the faces in them"),
-                (points, point_place, "faces are aligned by detected landmarks instead of the annotated points"),
-            )
-            if not found
-        ]
+        if not boxes:
+            notes.append(f"{box_place} is not there: whole images are stored instead of the faces in them")
+        if not manual:
+            notes[0] += ", and faces are aligned by detected landmarks instead of the annotated points"
     images = []
     for stem, code in _labels(labels):
-        name = f"{stem}{_SUFFIXES[options.images]}.jpg"
+        name, annotation = f"{stem}{_SUFFIXES[options.images]}.jpg", f"{stem}_manu_attri.txt"
+        rows = _numbers(manual, annotation)
         images.append(
             SourceImage(
                 id=f"Image/{options.images}/{name}",
@@ -94,7 +99,8 @@ def _list_official(root: Path, labels: Path, options: argparse.Namespace) -> Lis
                 read=files.get(name, FileBytes(root / "Image" / options.images / name)),
                 split="train" if stem.startswith("train") else "test",
                 box=_box(boxes, f"{stem}_boundingbox.txt"),
-                points=_points(points, f"{stem}_manu_attri.txt"),
+                points=_points(rows) if options.images == "original" else None,
+                attributes=_attributes(rows, annotation),
             )
         )
     return Listing(images, EXPRESSIONS, f"official, labels {labels.name}, images {where}", notes)
@@ -150,13 +156,35 @@ def _box(readers: Readers, name: str) -> tuple[float, float, float, float] | Non
     return None if len(numbers) < 4 else (numbers[0], numbers[1], numbers[2], numbers[3])
 
 
-def _points(readers: Readers, name: str) -> np.ndarray | None:
-    rows = _numbers(readers, name)[:5]
-    if len(rows) < 5 or any(len(row) != 2 for row in rows):
+def _points(rows: list[list[float]]) -> np.ndarray | None:
+    rows = rows[:_POINTS]
+    if len(rows) < _POINTS or any(len(row) != 2 for row in rows):
         return None
     # Eyes, nose, mouth corners; which of a pair comes first is taken from the image, not from the file.
     eyes, nose, mouth = sorted(rows[:2]), rows[2], sorted(rows[3:])
     return np.array([*eyes, nose, *mouth], np.float32)
+
+
+def attributes_below(basic: Path) -> Callable[[str], dict[str, str]]:
+    """What tells the attributes of an image, named without ending, by the annotations below the folder called basic."""
+    manual, _ = _members(basic / "Annotation" / "manual")
+
+    def read(stem: str) -> dict[str, str]:
+        name = f"{stem}_manu_attri.txt"
+        return _attributes(_numbers(manual, name), name)
+
+    return read
+
+
+def _attributes(rows: list[list[float]], name: str) -> dict[str, str]:
+    codes = [number for row in rows[_POINTS:] for number in row]
+    for code, (what, words) in zip(codes, ATTRIBUTES.items(), strict=False):
+        if code not in range(len(words)):
+            raise UserError(
+                f"{name}: expected a code of {what} from 0 to {len(words) - 1} below the {_POINTS} points, got "
+                f"{code:g}; copy the annotations again"
+            )
+    return {what: words[int(code)] for code, (what, words) in zip(codes, ATTRIBUTES.items(), strict=False)}
 
 
 def _list_copy(root: Path) -> Listing | None:

@@ -1,0 +1,147 @@
+"""Calibration and abstention: hand-computed cases, extremes, and scikit-learn as an independent implementation."""
+
+import numpy as np
+import pytest
+import sklearn.calibration
+import sklearn.metrics
+
+from aujax import calibration
+from aujax.errors import UserError
+
+
+def _overconfident(count=2000, *, factor=3.0, seed=0):
+    """Logits `factor` times too large for labels drawn from their softmax."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (count, 5))
+    chances = calibration.probabilities(logits).cumsum(-1)
+    return factor * logits, (rng.random((count, 1)) > chances[:, :-1]).sum(-1)
+
+
+def _answers(logits, expression, temperature=1.0):
+    chances = calibration.probabilities(logits, temperature=temperature)
+    return chances.max(-1), chances.argmax(-1) == expression
+
+
+def test_temperature_finds_by_what_the_logits_are_too_large():
+    logits, expression = _overconfident()
+    assert calibration.fit_temperature(logits, expression) == pytest.approx(3, rel=0.05)
+    assert calibration.fit_temperature(logits / 6, expression) == pytest.approx(0.5, rel=0.05)
+
+
+def test_temperature_makes_the_labels_most_likely_and_changes_no_prediction():
+    logits, expression = _overconfident(300)
+    best = calibration.fit_temperature(logits, expression)
+    likelihood = [
+        calibration.negative_log_likelihood(logits, expression, temperature=best * factor) for factor in (0.98, 1, 1.02)
+    ]
+    assert likelihood[1] == min(likelihood)
+    np.testing.assert_array_equal(_answers(logits, expression, best)[1], _answers(logits, expression)[1])
+
+
+def test_temperature_lowers_the_calibration_error_on_other_faces():
+    logits, expression = _overconfident(4000)
+    temperature = calibration.fit_temperature(logits[:2000], expression[:2000])
+    before, after = (
+        calibration.expected_calibration_error(*_answers(logits[2000:], expression[2000:], t)) for t in (1, temperature)
+    )
+    assert before > 0.2
+    assert after < 0.04
+
+
+def test_temperature_stays_finite_where_every_answer_is_right_or_wrong():
+    logits = np.array([[0.5, 0.0], [0.0, 0.5]])
+    assert calibration.fit_temperature(logits, np.array([0, 1])) == pytest.approx(1 / 20, rel=1e-3)
+    assert calibration.fit_temperature(logits, np.array([1, 0])) == pytest.approx(20, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("logits", "message"),
+    [(np.zeros((0, 7)), "none; give a validation split"), (np.array([[0.0, np.inf], [0, 0]]), "1 of 2 are not")],
+)
+def test_logits_to_which_no_temperature_can_be_fitted_are_refused(logits, message):
+    with pytest.raises(UserError, match=message):
+        calibration.fit_temperature(logits, np.zeros(len(logits), int))
+
+
+def test_likelihood_and_brier_score_are_those_of_scikit_learn():
+    logits, expression = _overconfident(100)
+    chances = calibration.probabilities(logits)
+    labels = list(range(5))
+    found = calibration.negative_log_likelihood(logits, expression)
+    assert found == pytest.approx(sklearn.metrics.log_loss(expression, chances, labels=labels), rel=1e-9)
+    expected = sklearn.metrics.brier_score_loss(expression, chances, labels=labels, scale_by_half=False)
+    assert calibration.brier(chances, expression) == pytest.approx(expected, rel=1e-9)
+
+
+def test_likelihood_of_huge_logits_is_finite():
+    logits = np.array([[1e4, 0.0]], np.float32)
+    assert calibration.negative_log_likelihood(logits, np.array([1])) == pytest.approx(1e4)
+    np.testing.assert_array_equal(calibration.probabilities(logits), [[1, 0]])
+
+
+def test_reliability_is_that_of_scikit_learn():
+    probability, correct = _answers(*_overconfident(500))
+    table = calibration.reliability(probability, correct)
+    accuracy, confidence = sklearn.calibration.calibration_curve(correct, probability, n_bins=15)
+    filled = table.count > 0
+    np.testing.assert_allclose(table.accuracy[filled], accuracy)
+    np.testing.assert_allclose(table.confidence[filled], confidence)
+    assert table.count.sum() == 500
+
+
+def test_reliability_by_hand():
+    table = calibration.reliability(np.array([0.0, 0.25, 0.5, 0.6, 1.0]), np.array([0, 1, 0, 1, 1], bool), bins=4)
+    np.testing.assert_allclose(table.low, [0, 0.25, 0.5, 0.75])
+    np.testing.assert_allclose(table.high, [0.25, 0.5, 0.75, 1])
+    assert table.count.tolist() == [2, 1, 1, 1]  # the upper edge belongs to a bin, and so does 0
+    np.testing.assert_allclose(table.confidence, [0.125, 0.5, 0.6, 1])
+    np.testing.assert_allclose(table.accuracy, [0.5, 0, 1, 1])
+
+
+def test_empty_bin_is_marked_by_its_count():
+    table = calibration.reliability(np.array([0.9]), np.array([True]), bins=2)
+    assert (table.count[0], table.confidence[0], table.accuracy[0]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("right", "error"), [([True] * 4, 0.0), ([False] * 4, 1.0)])
+def test_certain_answers_are_calibrated_if_right_and_not_at_all_if_wrong(right, error):
+    assert calibration.expected_calibration_error(np.ones(4), np.array(right)) == error
+
+
+def test_calibration_error_by_hand():
+    # (0, 0.5]: one face, confidence 0.4, right: 0.6 apart. (0.5, 1]: three, confidence 0.8, 2 / 3 right.
+    probability, correct = np.array([0.4, 0.7, 0.8, 0.9]), np.array([True, True, False, True])
+    by_hand = 1 / 4 * 0.6 + 3 / 4 * abs(0.8 - 2 / 3)
+    assert calibration.expected_calibration_error(probability, correct, bins=2) == pytest.approx(by_hand)
+
+
+def test_coverage_by_hand_answers_equal_probabilities_together():
+    curve = calibration.coverage_accuracy(np.array([0.6, 0.9, 0.6, 0.7]), np.array([False, True, True, False]))
+    np.testing.assert_allclose(curve.threshold, [0.9, 0.7, 0.6])
+    np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 1])
+    np.testing.assert_allclose(curve.accuracy, [1, 0.5, 0.5])
+
+
+def test_risk_is_lowest_where_the_surest_answers_are_right():
+    probability, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False])
+    # Right first: (0 + 0 + 1/3 + 2/4) / 4; wrong first: (1 + 1 + 2/3 + 2/4) / 4.
+    assert calibration.area_under_risk_coverage(probability, right) == pytest.approx((1 / 3 + 2 / 4) / 4)
+    assert calibration.area_under_risk_coverage(probability, ~right) == pytest.approx((2 + 2 / 3 + 2 / 4) / 4)
+    assert calibration.area_under_risk_coverage(probability, np.ones(4, bool)) == 0
+    assert calibration.area_under_risk_coverage(probability, np.zeros(4, bool)) == 1
+
+
+def test_risk_of_one_probability_for_all_is_the_share_of_wrong_answers_in_any_order():
+    for correct in ([True, False, False, False], [False, False, True, False]):
+        assert calibration.area_under_risk_coverage(np.full(4, 0.5), np.array(correct)) == pytest.approx(0.75)
+
+
+def test_threshold_answers_as_many_faces_as_the_wanted_accuracy_allows():
+    probability, correct = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, True, True, False])
+    assert calibration.threshold_for_accuracy(probability, correct, 0.75) == pytest.approx((0.6, 0.8, 0.75))
+    assert calibration.threshold_for_accuracy(probability, correct, 0.9) == pytest.approx((0.9, 0.2, 1.0))
+    assert calibration.threshold_for_accuracy(probability, correct, 0.0) == pytest.approx((0.5, 1.0, 0.6))
+
+
+def test_accuracy_that_no_threshold_reaches_has_none():
+    assert calibration.threshold_for_accuracy(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
