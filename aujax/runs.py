@@ -111,8 +111,9 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
             f"--workdir: {workdir} holds a released model, imported from {imported['from']}, which is evaluated and "
             "not trained on; choose a new folder"
         )
-    before = run_files.flat(_read(workdir / run_files.CONFIG))
-    now = run_files.flat(json.loads(json.dumps(dataclasses.asdict(config))))
+    # An option that is newer than the run had its default value.
+    before = _plain(Config()) | run_files.flat(_read(workdir / run_files.CONFIG))
+    now = _plain(config)
     changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
     if changed := [name for name in changed if name not in run_files.FREE_OPTIONS]:
         name = changed[0]
@@ -128,6 +129,11 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
             f"--config.data.dir: {workdir} was started on data with fingerprint {fingerprint[:12]}, {faces.directory} "
             f"has {faces.fingerprint[:12]}; choose another --workdir, or the data set it was started on"
         )
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """Returns the options by dotted names, as config.json gives them back."""
+    return run_files.flat(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:

@@ -47,6 +47,7 @@ def test_every_shipped_configuration_is_valid(path):
     ("changed", "message"),
     [
         ({"au_weight": -1.0}, r"--config\.au_weight: expected 0 or more, got -1\.0"),
+        ({"protocol": "test"}, r"--config\.protocol: expected one of 'heldout', 'paper', got 'test'"),
         ({"au_weight": "much"}, r"--config\.au_weight: expected float, got 'much'"),
         ({"epochs": True}, r"--config\.epochs: expected int, got True"),
         ({"method": "FOO"}, r"--config\.method: expected one of 'CAM', .*, got 'FOO'"),

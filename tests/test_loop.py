@@ -10,12 +10,14 @@ import jax
 import numpy as np
 import pytest
 
-from aujax import run_files, runs
+from aujax import evaluation, run_files, runs
+from aujax.data.builders import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
 from aujax.training import loop
 from aujax.training.log import Log
 from aujax.training.loop import train_and_evaluate
+from aujax.training.step import TrainState
 
 
 def log(workdir, kind):
@@ -29,6 +31,7 @@ def test_every_epoch_is_logged_once(tiny_run):
 
 def test_validation_reports_accuracy_and_cosines(tiny_run):
     line = log(tiny_run, "validation")[-1]
+    assert line["split"] == "validation"
     assert 0.0 <= line["cl"] <= 1.0
     assert set(line["att_cos"]) == {"layer1", "layer2", "layer3", "layer4", "layer5"}
 
@@ -83,6 +86,17 @@ def test_an_option_that_changes_no_number_may_change(tiny_run, tiny_config):
     train_and_evaluate(dataclasses.replace(tiny_config, data=data), tiny_run)
 
 
+def test_an_option_newer_than_the_run_had_its_default(tiny_run, tiny_config, with_options, tmp_path):
+    for name in (run_files.CONFIG, run_files.MANIFEST):
+        shutil.copy(tiny_run / name, tmp_path / name)
+    options = json.loads((tmp_path / run_files.CONFIG).read_text())
+    (tmp_path / run_files.CONFIG).write_text(json.dumps({k: v for k, v in options.items() if k != "protocol"}))
+    faces = open_faces(tiny_config.data.dir)
+    runs.check_continuation(tmp_path, tiny_config, faces)
+    with pytest.raises(UserError, match=r"was started with config\.protocol='heldout', now it is 'paper'"):
+        runs.check_continuation(tmp_path, with_options(protocol="paper"), faces)
+
+
 def test_other_data_in_the_same_folder_is_refused(tiny_run, tiny_config, tmp_path):
     from aujax.data import prepare
 
@@ -119,6 +133,50 @@ def test_au_cues_without_any_landmarks_are_refused(tiny_config, tmp_path, monkey
     monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(faces, landmarks={"train": 0}))
     with pytest.raises(UserError, match=r"no training face of .* has any; prepare the data set with --landmarks=dlib"):
         train_and_evaluate(tiny_config, tmp_path / "run")
+
+
+def test_data_without_a_validation_split_are_refused_with_what_to_do(tiny_config, tmp_path, monkeypatch):
+    faces = loop.open_faces(tiny_config.data.dir)
+    monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(faces, splits={"train": 24, "test": 16}))
+    with pytest.raises(
+        UserError,
+        match=r"heldout chooses the best epoch on the split 'validation', which .* does not have; prepare the data set "
+        r"again with a share for --validation, or choose it on test with --config\.protocol=paper$",
+    ):
+        train_and_evaluate(tiny_config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("protocol", "faces"), [("heldout", 8), ("paper", 16)])
+def test_the_protocol_says_on_which_faces_the_best_epoch_is_chosen(with_options, monkeypatch, protocol, faces):
+    def evaluate(reader, variables, batches, **_):
+        return evaluation.Evaluation({"faces": sum(int(batch.valid.sum()) for batch in batches)}, {})
+
+    monkeypatch.setattr(loop.evaluation, "evaluate", evaluate)
+    config = with_options(protocol=protocol)
+    model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
+    validate = loop._validation(model, config, data, loop.data_mesh(), keep=False)
+    assert validate(TrainState(step=0, params={}, batch_stats={}, opt_state=())) == {"faces": faces}
+
+
+def test_the_paper_protocol_needs_no_validation_split(with_options, tmp_path, monkeypatch):
+    config = with_options(protocol="paper")
+    data = loop.open_faces(config.data.dir)
+    monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(data, splits={"train": 24, "test": 16}))
+    assert loop._open(config).splits == {"train": 24, "test": 16}
+
+
+def test_the_first_and_every_later_line_say_which_split_chooses(tiny_config, with_options, tmp_path):
+    data = loop.open_faces(tiny_config.data.dir)
+    for config, words in (
+        (tiny_config, "validation (protocol heldout)"),
+        (with_options(protocol="paper"), "test (protocol paper)"),
+    ):
+        opening = loop._opening(0, config, data, loop.data_mesh(), tmp_path)
+        assert f"best epoch chosen on {words}" in opening
+    line = loop._line(
+        1, with_options(protocol="paper"), {"loss": 1.0}, {"cl": 0.5, "att_cos": {"layer5": 0.25}}, "layer5"
+    )
+    assert "test accuracy 0.500" in line
 
 
 def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):

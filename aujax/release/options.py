@@ -88,6 +88,7 @@ def translate(options: Options, *, backbone: str = "") -> Translated:
         label_smoothing=reader.number("ce_label_smoothing", 0.0),
         epochs=reader.whole("max_epochs", Config.epochs),
         seed=reader.whole("MYSEED", Config.seed),
+        protocol="paper",
         data=_data(reader),
         optimizer=_optimizer(reader),
     )

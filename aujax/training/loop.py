@@ -16,7 +16,7 @@ import rich.console
 import rich.progress
 
 from aujax import evaluation, methods, processes, run_files, runs, weight_files
-from aujax.config import Config
+from aujax.config import PROTOCOLS, Config
 from aujax.data import feed
 from aujax.data.builders import Faces, open_faces
 from aujax.data.records import check_divisible, data_mesh, everywhere, replicated
@@ -76,7 +76,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                     summary = validate(state)
                     score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
-                    log.write("validation", step, {"epoch": epoch + 1} | score)
+                    log.write("validation", step, {"epoch": epoch + 1, "split": config.chosen_on} | score)
                     checkpoints.save(step, state, {"cl": summary["cl"], "epoch": epoch + 1})
                     layer = model.method.aligned(config.au_layers)[-1]
                     console.print(_line(epoch + 1, config, numbers, summary, layer))
@@ -90,14 +90,25 @@ def _open(config: Config) -> Faces:
         )
     faces = open_faces(config.data.dir)
     runs.check_expressions(config, faces)
-    for split in ("train", "validation"):
-        faces.source(split)
+    faces.source("train")
+    _check_chosen_on(config, faces)
     if config.au_weight and not faces.landmarks["train"]:
         raise UserError(
             f"--config.au_weight: AU maps need landmarks, but no training face of {faces.directory} has any; "
             "prepare the data set with --landmarks=dlib or --landmarks=FILE, or set --config.au_weight=0"
         )
     return faces
+
+
+def _check_chosen_on(config: Config, faces: Faces) -> None:
+    split = config.chosen_on
+    if split not in faces.splits:
+        others = [name for name, one in PROTOCOLS.items() if one in faces.splits]
+        raise UserError(
+            f"--config.protocol: {config.protocol} chooses the best epoch on the split {split!r}, which "
+            f"{faces.directory} does not have; prepare the data set again with a share for --{split}"
+            + "".join(f", or choose it on {PROTOCOLS[name]} with --config.protocol={name}" for name in others)
+        )
 
 
 def _facts(config: Config, faces: Faces, workdir: pathlib.Path) -> dict[str, Any]:
@@ -138,9 +149,9 @@ def _starting_state(
 def _validation(
     model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, *, keep: bool
 ) -> Callable[[TrainState], dict[str, Any]]:
-    """Returns state -> summary over the validation split, whose decoded faces the host may keep for the next time."""
+    """Returns state -> summary over the split that chooses the best epoch; the host may keep its decoded faces."""
     read = evaluation.make_reader(model, config, mesh)
-    split = functools.partial(evaluation.whole_split, faces.source("validation"), config, mesh)
+    split = functools.partial(evaluation.whole_split, faces.source(config.chosen_on), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep else split
 
     def validate(state: TrainState) -> dict[str, Any]:
@@ -163,15 +174,15 @@ def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.
     if first_epoch >= config.epochs:
         return f"{workdir} has finished its {config.epochs} epochs already"
     what = f"{config.method} on {faces.splits['train']} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}; compiling the step"
+    best = f"best epoch chosen on {config.chosen_on} (protocol {config.protocol})"
+    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}; {best}; compiling the step"
 
 
 def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
     cosine = summary["att_cos"][layer]
     attention = "" if cosine is None else f", att_cos {cosine:.3f} ({layer})"
-    return (
-        f"epoch {epoch}/{config.epochs}: loss {numbers['loss']:.3f}; validation accuracy {summary['cl']:.3f}{attention}"
-    )
+    accuracy = f"{config.chosen_on} accuracy {summary['cl']:.3f}"
+    return f"epoch {epoch}/{config.epochs}: loss {numbers['loss']:.3f}; {accuracy}{attention}"
 
 
 def _progress(console: rich.console.Console) -> rich.progress.Progress:

@@ -1,0 +1,22 @@
+"""The paper's Fig. 5: how much weight alignment has (lambda of Eq. 3, `au_weight`), from none to 20.
+
+Run:     python -m aujax.sweep --config=configs/sweep_lambda.py --out=runs/lambda \
+           --config.data.dir=data/rafdb --config.weights=hf:timm/resnet50.tv_in1k
+Figure:  python -m aujax.report figure5 runs/lambda --out figures
+A base of your own, another file of this folder:  --config=configs/sweep_lambda.py:faces:small
+
+The paper's setting is CAM with a ResNet-50 on RAF-DB, aligned at layer 5. Its figure is a drawing without numbers:
+the text says that the values range "from less than 1 to 20", that the accuracy grows up to about 4, and that the
+cosines stop growing at about 8. The values are ours, closer together where the curves bend.
+"""
+
+import ml_collections
+
+from aujax import config_files
+
+ROWS = tuple({"au_weight": weight} for weight in (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0))
+
+
+def get_config(base: str = "rafdb") -> ml_collections.ConfigDict:
+    """Returns the options that all rows share, those of a configuration beside this one."""
+    return config_files.beside(__file__, base)

@@ -1,0 +1,23 @@
+"""The paper's Table 3: the layers that alignment pulls on, one or several, and a row without alignment.
+
+Run:    python -m aujax.sweep --config=configs/sweep_layers.py --out=runs/layers \
+          --config.data.dir=data/rafdb --config.weights=hf:timm/resnet50.tv_in1k
+Table:  python -m aujax.report table3 runs/layers --out tables
+A base of your own, another file of this folder:  --config=configs/sweep_layers.py:faces:small
+
+The paper's setting is CAM with a ResNet-50 on RAF-DB. Of several layers the losses are averaged, as in the released
+code; the paper's Eq. 3 adds them up (--config.au_layer_reduction=sum).
+"""
+
+import ml_collections
+
+from aujax import config_files
+
+_LAYERS = ("layer1", "layer2", "layer3", "layer4", "layer5")
+_SETS = (*((layer,) for layer in _LAYERS), *(_LAYERS[first:] for first in (3, 2, 1, 0)))
+ROWS = ({"au_weight": 0.0}, *({"au_layers": layers} for layers in _SETS))
+
+
+def get_config(base: str = "rafdb") -> ml_collections.ConfigDict:
+    """Returns the options that all rows share, those of a configuration beside this one."""
+    return config_files.beside(__file__, base)
