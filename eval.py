@@ -1,27 +1,49 @@
-"""Evaluates a run: python eval.py --workdir=RUN --split=test; writes RUN/eval/test/ and prints the table."""
+"""Evaluates a run: python eval.py --workdir=RUN --split=test; writes RUN/eval/test/ and prints the table.
+
+The split "validation" also fits the temperature that calibrates the run's probabilities.
+With --faithfulness it also hides parts of the faces and asks again, which takes a hundred times as long.
+"""
 
 import pathlib
 
 from absl import app, flags
 
-from aujax import commandline, evaluation_files
+from aujax import commandline, evaluation_files, faithfulness_files, occlusion, runs
 from aujax.report import figures, tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, as train.py wrote it.", required=True)
-_SPLIT = flags.DEFINE_string("split", "test", "Split of the data set to evaluate.")
+_SPLITS = flags.DEFINE_list("split", ["test"], "Splits of the data set to evaluate, such as validation,test.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data set; default: the one the run was trained on.")
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Best by validation accuracy, or the latest.")
+_FAITHFULNESS = flags.DEFINE_bool("faithfulness", False, "Also measure which parts of the faces the network uses.")
+_FILLING = flags.DEFINE_enum(
+    "filling", "blur", list(occlusion.FILLINGS), "What --faithfulness fills hidden parts with."
+)
+_FACES = flags.DEFINE_integer(
+    "faithfulness_faces", None, "Number of faces that --faithfulness draws; default: all.", lower_bound=1
+)
 
 
 def main(_: list[str]) -> None:
     """Evaluates, writes the files, draws the figures, prints the numbers."""
     with commandline.user_errors("python eval.py"):
         commandline.keep_compiled_programs()
-        directory = evaluation_files.evaluate_run(
-            pathlib.Path(_WORKDIR.value), _SPLIT.value, data_dir=_DATA_DIR.value, which=_CHECKPOINT.value
+        workdir = pathlib.Path(_WORKDIR.value)
+        for split in _SPLITS.value:
+            _evaluate(workdir, split)
+
+
+def _evaluate(workdir: pathlib.Path, split: str) -> None:
+    options = {"data_dir": _DATA_DIR.value, "which": _CHECKPOINT.value}
+    directory = evaluation_files.evaluate_run(workdir, split, **options)
+    tables.print_evaluation(directory)
+    figures.draw_evaluation(directory)
+    if _FAITHFULNESS.value:
+        run = runs.load_run(workdir, which=_CHECKPOINT.value)
+        faces = runs.open_data(run, _DATA_DIR.value)
+        faithfulness_files.evaluate_faithfulness(
+            run, faces, split, directory, filling=_FILLING.value, limit=_FACES.value
         )
-        tables.print_evaluation(directory)
-        figures.draw_evaluation(directory)
 
 
 if __name__ == "__main__":

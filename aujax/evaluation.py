@@ -1,11 +1,10 @@
 """How well a classifier recognises expressions, and how well its maps agree with the AU maps.
 
 The protocol is the paper's (section 4.1): whole pictures; the CAM of the labelled class; cosines over the faces
-that have an AU map, averaged per expression and then over expressions; accuracy over all faces. `evaluate` gives
-the numbers; `with_summaries` and a `MapCollector` are for what `write` puts into files besides.
+that have an AU map, averaged per expression and then over expressions; accuracy over all faces. `make_reader` reads
+what a validation needs, `make_thorough_reader` all that `eval.py` reports.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,18 +14,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from aujax import au_maps, augment, cams, codebook, methods, metrics, resize
+from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource
 from aujax.data.records import Batch, replicated, sharded, to_mesh
+from aujax.evaluation_summary import summarize
 from aujax.runs import Run, versions
-
-BASELINES = ("uniform", "centred_gaussian", "all_au_map")  # maps that any network must beat
 
 
 class Outputs(NamedTuple):
-    """What one batch gives: columns (B,), maps (B, h, w), and sums over the faces of each class (K, h, w) if wanted.
+    """What one batch gives: columns (B, ...), maps (B, h, w) and, if wanted, sums over each class (K, h, w).
 
     Columns and sums are whole on every device, maps divided over them; nothing is copied to the host unasked.
     """
@@ -74,29 +72,59 @@ def compare(forward: methods.Forward, batch: Batch, *, book: codebook.Codebook) 
         "expression": batch.expression,
         "predicted": forward.logits.argmax(-1).astype(jnp.int32),
         "probability": jax.nn.softmax(forward.logits).max(-1),
+        "logits": forward.logits,
         "has_map": has_map,
         "valid": batch.valid,
     }
     return Outputs(columns | cosines | informative, maps, au_map, {})
 
 
-def with_summaries(read: Reader, config: Config, mesh: Mesh) -> Reader:
-    """Returns a reader that also gives what validations do without: the cosines of `BASELINES`, and the class sums."""
+def make_thorough_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader:
+    """Returns a reader that also gives the cosines of trivial maps, `map_scores` and the class sums.
+
+    The scores are those of maps and AU maps of the labelled class ("label:<map>:<score>") and of the predicted one
+    ("predicted:<map>:<score>", where "has_predicted_map").
+    """
     book = codebook.load(config.codebook)
+    whole, divided = replicated(mesh), sharded(mesh)
+
+    def read(variables: methods.Variables, batch: Batch) -> tuple[Outputs, Array | None]:
+        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
+        forward = methods.forward(model, variables, image, batch.expression)
+        # The compiler sees that this is the same pass through the network, but for what an expression decides.
+        of_predicted = methods.forward(model, variables, image, forward.logits.argmax(-1))
+        return compare(forward, batch, book=book), of_predicted.cam
 
     # A program of its own. Where one program draws AU maps and sums them over the batch, the compiler makes the batch
     # their innermost axis, and drawing them takes ten times as long.
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def summaries(batch: Batch, outputs: Outputs) -> tuple[dict[str, Array], dict[str, Array]]:
+    def summarize(batch: Batch, outputs: Outputs, predicted_cam: Array | None) -> tuple[dict, dict]:
         shown = {name: cams.normalize(value) for name, value in outputs.maps.items()} | {"au_map": outputs.au_map}
-        return _baseline_cosines(batch, outputs.au_map, book), _class_sums(shown, batch, len(book.expressions))
+        class_sums = _class_sums(shown, batch, len(book.expressions))
+        columns = _baseline_cosines(batch, outputs.au_map, book) | _scores("label", outputs.maps, outputs.au_map)
+        maps = outputs.maps if predicted_cam is None else outputs.maps | {"cam": predicted_cam}
+        au_map, drawn = _au_maps(au_maps.batch_au_maps, batch, book, outputs.columns["predicted"])
+        return columns | _scores("predicted", maps, au_map) | {"has_predicted_map": drawn}, class_sums
 
-    def read_all(variables: methods.Variables, batch: Batch) -> Outputs:
-        outputs = read(variables, batch)
-        baselines, class_sums = summaries(batch, outputs)
-        return outputs._replace(columns=outputs.columns | baselines, class_sums=class_sums)
+    outputs_on = Outputs(columns=whole, maps=divided, au_map=divided, class_sums=whole)  # type: ignore[arg-type]
+    read_all, summarize_all = (
+        jax.jit(read, out_shardings=(outputs_on, divided)),
+        jax.jit(summarize, out_shardings=whole),
+    )
 
-    return read_all
+    def thorough(variables: methods.Variables, batch: Batch) -> Outputs:
+        outputs, predicted_cam = read_all(variables, batch)
+        columns, class_sums = summarize_all(batch, outputs, predicted_cam)
+        return outputs._replace(columns=outputs.columns | columns, class_sums=class_sums)
+
+    return thorough
+
+
+def _scores(of: str, maps: dict[str, Array], au_map: Float[Array, "batch height width"]) -> dict[str, Array]:
+    return {
+        f"{of}:{name}:{score}": value
+        for name, map_ in maps.items()
+        for score, value in map_scores.scores(map_, au_map).items()
+    }
 
 
 def _baseline_cosines(
@@ -112,6 +140,19 @@ def _baseline_cosines(
         "cosine/centred_gaussian": of_all(jnp.asarray(blob), au_map),
         "cosine/all_au_map": metrics.cosine(units, au_map),
     }
+
+
+def class_mean_cosines(
+    batches: Iterable[Batch], means: Float[np.ndarray, "classes height width"], book: codebook.Codebook
+) -> Float[np.ndarray, " faces"]:
+    """Returns the cosine of each face's AU map with the mean AU map of its class; the pixels do not matter."""
+
+    @jax.jit
+    def cosines(batch: Batch) -> Array:
+        au_map, _ = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
+        return metrics.cosine(jnp.asarray(means)[batch.expression], au_map)
+
+    return np.concatenate([np.asarray(cosines(batch))[np.asarray(batch.valid)] for batch in batches])
 
 
 def _class_sums(maps: dict[str, Array], batch: Batch, num_classes: int) -> dict[str, Float[Array, "classes h w"]]:
@@ -174,81 +215,18 @@ def _read_ahead(
         yield waiting
 
 
-def summarize(columns: dict[str, np.ndarray], expressions: Sequence[str]) -> dict[str, Any]:
-    """Returns accuracy, confusion, cosines and how many maps show nothing, from one row per face.
-
-    A cosine without any face is None.
-    """
-    expression, predicted, has_map = columns["expression"], columns["predicted"], columns["has_map"]
-    confusion = metrics.confusion_matrix(expression, predicted, len(expressions))
-    recall, counts = metrics.per_class_mean((expression == predicted).astype(float), expression, len(expressions))
-    per_class = {
-        name: {"num_examples": int(counts[k]), "accuracy": float(recall[k]) if counts[k] else None}
-        for k, name in enumerate(expressions)
-    }
-    cosines = {}
-    for column in (name for name in columns if name.startswith("cosine/")):
-        name = column.removeprefix("cosine/")
-        means, mapped = metrics.per_class_mean(
-            columns[column][has_map].astype(float), expression[has_map], len(expressions)
-        )
-        values = {label: float(means[k]) if mapped[k] else None for k, label in enumerate(expressions)}
-        cosines[name] = _mean(values.values())
-        for k, label in enumerate(expressions):
-            per_class[label] |= {"num_maps": int(mapped[k])}
-            _nest(per_class[label], name, values[label])
-    summary: dict[str, Any] = {
-        "num_examples": len(expression),
-        "num_maps": int(has_map.sum()),
-        "cl": float((expression == predicted).mean()),
-        "balanced_accuracy": float(recall[counts > 0].mean()),
-        "cam_cos": None,
-    }
-    for name, value in cosines.items():
-        _nest(summary, name, value)
-    summary |= _without_pattern(columns)
-    return summary | {"per_class": per_class, "confusion_matrix": confusion.tolist(), "expressions": list(expressions)}
-
-
-def _without_pattern(columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Returns the number of faces whose CAM (None: there are no CAMs), and whose attention, is flat or not finite."""
-    counts = {name: int((~columns[f"informative/{name}"]).sum()) for name in read_maps(columns)}
-    attention = {name.removeprefix("attention/"): count for name, count in counts.items() if name != "cam"}
-    return {"cam_without_pattern": counts.get("cam"), "att_without_pattern": attention}
-
-
-def read_maps(columns: Iterable[str]) -> list[str]:
-    """Returns which maps were read from the network, by their names in maps.npz, given the names of the columns."""
-    return [name.removeprefix("informative/") for name in columns if name.startswith("informative/")]
-
-
-def _nest(target: dict[str, Any], name: str, value: float | None) -> None:
-    """Files a cosine as metrics.json names it: `cam_cos`, `att_cos[layer]` or `baselines[name]`."""
-    kind, _, layer = name.partition("/")
-    if kind == "attention":
-        target.setdefault("att_cos", {})[layer] = value
-    elif name in BASELINES:
-        target.setdefault("baselines", {})[name] = value
-    else:
-        target[f"{name}_cos"] = value
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
 def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
     """Returns what metrics.json says about where its numbers come from."""
     config = run.config
     return {
         "split": split,
+        "protocol": config.protocol,
         "method": config.method,
         "au_weight": config.au_weight,
         "codebook": config.codebook,
         "seed": config.seed,
         "attention_layer": run.model.method.aligned(config.au_layers)[-1],
         "checkpoint": run.checkpoint,
-        "data": {"dir": str(faces.directory), "fingerprint": faces.fingerprint},
+        "data": {"dir": str(faces.directory), "fingerprint": faces.fingerprint, "about": faces.about},
         "versions": versions(),
     }

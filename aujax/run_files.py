@@ -3,6 +3,7 @@
 config.json     the resolved options
 manifest.json   versions, devices, data fingerprint, expressions, codebook
 log.jsonl       one JSON object per line: kind ("train" or "validation"), step, epoch, numbers
+calibration.json  the temperature that calibrates probabilities, once the validation split was evaluated
 checkpoints/    the latest and the best state
 eval/<split>/   what `eval.py` measured
 """
@@ -16,6 +17,7 @@ from typing import Any
 from aujax.errors import UserError
 
 CONFIG, MANIFEST, LOG, CHECKPOINTS = "config.json", "manifest.json", "log.jsonl", "checkpoints"
+CALIBRATION = "calibration.json"
 
 # Options that change no number: they may differ between a run and its continuation, or between compared runs.
 FREE_OPTIONS = frozenset(

@@ -27,7 +27,7 @@ from released_cosines import released_cam_cosine, released_cosine
 from aujax import augment, codebook, evaluation, methods
 from aujax.config import Config
 from aujax.data.records import Batch, data_mesh, replicated, to_mesh
-from aujax.evaluation_files import MapCollector
+from aujax.evaluation_maps import MapCollector
 
 BOOK = codebook.FACS
 
@@ -77,9 +77,8 @@ def bare(net: Network) -> Callable[[], object]:
 
 def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
     """Returns the work of a validation, or of what `eval.py` does but for reading and writing files."""
-    read = evaluation.make_reader(net.model, net.config, net.mesh)
-    if files:
-        read = evaluation.with_summaries(read, net.config, net.mesh)
+    make = evaluation.make_thorough_reader if files else evaluation.make_reader
+    read = make(net.model, net.config, net.mesh)
     images = sum(len(batch.index) for batch in net.batches)
 
     def work() -> object:
