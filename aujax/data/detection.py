@@ -22,7 +22,8 @@ from aujax.errors import UserError
 
 TERMS = "dlib's 68-point predictor was trained on iBUG 300-W: its landmarks are not for commercial use."
 _MODEL = Path("models") / "shape_predictor_68_face_landmarks.dat"
-Box = tuple[float, ...]  # left, top, right, bottom
+Landmarks = Float[np.ndarray, "68 2"]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 # The face detector sees faces of 80 pixels; it is shown the image enlarged twice, and none larger than this.
 _UPSAMPLE = 1
 _LONGEST_SIDE = 640
@@ -56,7 +57,7 @@ def find_model(path: str = "") -> Path:
     return found[0]
 
 
-def detect(pixels: Pixels, model: Path) -> Float[np.ndarray, "68 2"] | None:
+def detect(pixels: Pixels, model: Path) -> Landmarks | None:
     """The landmarks of the face in the image, in its pixels, or None where no face is seen.
 
     Of several faces the one that is large and near the centre is taken.
@@ -64,23 +65,17 @@ def detect(pixels: Pixels, model: Path) -> Float[np.ndarray, "68 2"] | None:
     Raises:
       UserError: `model` is no 68-point predictor.
     """
-    detector, predictor = _load(model)
-    height, width = pixels.shape[:2]
-    scale = min(1.0, _LONGEST_SIDE / max(height, width))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
-    boxes = _boxes(detector, small, 0) or _boxes(detector, small, round(_BORDER * max(small.shape)))
-    if not boxes:
-        return None
-    box = max(boxes, key=lambda box: _prominence(box, small.shape[1], small.shape[0]))
-    edges = [round(edge / scale) for edge in box]
-    shape = predictor(np.ascontiguousarray(pixels), _dlib().rectangle(*edges))
-    landmarks = np.array([(part.x, part.y) for part in shape.parts()], np.float32)
-    if landmarks.shape != (68, 2):
-        raise UserError(
-            f"landmarks must have shape (68, 2), got {landmarks.shape}: {model.name} is another of dlib's models; "
-            "pass the 68-point one with --landmarks-model=PATH"
-        )
-    return landmarks
+    found = _seen(pixels, model)[:1]
+    return _landmarks(pixels, found[0], model) if found else None
+
+
+def detect_all(pixels: Pixels, model: Path) -> list[tuple[Box, Landmarks]]:
+    """The box and the landmarks of each face in the image, in its pixels, those that are large and central first.
+
+    Raises:
+      UserError: `model` is no 68-point predictor.
+    """
+    return [(box, _landmarks(pixels, box, model)) for box in _seen(pixels, model)]
 
 
 def settings(model: Path) -> str:
@@ -106,11 +101,11 @@ class LandmarkCache:
     def __contains__(self, key: str) -> bool:
         return key in self._found
 
-    def __getitem__(self, key: str) -> Float[np.ndarray, "68 2"] | None:
+    def __getitem__(self, key: str) -> Landmarks | None:
         numbers = self._found[key]
         return None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
 
-    def add(self, key: str, landmarks: Float[np.ndarray, "68 2"] | None) -> None:
+    def add(self, key: str, landmarks: Landmarks | None) -> None:
         """Keep the landmarks of `key`, or that no face was seen."""
         self._found[key] = None if landmarks is None else [round(float(n), 3) for n in landmarks.ravel()]
         if self._file is None:
@@ -160,10 +155,32 @@ def _dlib() -> Any:
     return dlib
 
 
+def _seen(pixels: Pixels, model: Path) -> list[Box]:
+    """The faces in the image, the most prominent first."""
+    detector, _ = _load(model)
+    scale = min(1.0, _LONGEST_SIDE / max(pixels.shape[:2]))
+    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+    boxes = _boxes(detector, small, 0) or _boxes(detector, small, round(_BORDER * max(small.shape)))
+    boxes.sort(key=lambda box: -_prominence(box, small.shape[1], small.shape[0]))
+    return [(left / scale, top / scale, right / scale, bottom / scale) for left, top, right, bottom in boxes]
+
+
+def _landmarks(pixels: Pixels, box: Box, model: Path) -> Landmarks:
+    _, predictor = _load(model)
+    shape = predictor(np.ascontiguousarray(pixels), _dlib().rectangle(*map(round, box)))
+    landmarks = np.array([(part.x, part.y) for part in shape.parts()], np.float32)
+    if landmarks.shape != (68, 2):
+        raise UserError(
+            f"landmarks must have shape (68, 2), got {landmarks.shape}: {model.name} is another of dlib's models; "
+            "pass the 68-point one with --landmarks-model=PATH"
+        )
+    return landmarks
+
+
 def _boxes(detector: Any, pixels: Pixels, border: int) -> list[Box]:
     wider = cv2.copyMakeBorder(pixels, border, border, border, border, cv2.BORDER_REPLICATE)
     found = detector(wider, _UPSAMPLE)
-    return [tuple(edge - border for edge in (box.left(), box.top(), box.right(), box.bottom())) for box in found]
+    return [(box.left() - border, box.top() - border, box.right() - border, box.bottom() - border) for box in found]
 
 
 def _prominence(box: Box, width: int, height: int) -> float:

@@ -1,0 +1,260 @@
+"""Faces in photographs, folders of them, videos and arrays, brought into the form that a network was trained on.
+
+Boxes (left, top, right, bottom) and landmarks are pixels of the photograph, however large it is. What cannot be used
+becomes a `Problem` in its place, and the others go on.
+"""
+
+import io
+import itertools
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from aujax.data import alignment, detection, feed, images, video
+from aujax.data.detection import Box, Landmarks
+from aujax.data.images import Pixels
+from aujax.data.records import Batch
+from aujax.data.sources.listing import IMAGE_SUFFIXES
+from aujax.data.stored_face import reason
+
+# A face that is not warped is stored no larger than this; the network's picture is smaller still.
+_LONGEST_SIDE = 1024
+_CROP = 320  # pixels of the longer side of what is cut out to be shown
+_MARGIN = 0.45  # of the face's box, on each side of it
+
+
+class Problem(NamedTuple):
+    """A photograph or a frame that cannot be explained, and why."""
+
+    photo: str
+    reason: str
+    second: float | None = None
+
+
+class Photo(NamedTuple):
+    """A picture with its name; `second` is its time in a video."""
+
+    name: str
+    pixels: Pixels
+    second: float | None = None
+
+
+class Found(NamedTuple):
+    """Where a face is, and its landmarks if they are known."""
+
+    box: Box
+    landmarks: Landmarks | None
+
+
+class Face(NamedTuple):
+    """A face as the network takes it, and what is told about where it comes from.
+
+    Attributes:
+      photo: the photograph it is in.
+      number: which of the photograph's `count` faces it is, from 1, the most prominent first.
+      left_out: how many of the photograph's faces were not chosen.
+      found: where it is.
+      crop: it and its surroundings, cut out of the photograph.
+      picture: it as it was aligned, `alignment.SIZE` pixels a side.
+      example: it at the network's size, one row of a batch.
+      enlargement: pixels of the network's picture for one of the photograph.
+    """
+
+    photo: Photo
+    number: int
+    count: int
+    left_out: int
+    found: Found
+    crop: Pixels
+    picture: Pixels
+    example: Batch
+    enlargement: float
+
+
+Finder = Callable[[Photo], Sequence[Found]]
+Source = str | Path | np.ndarray
+# Which of the faces in a photograph are explained; the most prominent one comes first.
+CHOICES: Mapping[str, Callable[[Sequence[Found]], Sequence[Found]]] = {
+    "one": lambda found: found[:1],
+    "all": lambda found: found,
+}
+
+
+def by_dlib(model: Path) -> Finder:
+    """Returns the finder of all the faces that dlib sees, the large and central ones first."""
+    return lambda photo: [Found(box, landmarks) for box, landmarks in detection.detect_all(photo.pixels, model)]
+
+
+def as_given(landmarks: Mapping[str, Landmarks | None]) -> Finder:
+    """Returns the finder of one face a photograph, whose landmarks are in the table; without them, as `whole`."""
+
+    def find(photo: Photo) -> Sequence[Found]:
+        points = landmarks.get(photo.name)
+        if points is None:
+            return whole(photo)
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        return [Found((float(left), float(top), float(right), float(bottom)), points.astype(np.float32))]
+
+    return find
+
+
+def whole(photo: Photo) -> Sequence[Found]:
+    """Returns the whole photograph as one face without landmarks."""
+    height, width = photo.pixels.shape[:2]
+    return [Found((0.0, 0.0, float(width), float(height)), None)]
+
+
+def expand(sources: Iterable[Source]) -> tuple[list[Source], list[Problem]]:
+    """Returns the sources with folders replaced by their files, each file once, and which folders have none."""
+    found: list[Source] = []
+    problems, seen = [], set()
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            found.append(source)
+            continue
+        path = Path(source)
+        below = _files_below(path) if path.is_dir() else [path]
+        if not below:
+            problems.append(Problem(str(path), "no photographs or videos in this folder"))
+        found += [file for file in below if file not in seen]
+        seen |= set(below)
+    return found, problems
+
+
+def read_faces(
+    sources: Iterable[Source], *, find: Finder, choose: str, align: bool, size: int, every: int = 1
+) -> Iterator[Face | Problem]:
+    """Yields the chosen faces of the photographs, for a network that sees `size` pixels; see `CHOICES` and `pictures`.
+
+    With `align` a face is warped by five points, and squeezed without them; else the whole photograph is the face.
+    """
+    for photo in pictures(sources, every=every):
+        if isinstance(photo, Problem):
+            yield photo
+            continue
+        found = find(photo)
+        if not found:
+            yield Problem(photo.name, "no face found", photo.second)
+        chosen = CHOICES[choose](found)
+        for number, one in enumerate(chosen, start=1):
+            try:
+                face = _face(photo, one, align=align, size=size)
+                yield face._replace(number=number, count=len(found), left_out=len(found) - len(chosen))
+            except ValueError as error:
+                yield Problem(photo.name, str(error), photo.second)
+
+
+def pictures(sources: Iterable[Source], *, every: int = 1) -> Iterator[Photo | Problem]:
+    """Yields photographs: files, every `every`-th frame of videos, and arrays, which are called "photo 1" and so on."""
+    count = itertools.count(1)
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            name = f"photo {next(count)}"
+            if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8:
+                came = f"{source.dtype} of shape {source.shape}"
+                yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {came}")
+            else:
+                yield Photo(name, source)
+        else:
+            yield from _read(Path(source), every)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Returns the photographs and videos anywhere below a folder, sorted, without hidden ones."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES | video.SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+    ]
+
+
+def _read(path: Path, every: int) -> Iterator[Photo | Problem]:
+    if not path.exists():
+        yield Problem(str(path), "no such file or folder")
+    elif path.suffix.lower() in video.SUFFIXES:
+        try:
+            yield from (Photo(str(path), frame.pixels, frame.second) for frame in video.frames(path, every=every))
+        except ValueError as error:
+            yield Problem(str(path), str(error))
+    else:
+        try:
+            data = path.read_bytes()
+            _refuse_huge(data)
+            yield Photo(str(path), images.decode(data))
+        except (OSError, ValueError) as error:
+            yield Problem(str(path), reason(error))
+
+
+def _refuse_huge(data: bytes) -> None:
+    """Raises a ValueError for a picture of so many pixels that decoding it may take all memory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of half of what is refused
+        try:
+            Image.open(io.BytesIO(data)).close()  # reads no more than the size
+        except Image.DecompressionBombError as error:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise ValueError(f"more than {most:.0f} megapixels; make it smaller") from error
+        except OSError:
+            return  # what is wrong with it is told when it is decoded
+
+
+def _face(photo: Photo, found: Found, *, align: bool, size: int) -> Face:
+    """Returns the face as the only one of its photograph."""
+    if not align:
+        stored, matrix = _reduced(photo.pixels, _LONGEST_SIDE / max(photo.pixels.shape[:2]))
+        picture = alignment.squeeze(stored)[0]
+    elif found.landmarks is None:
+        picture, matrix = alignment.squeeze(photo.pixels)
+        stored = picture
+    else:
+        picture, matrix = _warped(photo.pixels, found.landmarks)
+        stored = picture
+    landmarks = np.zeros((68, 2)) if found.landmarks is None else alignment.move(found.landmarks, matrix)
+    record = {
+        "image": images.encode(stored, lossless=not align),  # as faces are stored for training
+        "landmarks": landmarks.astype(np.float32),
+        "has_landmarks": found.landmarks is not None,
+        "expression": 0,
+        "id": photo.name,
+    }
+    example = feed.decoded(record, 0, size)
+    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2]))) * size / np.sqrt(stored.shape[0] * stored.shape[1])
+    return Face(photo, 1, 1, 0, found, _crop(photo.pixels, found.box), picture, example, float(scale))
+
+
+def _warped(pixels: Pixels, landmarks: Landmarks) -> tuple[Pixels, np.ndarray]:
+    """Returns the face aligned by five points, and the matrix that brings points of the photograph there."""
+    points = alignment.five_points(landmarks)
+    matrix = alignment.similarity(points, alignment.TEMPLATE)
+    # The warp looks at four pixels for each that it makes: of a much larger face it would leave most unseen.
+    small, shrink = _reduced(pixels, 2 * float(np.hypot(*matrix[:, 0])))
+    warp = alignment.similarity(alignment.move(points, shrink), alignment.TEMPLATE)
+    return alignment.warp(small, warp), matrix
+
+
+def _reduced(pixels: Pixels, scale: float) -> tuple[Pixels, np.ndarray]:
+    """Returns the picture made smaller by about `scale`, if that is below 1, and the matrix that moves its points."""
+    height, width = pixels.shape[:2]
+    if scale >= 1:
+        return pixels, np.array([(1.0, 0, 0), (0, 1.0, 0)])
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    x, y = size[0] / width, size[1] / height
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])
+
+
+def _crop(pixels: Pixels, box: Box) -> Pixels:
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    across, down = _MARGIN * (right - left), _MARGIN * (bottom - top)
+    x = np.clip([int(left - across), int(right + across) + 1], 0, width)
+    y = np.clip([int(top - down), int(bottom + down) + 1], 0, height)
+    if x[1] - x[0] < 2 or y[1] - y[0] < 2:
+        raise ValueError(f"its face lies outside the photograph of {width} x {height} pixels")
+    cut = np.ascontiguousarray(pixels[y[0] : y[1], x[0] : x[1]])
+    return _reduced(cut, _CROP / max(cut.shape[:2]))[0]
