@@ -5,21 +5,33 @@ import nbclient
 import nbformat
 import pytest
 
-NOTEBOOK = pathlib.Path(__file__).parents[1] / "notebooks" / "inspect_attention.ipynb"
+from aujax import codebook, map_scores
+
+NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
+PERCENT = r"(-?\d+\.\d)%"
+
+
+def execute(name: str, caches: pathlib.Path, variables: dict[str, str]) -> nbformat.NotebookNode:
+    """Returns the notebook after its cells ran, in their order."""
+    variables = variables | {key: str(caches / key) for key in ("IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_RUNTIME_DIR")}
+    with pytest.MonkeyPatch.context() as environment:
+        for key, value in variables.items():
+            environment.setenv(key, value)
+        notebook = nbformat.read(NOTEBOOKS / name, as_version=4)
+        resources = {"metadata": {"path": str(NOTEBOOKS)}}
+        return nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
 
 
 @pytest.fixture(scope="module")
-def executed(tiny_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
-    """The notebook after its cells ran, in their order, on a tiny run."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    caches = tmp_path_factory.mktemp("caches")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("AUJAX_RUN", str(tiny_run))
-        for name in ("IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_RUNTIME_DIR"):
-            environment.setenv(name, str(caches / name))
-        return nbclient.NotebookClient(
-            notebook, timeout=120, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
-        ).execute()
+def inspected(tiny_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    """inspect_attention.ipynb, executed on a tiny run."""
+    return execute("inspect_attention.ipynb", tmp_path_factory.mktemp("caches"), {"AUJAX_RUN": str(tiny_run)})
+
+
+@pytest.fixture(scope="module")
+def plugged(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
+    """plug_into_your_training.ipynb, executed."""
+    return execute("plug_into_your_training.ipynb", tmp_path_factory.mktemp("caches"), {})
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
@@ -32,25 +44,104 @@ def printed(notebook: nbformat.NotebookNode) -> str:
     return "".join(output["text"] for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output)
 
 
-def test_notebook_shows_the_face_its_au_map_the_attention_and_other_readouts(executed):
-    assert len(outputs(executed, "image/png")) == 4
+def numbers(pattern: str, notebook: nbformat.NotebookNode) -> list[float]:
+    """The numbers in the one line that the pattern finds."""
+    (found,) = re.findall(f"^{pattern}$", printed(notebook), re.MULTILINE)
+    return [float(number) for number in ([found] if isinstance(found, str) else found)]
 
 
-def test_notebook_shows_every_activation_by_name_and_shape(executed):
-    text = printed(executed)
+def test_notebook_shows_the_face_its_maps_and_what_hiding_parts_does(inspected):
+    assert len(outputs(inspected, "image/png")) == 7
+
+
+def test_notebook_shows_every_activation_by_name_and_shape(inspected):
+    text = printed(inspected)
     for name in ("layer1", "layer2", "layer3", "layer4", "layer5"):
         assert re.search(rf"^{name} +\(1, \d+, \d+, \d+\)$", text, re.MULTILINE), name
-    assert len(outputs(executed, "text/html")) >= 3  # treescope: the variables, the activations, the channels
+    assert len(outputs(inspected, "text/html")) >= 3  # treescope: the variables, the activations, the channels
 
 
-def test_notebook_names_the_action_units_of_the_face(executed):
-    assert "AU12 Lip corner puller" in printed(executed)
+def test_notebook_names_the_action_units_of_the_face(inspected):
+    assert "AU12 Lip corner puller" in printed(inspected)
 
 
-def test_notebook_compares_with_a_flat_map(executed):
-    assert re.search(r"cosine of a flat map: 0\.\d\d", printed(executed))
+def test_notebook_compares_with_a_flat_map(inspected):
+    assert re.search(r"cosine of a flat map: 0\.\d\d", printed(inspected))
 
 
-def test_stored_notebook_has_no_outputs():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+def test_notebook_scores_lie_between_those_of_a_map_that_says_nothing_and_of_the_au_map_itself(inspected):
+    columns = r" +(-?\d\.\d\d)" * len(map_scores.SCORES)
+    flat, best, cam = (
+        dict(zip(map_scores.SCORES, numbers(name + columns, inspected), strict=True))
+        for name in ("a flat map", "the AU map itself", "CAM")
+    )
+    assert flat == {"pointing": 0, "energy": 0, "iou": 0, "auc": 0.5, "correlation": 0}
+    assert best.pop("energy") > 0.8  # the rims of the ellipses lie outside the region
+    assert set(best.values()) == {1}
+    assert all(-1 <= cam[name] <= 1 for name in cam)
+
+
+def test_notebook_compares_with_the_action_units_of_the_predicted_expression(inspected):
+    text = printed(inspected)
+    (expression,) = re.findall(r"^predicted: (\w+), ", text, re.MULTILINE)
+    (listed,) = re.findall(r"^its action units in the codebook: (.+)$", text, re.MULTILINE)
+    units = codebook.FACS.aus[expression]
+    assert listed == (", ".join(f"AU{unit}" for unit in units) or "none")
+    means = re.findall(r"^  (?:one of these units|as much elsewhere) +(\S+)$", text, re.MULTILINE)
+    assert [mean == "none" for mean in means] == [not units] * 2
+
+
+def test_notebook_asks_about_the_whole_face_the_same_in_every_part(inspected):
+    (whole,) = numbers(f"whole face: {PERCENT}", inspected)
+    bars = re.findall(rf"^[A-Z][a-z]+ +{PERCENT} █*$", printed(inspected), re.MULTILINE)
+    assert max(map(float, bars)) == pytest.approx(whole, abs=0.11)
+    assert re.search(rf"^predicted: \w+, {whole:.1f}%$", printed(inspected), re.MULTILINE)
+
+
+def test_notebook_hides_the_regions_whose_drops_its_bars_show(inspected):
+    (whole,) = numbers(f"whole face: {PERCENT}", inspected)
+    hidden = re.findall(rf"^without AU.+: {PERCENT}, a drop of (-?\d+\.\d) points$", printed(inspected), re.MULTILINE)
+    after, drops = zip(*((float(chance), float(drop)) for chance, drop in hidden), strict=True)
+    assert len(drops) == 3
+    assert list(drops) == sorted(drops, reverse=True)
+    assert [whole - chance for chance in after] == pytest.approx(drops, abs=0.16)  # three rounded numbers
+
+
+def test_notebook_curves_of_all_orders_meet_at_the_whole_picture_and_at_the_hidden_one(inspected):
+    (whole,) = numbers(f"whole face: {PERCENT}", inspected)
+    lines = rf"^(deletion|insertion) +(.+?) +area \d\.\d{{3}}, from {PERCENT} to {PERCENT}$"
+    found = {(kind, name): ends for kind, name, *ends in re.findall(lines, printed(inspected), re.MULTILINE)}
+    assert {name for _, name in found} == {"attention (layer5)", "CAM", "random order"}
+    (blank,) = {end for (kind, _), (_, end) in found.items() if kind == "deletion"}
+    for (kind, _), ends in found.items():
+        assert ends == ([f"{whole:.1f}", blank] if kind == "deletion" else [blank, f"{whole:.1f}"])
+
+
+def test_cues_move_the_attention_of_a_foreign_network_onto_the_action_units(plugged):
+    (without,), (with_cues,), (flat,) = (
+        numbers(rf"{name} .*  (\d\.\d\d)", plugged) for name in ("without cues", "with cues", "a flat map")
+    )
+    assert with_cues > without + 0.1
+    assert with_cues > flat + 0.2
+
+
+def test_foreign_network_learns_to_classify_with_and_without_cues(plugged):
+    # Of seven expressions chance knows 14 %, and 210 faces leave 5 points of doubt.
+    for name in ("without cues", "with cues"):
+        (accuracy,) = numbers(rf"{name} +(\d+)%.*", plugged)
+        assert accuracy > 25, name
+
+
+def test_cues_reach_a_network_that_hands_out_nothing_but_logits(plugged):
+    before, after = numbers(r"cosine, one pass over the faces: (\d\.\d\d) -> (\d\.\d\d)", plugged)
+    assert after > before + 0.1
+
+
+def test_notebook_shows_faces_with_the_attention_of_both_networks(plugged):
+    assert len(outputs(plugged, "image/png")) == 1
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_stored_notebook_has_no_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
