@@ -1,4 +1,4 @@
-# make demo   sets up .venv, trains with and without action-unit cues on drawn faces, writes runs/demo/report.md
+# make demo   sets up .venv, trains with and without action-unit cues on drawn faces, writes runs/demo/report.html
 # make test   sets up .venv and runs the tests
 # make lint   checks style and types
 SHELL := /bin/bash
@@ -54,9 +54,9 @@ demo: $(VENV)/.with-$(EXTRAS)
 	  echo "Training with au_weight $$weight in $$run"; \
 	  "$(BIN)/python" train.py --config=configs/synthetic.py --config.data.dir="$(DEMO)/faces" \
 	    --config.au_weight=$$weight --workdir="$$run" $(DEMO_TRAIN); \
-	  "$(BIN)/python" eval.py --workdir="$$run" --split=test; \
+	  "$(BIN)/python" eval.py --workdir="$$run" --split=validation,test; \
 	done
-	@"$(BIN)/python" -m aujax.report "$(DEMO)/without_au" "$(DEMO)/with_au" --split test --out "$(DEMO)"
+	@"$(BIN)/python" -m aujax.report page "$(DEMO)/without_au" "$(DEMO)/with_au" --split test --out "$(DEMO)"
 
 test: $(VENV)/.with-test
 	@mkdir -p "$(TMPDIR)"

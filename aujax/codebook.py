@@ -110,6 +110,17 @@ class Codebook:
         """Every action unit that has a place on the face, by FACS number."""
         return tuple(sorted(self.spots))
 
+    def same_region(self, aus: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Returns the FACS numbers in groups whose regions are the same, so that hiding one is hiding all of them.
+
+        >>> FACS.same_region((1, 12, 15))
+        ((1,), (12, 15))
+        """
+        groups: dict[frozenset[Spot], list[int]] = {}
+        for number in aus:
+            groups.setdefault(frozenset(self.spots[number]), []).append(number)
+        return tuple(tuple(group) for group in groups.values())
+
     def __hash__(self) -> int:
         return hash((self.name, tuple(self.aus.items()), tuple(self.spots), self.rendering, self.canvas))
 

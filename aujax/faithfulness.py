@@ -39,18 +39,6 @@ class Effects(NamedTuple):
     control_drawn: Bool[Array, "batch controls"]
 
 
-def same_region(aus: Sequence[int], book: Codebook) -> tuple[tuple[int, ...], ...]:
-    """Returns the FACS numbers in groups whose regions are the same, so that hiding one is hiding all of them.
-
-    >>> same_region((1, 12, 15), codebook.FACS)
-    ((1,), (12, 15))
-    """
-    groups: dict[frozenset[codebook.Spot], list[int]] = {}
-    for number in aus:
-        groups.setdefault(frozenset(book.spots[number]), []).append(number)
-    return tuple(tuple(group) for group in groups.values())
-
-
 def au_effects(
     score: Score,
     image: Float[Array, "batch height width 3"],
@@ -77,7 +65,7 @@ def au_effects(
     """
     aus = codebook.all_aus if aus is None else tuple(aus)
     units = _one_by_one(aus, codebook)
-    groups = same_region(aus, codebook)
+    groups = codebook.same_region(aus)
     probability = jax.nn.softmax(score(image))
     predicted, size = probability.argmax(-1), image.shape[1:3]
 
@@ -170,7 +158,7 @@ def use(effects: Effects, *, aus: Sequence[int], codebook: Codebook) -> Use:
     drop, control = (
         jnp.take_along_axis(x, predicted[:, None, None], axis=-1)[..., 0] for x in (effects.drop, effects.control)
     )
-    groups = {number: group for group in same_region(aus, codebook) for number in group}
+    groups = {number: group for group in codebook.same_region(aus) for number in group}
     lists = [[bool(set(groups[number]) & set(numbers)) for number in aus] for numbers in codebook.aus.values()]
     inside = jnp.asarray(np.array(lists, bool))[predicted]
     weight = effects.drawn * np.array([1 / len(groups[number]) for number in aus], np.float32)[None]

@@ -19,7 +19,7 @@ from evaluate import BOOK, Network, bare, network
 from aujax import au_maps, augment, faithfulness, map_scores, methods, occlusion
 from aujax.data.records import Batch
 
-PASSES = 1 + len(faithfulness.same_region(BOOK.all_aus, BOOK)) + faithfulness.CONTROLS
+PASSES = 1 + len(BOOK.same_region(BOOK.all_aus)) + faithfulness.CONTROLS
 
 
 def intervening(net: Network, filling: str) -> Callable[[], object]:

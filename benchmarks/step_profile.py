@@ -95,7 +95,7 @@ def durations(folder: str, known: dict[str, Operation]) -> dict[str, float]:
 
 def part_of(traced: str) -> str:
     """Returns the part of the step that an operation was traced in."""
-    return next((part for part, sign in PARTS.items() if sign in traced), "the rest: copies, waiting, libraries in graphs")
+    return next((part for part, sign in PARTS.items() if sign in traced), "the rest: copies, waiting, libraries")
 
 
 def table(times: dict[str, float], key, steps_: int, top: int | None = None) -> None:

@@ -11,8 +11,9 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        *("au_maps", "augment", "cams", "codebook", "losses", "metrics", "resize", "run_files"),
-        *("models.apvit", "models.taps", "plain_yaml"),
+        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.card", "explain.page"),
+        *("explain.reading", "explain.words", "losses", "map_scores", "metrics", "models.apvit", "models.taps"),
+        *("plain_yaml", "resize", "run_files", "statistics"),
     ],
 )
 def test_examples_are_right(name):

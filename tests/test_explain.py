@@ -12,7 +12,7 @@ import pytest
 from small_folders import blocks, write_image
 
 import aujax.explain
-from aujax import codebook, faithfulness, runs
+from aujax import codebook, faithfulness, run_files, runs
 from aujax.data import photos, records
 from aujax.data.builders import open_faces
 from aujax.data.synthetic import draw_face
@@ -23,7 +23,7 @@ from aujax.explain.background import background
 from aujax.explain.timeline import timeline
 
 BOOK = codebook.FACS
-GROUPS = faithfulness.same_region(BOOK.all_aus, BOOK)
+GROUPS = BOOK.same_region(BOOK.all_aus)
 
 
 HALF, LIP_CORNERS, CORNER, FLAT = range(4)
@@ -141,7 +141,7 @@ def test_explanation_holds_maps_and_every_region(explained):
 
 
 def test_temperature_of_the_run_makes_its_answers_less_sure(tiny_run, stored, explained):
-    file = tiny_run / model.CALIBRATION
+    file = tiny_run / run_files.CALIBRATION
     try:
         file.write_text('{"temperature": 4.0}')
         (warm,) = aujax.explain.explain(tiny_run, list(stored[0])[:1], landmarks=stored[0], batch_size=8)

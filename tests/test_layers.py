@@ -9,7 +9,9 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "aujax"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-ARRAYS = ("codebook", "rendering", "au_maps", "resize", "augment", "losses", "metrics", "statistics", "cams")
+DRAWING = ("codebook", "rendering", "au_maps", "resize", "augment", "occlusion")
+MEASURING = ("losses", "metrics", "cams", "map_scores", "faithfulness", "bootstrap", "statistics", "calibration")
+ARRAYS = (*DRAWING, *MEASURING)
 NETWORKS = ("methods", "models.*", "readouts")
 FILES_OF_A_RUN = ("config", "data.*", "run_files", "runs", "weight_files", "training.*")
 RUNS = (*ARRAYS, *NETWORKS, *FILES_OF_A_RUN, "errors", "processes")
@@ -24,20 +26,31 @@ MAY_IMPORT = {
     "run_files.py": ("errors",),
     "codebook.py": (),
     "resize.py": (),
-    "statistics.py": (),
+    "bootstrap.py": (),
+    "statistics.py": ("bootstrap",),
+    "calibration.py": ("errors",),
     "metrics.py": ("resize",),
     "losses.py": ("resize", "metrics"),
     "rendering.py": ("codebook", "resize"),
     "au_maps.py": ("codebook", "rendering", "resize"),
     "augment.py": ("resize",),
     "cams.py": ("resize",),
+    "map_scores.py": ("cams", "resize"),
+    "occlusion.py": ("resize",),
+    "faithfulness.py": ("au_maps", "cams", "codebook", "map_scores", "occlusion", "rendering", "resize"),
     "models/taps.py": (),
     "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
     "models/*": (*ARRAYS, "models.*"),
     "readouts.py": ("cams", "models.heads"),
     "methods.py": ("augment", "cams", "models.*", "readouts"),
+    "sanity.py": (*ARRAYS, "methods", "models.*"),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
+    "config_files.py": ("config", "errors"),
     "commandline.py": ("config", "errors"),
+    "sweep.py": (
+        *("commandline", "config", "config_files", "data.builders", "data.feed", "errors", "evaluation_files"),
+        *("run_files", "training.loop"),
+    ),
     "data/*": ("", "codebook", "commandline", "data.*", "errors", "plain_yaml"),
     "torch_pickles.py": ("errors",),
     "weight_files.py": ("errors", "torch_pickles"),
@@ -45,15 +58,27 @@ MAY_IMPORT = {
     "training/step.py": (*ARRAYS, "config", "data.records", "data.resident", "methods"),
     "training/*": ("", *RUNS, "evaluation"),
     "runs.py": ("", *RUNS),
-    "evaluation*.py": ("", *RUNS, "evaluation"),
+    "evaluation_summary.py": ARRAYS,
+    "evaluation.py": ("", *RUNS, "evaluation_summary"),
+    "evaluation_maps.py": ("data.records", "evaluation"),
+    "evaluation_files.py": ("", *RUNS, "evaluation*"),
+    "faithfulness_files.py": (*RUNS, "sanity"),
     "release/__init__.py": (),
     "release/folders.py": ("errors", "plain_yaml"),
     "release/differences.py": (),
     "release/options.py": ("config", "errors", "methods", "models.backbones", "release.differences"),
     "release/__main__.py": ("commandline", "errors", "release.*"),
     "release/*": ("", *RUNS, "release.*"),
+    "explain/__init__.py": ("explain.*",),
+    "explain/explanation.py": (),
+    "explain/words.py": ("explain.explanation",),
+    "explain/reading.py": (*ARRAYS, "data.records", "methods"),
+    "explain/*": (
+        *("", "codebook", "commandline", "data.*", "errors", "explain.*", "faithfulness", "report.*", "run_files"),
+        "runs",
+    ),
     "report/__main__.py": ("commandline", "report.*"),
-    "report/*": ("", "codebook", "errors", "report.*", "run_files", "statistics"),
+    "report/*": ("", "bootstrap", "calibration", "codebook", "errors", "report.*", "run_files", "statistics"),
 }
 # Packages that only some files may import.
 ONLY_IN = {
@@ -63,11 +88,16 @@ ONLY_IN = {
     "tensorflow_datasets": ("data/*",),
     "grain": ("data/*",),
     "orbax": ("training/checkpoint.py",),
-    "flax": ("models/*", "methods.py", "runs.py", "training/*", "evaluation*.py", "release/*"),
+    "flax": ("models/*", "methods.py", "sanity.py", "runs.py", "training/*", "evaluation*.py", "release/*"),
     "tensorflow": (),
     "torch": (),
 }
-NEVER = {"jax": ("__init__.py", "codebook.py", "errors.py", "run_files.py", "report/*", "statistics.py")}
+NEVER = {
+    "jax": (
+        *("__init__.py", "bootstrap.py", "calibration.py", "codebook.py", "errors.py", "run_files.py", "report/*"),
+        "statistics.py",
+    )
+}
 
 
 def _imports(file):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
-from aujax import codebook, faithfulness
+from aujax import codebook
 from aujax.data import photos
 from aujax.data.photos import Face, Finder, Landmarks, Problem, Source
 from aujax.data.records import Batch, data_mesh, replicated, to_mesh
@@ -176,7 +176,7 @@ def explanation(face: Face, reading: Reading, *, book: codebook.Codebook) -> Exp
 
 
 def _regions(reading: Reading, expression: str, book: codebook.Codebook) -> tuple[Region, ...]:
-    groups = faithfulness.same_region(book.all_aus, book)
+    groups = book.same_region(book.all_aus)
     cam = reading.share.get("cam")
     return tuple(
         Region(

@@ -1,7 +1,7 @@
 """What is read from the network about a batch of faces, in one jitted pass.
 
 Shares are of a map taken from its least value to its largest, as in `map_scores`; a map without pattern has shares of
-0. Action units with the same region make one row, as in `faithfulness.same_region`.
+0. Action units with the same region make one row, as in `Codebook.same_region`.
 """
 
 import functools
@@ -84,7 +84,7 @@ def measured(
 ) -> Reading:
     """Returns what is made of the maps and of what hiding the regions did."""
     where, size = batch.has_landmarks & batch.valid, batch.image.shape[1:3]
-    first = np.array([book.all_aus.index(group[0]) for group in faithfulness.same_region(book.all_aus, book)])
+    first = np.array([book.all_aus.index(group[0]) for group in book.same_region(book.all_aus)])
     predicted = effects.probability.argmax(-1)[:, None, None]
     drop, control = (jnp.take_along_axis(x, predicted, axis=-1)[..., 0] for x in (effects.drop, effects.control))
     count = effects.control_drawn.sum(-1)
@@ -119,7 +119,7 @@ def region_shares(
     book: Codebook,
 ) -> tuple[dict[str, Float[Array, "batch regions"]], Float[Array, "batch regions"]]:
     """Returns the share of each map, which starts at 0, in every region of the codebook, and the regions' areas."""
-    groups = faithfulness.same_region(book.all_aus, book)
+    groups = book.same_region(book.all_aus)
     table = {f"AU{group[0]}": [group[0]] for group in groups}
     single = codebook.custom(table, expressions=tuple(table), geometry=book)
 

@@ -1,4 +1,4 @@
-"""Charts of numbers as PNG files: training curves, the confusion matrix, the class x layer cosine matrix."""
+"""Charts of numbers: training curves, the confusion matrix, the class x layer cosine matrix."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -6,16 +6,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aujax.report.sheet import GREY, LARGE, LINES, NORMAL, SMALL, Sheet
+from aujax.report.sheet import GREY, LARGE, LINES, NORMAL, SMALL, STYLES, Sheet
 
 Path = str | pathlib.Path
 Log = Sequence[Mapping[str, Any]]
+# Maps that need no network, to compare.
+TRIVIAL = {
+    "uniform": "Flat\nmap",
+    "centred_gaussian": "Gaussian in\nthe middle",
+    "all_au_map": "All action\nunits",
+    "class_mean_au_map": "Average\nAU map",
+}
 _CELL_WIDTH, _CELL_HEIGHT = 0.95, 0.5  # inches
-_STYLES = ("-", "--", "-.", ":")
 
 
 def confusion(counts: Sequence[Sequence[int]], expressions: Sequence[str], path: Path, *, title: str) -> pathlib.Path:
-    """Draw the confusion matrix (rows: true) with counts and percent of each row; return the path of the PNG."""
+    """Draw the confusion matrix (rows: true) with counts and percent of each row; return the path of the picture."""
     table = np.asarray(counts)
     totals = table.sum(axis=1, keepdims=True)
     share = table / np.maximum(totals, 1)
@@ -29,7 +35,7 @@ def confusion(counts: Sequence[Sequence[int]], expressions: Sequence[str], path:
 
 
 def cosines(metrics: Mapping[str, Any], path: Path, *, title: str) -> pathlib.Path:
-    """Draw a flat map's cosine, ATT-COS and CAM-COS by expression, with their average; return the path of the PNG.
+    """Draw the cosines of `TRIVIAL` maps, ATT-COS and CAM-COS by expression, with their average; return the path.
 
     `metrics` is the content of metrics.json. Expressions without a map (Neutral) have no row.
     """
@@ -40,26 +46,27 @@ def cosines(metrics: Mapping[str, Any], path: Path, *, title: str) -> pathlib.Pa
     words = [["–" if value is None else f"{value:.2f}" for value in row] for row in values]
     share = np.array([[np.nan if value is None else value for value in row] for row in values], float)
     labels = [f"{name} ({classes[name]['num_maps']})" for name in rows] + ["Average"]
-    columns = ["Flat map,\nto compare", *(f"Attention\n({layer})" for layer in layers), "Class activation\nmap"]
+    columns = [*TRIVIAL.values(), *(f"Attention\n({layer})" for layer in layers), "Class activation\nmap"]
     matrix = _Matrix(share, words, labels, columns, "expression (faces with a map)", "")
     return _draw(matrix, "Greens", title, "cosine with the action-unit map", ("0", "1"), path, average=True)
 
 
 def loss_curves(logs: Mapping[str, Log], path: Path, *, layers: Mapping[str, str]) -> pathlib.Path:
-    """Draw the losses and the validation numbers of one or several runs by epoch; return the path of the PNG.
+    """Draw losses, and the numbers of the split that chose the epoch, by epoch and run; return the path of the picture.
 
     Args:
       logs: the lines of log.jsonl by name of the run.
-      path: of the PNG.
+      path: of the picture.
       layers: the layer whose attention cosine is drawn, by name of the run.
     """
     sheet = Sheet(10.4, 6.6 + 0.22 * len(logs))
     sheet.text(0.7, 0.12, "Training", fontsize=LARGE, weight="bold")
+    chosen_on = " and ".join(sorted({_split(line) for log in logs.values() for line in log} - {""}))
     charts = (
         ("Cross-entropy (training)", "train", lambda line, _: line.get("cross_entropy")),
         ("Alignment loss, 1 − cosine (training)", "train", lambda line, _: line.get("alignment")),
-        ("Accuracy (validation)", "validation", lambda line, _: line.get("cl")),
-        ("Attention's cosine with the AU map (validation)", "validation", _attention_cosine),
+        (f"Accuracy ({chosen_on})", "validation", lambda line, _: line.get("cl")),
+        (f"Attention's cosine with the AU map ({chosen_on})", "validation", _attention_cosine),
     )
     handles = {}
     for place, (heading, kind, read) in enumerate(charts):
@@ -69,7 +76,7 @@ def loss_curves(logs: Mapping[str, Log], path: Path, *, layers: Mapping[str, str
             points = [(line["epoch"], read(line, layers[name])) for line in log if line["kind"] == kind]
             points = [point for point in points if point[1] is not None]
             if points:
-                colour, dashes = LINES[number % len(LINES)], _STYLES[number % len(_STYLES)]
+                colour, dashes = LINES[number % len(LINES)], STYLES[number % len(STYLES)]
                 marker = "o" if len(points) < 40 else ""
                 (handles[name],) = axes.plot(*zip(*points, strict=True), dashes, color=colour, marker=marker, ms=3)
         _finish(axes, bounded=kind == "validation", empty="no run was trained with alignment" if place == 1 else "")
@@ -111,15 +118,20 @@ def _draw(
     sheet.text(0.15, top + height / 2, matrix.rows_are, fontsize=NORMAL, rotation=90, va="center")
     if average:
         axes.axhline(len(matrix.rows) - 1.5, color="black", linewidth=1.5)
-        axes.axvline(0.5, color="black", linewidth=1.5)
+        axes.axvline(len(TRIVIAL) - 0.5, color="black", linewidth=1.5)
     sheet.colour_bar(left, top + height + 0.75, *ends, note, colours=colours)
     return sheet.save(path)
 
 
 def _cosine_row(values: Mapping[str, Any], layers: Sequence[str]) -> list[float | None]:
-    """A flat map's cosine, those of the layers, and CAM's; None for what does not exist."""
-    flat = values.get("baselines", {}).get("uniform")
-    return [flat, *(values["att_cos"][layer] for layer in layers), values.get("cam_cos")]
+    """The cosines of maps without a network, of the layers, and of CAM; None for what does not exist."""
+    trivial = (values.get("baselines", {}).get(name) for name in TRIVIAL)
+    return [*trivial, *(values["att_cos"][layer] for layer in layers), values.get("cam_cos")]
+
+
+def _split(line: Mapping[str, Any]) -> str:
+    """The split that chooses the epoch: validation or, with the paper's protocol, test."""
+    return line.get("split", "validation") if line["kind"] == "validation" else ""
 
 
 def _attention_cosine(line: Mapping[str, Any], layer: str) -> float | None:

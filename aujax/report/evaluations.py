@@ -1,7 +1,7 @@
 """Evaluated runs on disk: what `train.py` and `eval.py` left in RUN, read and checked.
 
-RUN/{config.json, manifest.json, log.jsonl} and RUN/eval/<split>/{metrics.json, maps.npz}. Whatever is missing,
-damaged or not comparable is a UserError that names the file and the command to run.
+RUN/{config.json, manifest.json, log.jsonl} and RUN/eval/<split>/{metrics.json, examples.csv, maps.npz}. Whatever is
+missing, damaged or not comparable is a UserError that names the file and the command to run.
 """
 
 import pathlib
@@ -14,16 +14,25 @@ import numpy as np
 
 from aujax import run_files
 from aujax.errors import UserError
+from aujax.report.examples import Examples
 
 Path = str | pathlib.Path
 EXPECTED_DIFFERENCE = "au_weight"  # what a pair of runs should differ in, and in nothing else
+SEED = "seed"
 _METRICS = (
     *("split", "num_examples", "num_maps", "cl", "balanced_accuracy", "cam_cos", "att_cos", "attention_layer"),
     *("cam_without_pattern", "att_without_pattern", "per_class", "confusion_matrix", "expressions", "baselines"),
-    *("method", "au_weight", "codebook", "checkpoint", "data"),
+    *("method", "au_weight", "codebook", "checkpoint", "data", "protocol", "macro_f1", "map_scores"),
 )
 _SAMPLE = ("index", "image", "au_map", "has_map", "attention", "expression", "predicted")
-_MAPS = (*(f"sample/{name}" for name in _SAMPLE), "class_mean/au_map", "class_count", "class_map_count")
+_CHOSEN = ("sample/", "gallery/", "class_")
+_GALLERY = (*_SAMPLE, "probability")
+_MAPS = (
+    *(f"sample/{name}" for name in _SAMPLE),
+    *(f"gallery/{name}" for name in _GALLERY),
+    *("class_mean/au_map", "class_count", "class_map_count"),
+)
+_FILES = ("metrics.json", "examples.csv", "maps.npz")
 _NOT_SET = "not set"
 
 
@@ -45,8 +54,12 @@ class Evaluation(NamedTuple):
         return self.metrics["att_cos"][self.layer]
 
     def maps(self) -> dict[str, np.ndarray]:
-        """Returns the maps of the fixed sample and the averages by class; see `read_maps`."""
+        """Returns the maps of the fixed sample, the gallery and the averages by class; see `read_maps`."""
         return read_maps(self.directory)
+
+    def examples(self) -> Examples:
+        """Returns the rows of examples.csv."""
+        return Examples(self.directory / "examples.csv", self.metrics["expressions"])
 
 
 class EvaluatedRun(NamedTuple):
@@ -66,6 +79,16 @@ class EvaluatedRun(NamedTuple):
     def metrics(self) -> Mapping[str, Any]:
         """The content of metrics.json."""
         return self.evaluation.metrics
+
+    @property
+    def has_cam(self) -> bool:
+        """Whether the method has a class activation map."""
+        return self.metrics["cam_without_pattern"] is not None
+
+    def command(self, split: str, *options: str) -> str:
+        """Returns the command that evaluates the same weights on a split."""
+        which = self.metrics["checkpoint"]["which"]
+        return _command(self.folder, split, *([] if which == "best" else [f"--checkpoint={which}"]), *options)
 
 
 def open_runs(folders: Sequence[Path], split: str) -> list[EvaluatedRun]:
@@ -96,11 +119,11 @@ def read_metrics(directory: Path) -> dict[str, Any]:
 
 
 def read_maps(directory: Path) -> dict[str, np.ndarray]:
-    """Returns what maps.npz holds for the fixed sample and per class; the maps of every image stay on disk."""
+    """Returns what maps.npz holds of chosen faces and per class; the maps of every image stay on disk."""
     path = pathlib.Path(directory) / "maps.npz"
     try:
         with np.load(path) as archive:
-            maps = {name: archive[name] for name in archive.files if name.startswith(("sample/", "class_"))}
+            maps = {name: archive[name] for name in archive.files if name.startswith(_CHOSEN)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read ({error}); evaluate the run again with eval.py") from error
     if lacking := [name for name in _MAPS if name not in maps]:
@@ -133,22 +156,46 @@ def pairs(runs: Sequence[EvaluatedRun]) -> list[tuple[EvaluatedRun, EvaluatedRun
     return found
 
 
+def replicates(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:
+    """Returns the runs in groups whose members differ in their seed alone."""
+    groups: list[list[EvaluatedRun]] = []
+    for run in runs:
+        for group in groups:
+            if differences([group[0], run]).keys() <= {SEED}:
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
+
+
+def expected_differences(runs: Sequence[EvaluatedRun]) -> tuple[str, ...]:
+    """Returns what runs may differ in: the AU weight, and the seed where every weight had the same several."""
+    seeds = [{run.config.get(SEED) for run in group} for group in replicates(runs)]
+    balanced = len(seeds[0]) > 1 and all(each == seeds[0] for each in seeds)
+    return (EXPECTED_DIFFERENCE, SEED) if balanced else (EXPECTED_DIFFERENCE,)
+
+
 def _open(folder: pathlib.Path, name: str, split: str) -> EvaluatedRun:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; expected the --workdir of train.py")
     directory = folder / "eval" / split
-    if not all((directory / file).is_file() for file in ("metrics.json", "maps.npz")):
+    if not all((directory / file).is_file() for file in _FILES):
         others = sorted(path.parent.name for path in folder.glob("eval/*/metrics.json") if path.parent.name != split)
         raise UserError(
-            f"{folder}: no evaluation on the split {split!r} (expected metrics.json and maps.npz in {directory}"
+            f"{folder}: no evaluation on the split {split!r} (expected {', '.join(_FILES)} in {directory}"
             + (f"; there is one on {', '.join(others)}" if others else "")
-            + f"). Run: python eval.py --workdir={shlex.quote(str(folder))} --split={split}"
+            + f"). Run: {_command(folder, split)}"
         )
     config, manifest = (
         run_files.read_json(folder / file, remedy="train.py writes it")
         for file in (run_files.CONFIG, run_files.MANIFEST)
     )
     return EvaluatedRun(folder, config, manifest, Evaluation(name, directory, read_metrics(directory)))
+
+
+def _command(folder: pathlib.Path, split: str, *options: str) -> str:
+    return " ".join(["python eval.py", f"--workdir={shlex.quote(str(folder))}", f"--split={split}", *options])
 
 
 def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
@@ -161,8 +208,7 @@ def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
             raise UserError(
                 f"{first.folder} and {other.folder} were evaluated on different {what.format(of(first), of(other))}, "
                 "so their numbers do not compare. Evaluate both on the same data: "
-                f"python eval.py --workdir={shlex.quote(str(other.folder))} --split={other.metrics['split']} "
-                f"--data_dir={shlex.quote(str(first.metrics['data']['dir']))}"
+                + other.command(other.metrics["split"], f"--data_dir={shlex.quote(str(first.metrics['data']['dir']))}")
             )
 
 

@@ -1,4 +1,4 @@
-"""The figures of evaluations: from the metrics and maps that `eval.py` writes to PNG files."""
+"""The figures of evaluations: from the metrics and maps that `eval.py` writes to PNG or SVG files."""
 
 import itertools
 import pathlib
@@ -36,7 +36,7 @@ def faces(shown: Sequence[Evaluation], path: Path) -> pathlib.Path | None:
     """Draw face, AU map, attention and CAM for faces of the sample; several evaluations stand side by side.
 
     One face of each expression is drawn, two for a single evaluation: the first of those that all samples hold, so
-    not picked by how well they came out. Returns the path of the PNG, None where the samples share no face.
+    not picked by how well they came out. Returns the path of the picture, None where the samples share no face.
     """
     alone, maps = len(shown) == 1, [one.maps() for one in shown]
     first = maps[0]
@@ -54,7 +54,7 @@ def faces(shown: Sequence[Evaluation], path: Path) -> pathlib.Path | None:
 
 
 def means(shown: Sequence[Evaluation], path: Path) -> pathlib.Path:
-    """Draw the average AU map, attention and CAM of every expression; return the path of the PNG."""
+    """Draw the average AU map, attention and CAM of every expression; return the path of the picture."""
     maps = [one.maps() for one in shown]
     rows = [Means("Action-unit\nmap", maps[0]["class_mean/au_map"], maps[0]["class_map_count"])]
     rows += _by_kind(shown, [_means(*each) for each in zip(shown, maps, strict=True)])
@@ -65,14 +65,14 @@ def means(shown: Sequence[Evaluation], path: Path) -> pathlib.Path:
 
 
 def confusion(evaluation: Evaluation, path: Path) -> pathlib.Path:
-    """Draw the confusion matrix; return the path of the PNG."""
+    """Draw the confusion matrix; return the path of the picture."""
     metrics = evaluation.metrics
     title = f"{evaluation.name}: {100 * metrics['cl']:.1f} % of {metrics['num_examples']} faces recognised"
     return charts.confusion(metrics["confusion_matrix"], metrics["expressions"], path, title=title)
 
 
 def cosines(evaluation: Evaluation, path: Path) -> pathlib.Path:
-    """Draw the cosines by expression and layer; return the path of the PNG."""
+    """Draw the cosines by expression and layer; return the path of the picture."""
     title = f"{evaluation.name}: agreement with the action-unit map"
     return charts.cosines(evaluation.metrics, path, title=title)
 

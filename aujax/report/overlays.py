@@ -22,6 +22,19 @@ def is_flat(map_: Float[np.ndarray, "h w"]) -> bool:
     return not np.isfinite(map_).all() or bool(np.ptp(map_) <= _ROUNDING * np.abs(map_).max())
 
 
+def why_not(map_: Float[np.ndarray, "h w"] | None) -> str:
+    """Returns why a map is not drawn, in a word or two; "" where it is.
+
+    >>> why_not(np.ones((5, 5))), why_not(np.eye(5))
+    ('flat', '')
+    """
+    if map_ is None:
+        return "no map"
+    if not np.isfinite(map_).all():
+        return "not finite"
+    return "flat" if is_flat(map_) else ""
+
+
 def stretched(map_: Float[np.ndarray, "h w"]) -> Float[np.ndarray, "h w"]:
     """Returns the map taken from its own minimum and maximum to 0 and 1; it must not be flat.
 

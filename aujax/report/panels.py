@@ -1,4 +1,4 @@
-"""Maps as pictures in PNG files: overlays on single faces, and averages by expression.
+"""Maps as pictures in PNG or SVG files: overlays on single faces, and averages by expression.
 
 Maps are float (faces or classes, h, w) at their own low resolution; pictures uint8 (faces, height, width, 3).
 """
@@ -42,7 +42,7 @@ def panels(
     title: str,
     across: int = 2,
 ) -> pathlib.Path:
-    """Draw a row of pictures per face, the face and the overlay of each column; return the path of the PNG.
+    """Draw a row of pictures per face, the face and the overlay of each column; return the path of the picture.
 
     `headings` stand above the rows, `across` rows stand side by side. A map without a pattern is not drawn but marked
     "flat" or "not finite".
@@ -74,7 +74,7 @@ def panels(
 def class_means(
     rows: Sequence[Means], expressions: Sequence[str], path: str | pathlib.Path, *, title: str
 ) -> pathlib.Path:
-    """Draw a row of average maps per kind, a column per expression; return the path of the PNG."""
+    """Draw a row of average maps per kind, a column per expression; return the path of the picture."""
     left, top, pitch = 1.75, 0.75, _SIDE + 0.3
     sheet = Sheet(max(left + len(expressions) * _STEP + _MARGIN, 7.5), top + len(rows) * pitch + 0.65)
     sheet.text(_MARGIN, 0.12, title, fontsize=LARGE, weight="bold")
@@ -105,7 +105,7 @@ def _above(sheet: Sheet, left: float, bottom: float, words: str) -> None:
 
 def _overlay(sheet: Sheet, left: float, top: float, image: np.ndarray, map_: np.ndarray | None) -> None:
     """Draw the overlay, or the bare grey picture with the word for why there is none."""
-    words = _why_not(map_)
+    words = overlays.why_not(map_)
     pixels = overlays.grey(image) if words or map_ is None else overlays.overlay(image, map_)
     sheet.picture(left, top, _SIDE, pixels)
     _stamp(sheet, left, top, words)
@@ -113,18 +113,10 @@ def _overlay(sheet: Sheet, left: float, top: float, image: np.ndarray, map_: np.
 
 def _mean(sheet: Sheet, left: float, top: float, map_: np.ndarray | None) -> None:
     """Draw the average on the scale from 0 to 1, or an empty square with the word for why there is none."""
-    words = _why_not(map_)
+    words = overlays.why_not(map_)
     blank = np.full((1, 1, 3), 0.93, np.float32)
     sheet.picture(left, top, _SIDE, blank if words or map_ is None else map_.astype(np.float32))
     _stamp(sheet, left, top, words)
-
-
-def _why_not(map_: np.ndarray | None) -> str:
-    if map_ is None:
-        return "no map"
-    if not np.isfinite(map_).all():
-        return "not finite"
-    return "flat" if overlays.is_flat(map_) else ""
 
 
 def _stamp(sheet: Sheet, left: float, top: float, words: str) -> None:

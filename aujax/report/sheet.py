@@ -17,6 +17,7 @@ LINE = 0.15  # inches from one line of NORMAL words to the next
 GREY = "0.35"
 # Okabe & Ito (2008): eight colours that colour-blind people tell apart; yellow and black are left out.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", ":")  # of lines, beside their colours
 HEAT = "viridis"
 
 
@@ -25,6 +26,7 @@ def matplotlib() -> types.ModuleType:
     try:
         import matplotlib
         import matplotlib.figure
+        import matplotlib.image
     except ImportError as error:
         raise UserError('figures need matplotlib, which is not installed: pip install "aujax[report]"') from error
     return matplotlib
@@ -72,8 +74,10 @@ class Sheet:
         self.text(left + length + 0.3, top + 0.06, meaning, fontsize=SMALL, va="center", color=GREY)
 
     def save(self, path: str | pathlib.Path) -> pathlib.Path:
-        """Write the sheet as a PNG of its full size and return the path."""
+        """Write the sheet in its full size as PNG or SVG, whichever the path ends in, and return the path."""
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.figure.savefig(path, format="png")
+        # The same sheet gives the same file: without a date, and with names that depend on the content alone.
+        with matplotlib().rc_context({"svg.hashsalt": "aujax"}):
+            self.figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
         return path

@@ -1,23 +1,43 @@
-"""Tables of evaluated runs, as Markdown and for the console.
+"""Tables of evaluated runs: as HTML, Markdown, CSV and LaTeX, and for the console.
 
 Accuracies are shown in percent with one decimal, cosines with three; a dash stands for what does not exist.
 """
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import rich.box
 import rich.console
 import rich.table
 import rich.text
 
+from aujax.report import markup
 from aujax.report.evaluations import Evaluation, Path, read
 
 NONE = "–"
-_BASELINES = {
+BASELINES = {
     "uniform": "flat map",
     "centred_gaussian": "Gaussian in the middle",
     "all_au_map": "all action units at once",
+    "class_mean_au_map": "average AU map of the true expression",
+}
+RESULTS = ["Run", "AU weight", "Protocol", "Accuracy (%)", "Mean-class accuracy (%)", "Macro F1 (%)"]
+# What LaTeX reads otherwise, or does not know as a letter.
+_LATEX = {name: f"\\{name}" for name in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "–": "--",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "λ": r"$\lambda$",
+    "≥": r"$\geq$",
+    "→": r"$\rightarrow$",
 }
 
 
@@ -34,6 +54,38 @@ class Table(NamedTuple):
         lines = [self.header, rule, *self.rows]
         return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
+    def html(self, caption: str) -> str:
+        """Returns the table in HTML: it scrolls in its own frame, and its columns can be sorted."""
+        return markup.table(self.header, self.rows, caption=caption, left=self.left)
+
+    def csv(self) -> str:
+        """Returns the table as comma-separated values, empty where a number is missing."""
+        text = io.StringIO()
+        lines = [[_ascii(cell) for cell in line] for line in (self.header, *self.rows)]
+        csv.writer(text, lineterminator="\n").writerows(lines)
+        return text.getvalue()
+
+    def latex(self, caption: str, *, label: str) -> str:
+        """Returns the table as a LaTeX `table` with the rules of the package booktabs."""
+        columns = "l" * self.left + "r" * (len(self.header) - self.left)
+        head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self.rows))
+        lines = [
+            r"% \usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(caption)}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
     def console(self) -> rich.table.Table:
         """Returns the table for `rich.print`."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -45,40 +97,65 @@ class Table(NamedTuple):
         return table
 
 
-def results(shown: Sequence[Evaluation], changes: Sequence[tuple[Evaluation, Evaluation]] = ()) -> Table:
-    """Returns the main table: a row per evaluation, per change (before, after), and per trivial baseline."""
-    layers = {one.layer for one in shown}
-    attention = f"ATT-COS ({shown[0].layer})" if len(layers) == 1 else "ATT-COS (layer)"
-    header = ["Run", "AU weight", "Accuracy (%)", "Balanced accuracy (%)", attention, "CAM-COS"]
-    rows = []
+def results(one: Evaluation) -> Table:
+    """Returns the main table without intervals: the evaluation, then a row per trivial baseline."""
+    about = [one.name, f"{one.metrics['au_weight']:g}", one.metrics["protocol"]]
+    shares = [percent(one.metrics[name]) for name in ("cl", "balanced_accuracy", "macro_f1")]
+    row = [*about, *shares, cosine(one.attention_cosine), cosine(one.metrics["cam_cos"])]
+    return Table([*RESULTS, attention_heading([one]), "CAM-COS"], [row, *baseline_rows([one])])
+
+
+def attention_heading(shown: Sequence[Evaluation]) -> str:
+    """Returns the name of the column of attention cosines."""
+    return "ATT-COS (layer)" if of_layer(shown[0], shown) else f"ATT-COS ({shown[0].layer})"
+
+
+def of_layer(one: Evaluation, shown: Sequence[Evaluation]) -> str:
+    """Returns the layer of an attention cosine to stand behind it, "" where it is the same in the whole column."""
+    return f" ({one.layer})" if len({each.layer for each in shown}) > 1 else ""
+
+
+def baseline_rows(shown: Sequence[Evaluation]) -> list[list[str]]:
+    """Returns what needs no network: the most frequent class, and maps that do not look at the face; per codebook."""
+    confusion = np.array(shown[0].metrics["confusion_matrix"])
+    totals = confusion.sum(1)
+    share, classes = totals.max() / totals.sum(), int((totals > 0).sum())
+    # Whoever always names the class of that share has the F1 2 share / (share + 1) on it and 0 on the others.
+    values = [percent(share), percent(1 / classes), percent(2 * share / (share + 1) / classes)]
+    rows = [["most frequent expression", "", "", *values, NONE, NONE]]
+    books: dict[str, dict[str, Any]] = {}
     for one in shown:
-        layer = "" if len(layers) == 1 else f" ({one.layer})"
-        accuracies = [percent(one.metrics["cl"]), percent(one.metrics["balanced_accuracy"])]
-        cosines = [cosine(one.attention_cosine) + layer, cosine(one.metrics["cam_cos"])]
-        rows.append([one.name, f"{one.metrics['au_weight']:g}", *accuracies, *cosines])
-    rows += [[f"{after.name} − {before.name}", "", *_change(before, after)] for before, after in changes]
-    return Table(header, rows + _baseline_rows(shown))
+        books.setdefault(one.metrics["codebook"], one.metrics["baselines"])
+    for book, cosines in books.items():
+        of = f" ({book})" if len(books) > 1 else ""
+        for name, words in BASELINES.items():
+            rows.append([words + of, "", "", NONE, NONE, NONE, *[cosine(cosines[name])] * 2])
+    return rows
 
 
-def by_expression(shown: Sequence[Evaluation]) -> Table:
-    """Returns the numbers of every expression, a row per evaluation; the expression is named in its first row."""
-    header = ["Expression", "Run", "Faces", "With AU map", "Accuracy (%)", "ATT-COS", "CAM-COS"]
+def by_expression(one: Evaluation) -> Table:
+    """Returns the numbers of every expression, without intervals."""
+    header = ["Expression", "Faces", "With AU map", "Accuracy (%)", "ATT-COS", "CAM-COS", "Best trivial map"]
     rows = []
-    for expression in shown[0].metrics["expressions"]:
-        for one in shown:
-            values = one.metrics["per_class"][expression]
-            counts = [str(values["num_examples"]), str(values["num_maps"])]
-            accuracy = percent(values["accuracy"] if values["num_examples"] else None)
-            cosines = [cosine(values["att_cos"][one.layer]), cosine(values.get("cam_cos"))]
-            rows.append([expression if one is shown[0] else "", one.name, *counts, accuracy, *cosines])
-    return Table(header, rows, left=2)
+    for expression in one.metrics["expressions"]:
+        values = one.metrics["per_class"][expression]
+        counts = [str(values["num_examples"]), str(values["num_maps"])]
+        accuracy = percent(values["accuracy"] if values["num_examples"] else None)
+        cosines = [cosine(values["att_cos"][one.layer]), cosine(values.get("cam_cos"))]
+        rows.append([expression, *counts, accuracy, *cosines, cosine(best_trivial(values["baselines"]))])
+    return Table(header, rows)
+
+
+def best_trivial(baselines: Mapping[str, float | None]) -> float | None:
+    """Returns the highest cosine that a map reaches without a network."""
+    return max((value for value in baselines.values() if value is not None), default=None)
 
 
 def print_evaluation(directory: Path) -> None:
     """Print the results of RUN/eval/<split>, overall and by expression, and where they are."""
     evaluation, console = read(directory), rich.console.Console()
-    console.print(results([evaluation]).console())
-    console.print(by_expression([evaluation]).console())
+    console.print(results(evaluation).console())
+    console.print(by_expression(evaluation).console())
     if words := without_pattern(evaluation):
         console.print(words, markup=False, highlight=False, soft_wrap=True)
     console.print(f"evaluation: {evaluation.directory}", markup=False, highlight=False, soft_wrap=True)
@@ -104,7 +181,7 @@ def percent(share: float | None) -> str:
     >>> percent(0.7825), percent(None)
     ('78.2', '–')
     """
-    return NONE if share is None else f"{100 * share:.1f}"
+    return NONE if share is None else f"{100 * share:.1f}".replace("-", "−")
 
 
 def cosine(value: float | None) -> str:
@@ -113,7 +190,7 @@ def cosine(value: float | None) -> str:
     >>> cosine(0.8125)
     '0.812'
     """
-    return NONE if value is None else f"{value:.3f}"
+    return NONE if value is None else f"{value:.3f}".replace("-", "−")
 
 
 def difference(before: float | None, after: float | None, *, decimals: int = 3, scale: float = 1) -> str:
@@ -127,24 +204,10 @@ def difference(before: float | None, after: float | None, *, decimals: int = 3, 
     return f"{scale * (after - before):+.{decimals}f}".replace("-", "−")
 
 
-def _change(before: Evaluation, after: Evaluation) -> list[str]:
-    a, b = before.metrics, after.metrics
-    accuracies = [difference(a[name], b[name], decimals=1, scale=100) for name in ("cl", "balanced_accuracy")]
-    attention = difference(before.attention_cosine, after.attention_cosine)
-    return [*accuracies, attention, difference(a["cam_cos"], b["cam_cos"])]
+def _ascii(cell: str) -> str:
+    return "" if cell == NONE else cell.replace("−", "-").replace("`", "")
 
 
-def _baseline_rows(shown: Sequence[Evaluation]) -> list[list[str]]:
-    """What needs no network: the most frequent class, and maps that do not look at the face; per codebook."""
-    metrics = shown[0].metrics
-    totals = [sum(row) for row in metrics["confusion_matrix"]]
-    shares = [percent(max(totals) / sum(totals)), percent(1 / sum(total > 0 for total in totals))]
-    rows = [["most frequent expression", "", *shares, NONE, NONE]]
-    books: dict[str, dict[str, Any]] = {}
-    for one in shown:
-        books.setdefault(one.metrics["codebook"], one.metrics["baselines"])
-    for book, values in books.items():
-        of = f" ({book})" if len(books) > 1 else ""
-        for name, words in _BASELINES.items():
-            rows.append([words + of, "", NONE, NONE, *[cosine(values[name])] * 2])
-    return rows
+def _latex(cell: str) -> str:
+    cell = re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda found: _LATEX[found[0]], cell)
+    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", cell)

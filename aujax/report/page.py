@@ -1,0 +1,29 @@
+"""The page about one run or several: a single HTML file that asks for nothing from outside itself."""
+
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from aujax.report import comparison, evaluations, markup, output, run_page
+from aujax.report.evaluations import Path
+
+NAME = "report.html"
+
+
+def write(folders: Sequence[Path], split: str, out: Path) -> list[pathlib.Path]:
+    """Write OUT/report.html about the runs' evaluations on `split`; return its path, then those of its figures.
+
+    Whatever is missing in a run folder, and runs that were evaluated on different faces, are a UserError.
+    """
+    runs = evaluations.open_runs(folders, split)
+    out = pathlib.Path(out)
+    figures = out / "figures"
+    output.make_folder(figures)
+    # Drawn aside, for the folder may hold figures of other reports.
+    with tempfile.TemporaryDirectory(dir=out) as aside:
+        drawn = pathlib.Path(aside)
+        parts = run_page.content(runs[0], drawn) if len(runs) == 1 else comparison.content(runs, drawn)
+        written = [path.replace(figures / path.name) for path in sorted(drawn.iterdir())]
+    page = out / NAME
+    page.write_text(markup.document(*parts), encoding="utf-8")
+    return [page, *written]
