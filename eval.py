@@ -9,6 +9,7 @@ import pathlib
 from absl import app, flags
 
 from aujax import commandline, evaluation_files, faithfulness_files, occlusion, runs
+from aujax.data.builders import Faces
 from aujax.report import figures, tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, as train.py wrote it.", required=True)
@@ -29,18 +30,19 @@ def main(_: list[str]) -> None:
     with commandline.user_errors("python eval.py"):
         commandline.keep_compiled_programs()
         workdir = pathlib.Path(_WORKDIR.value)
+        run = runs.load_run(workdir, which=_CHECKPOINT.value)
+        faces = runs.open_data(run, _DATA_DIR.value)
         for split in _SPLITS.value:
-            _evaluate(workdir, split)
+            faces.source(split)  # one that is not there is told before the first takes its time
+        for split in _SPLITS.value:
+            _evaluate(run, faces, workdir, split)
 
 
-def _evaluate(workdir: pathlib.Path, split: str) -> None:
-    options = {"data_dir": _DATA_DIR.value, "which": _CHECKPOINT.value}
-    directory = evaluation_files.evaluate_run(workdir, split, **options)
+def _evaluate(run: runs.Run, faces: Faces, workdir: pathlib.Path, split: str) -> None:
+    directory = evaluation_files.evaluate(run, faces, workdir, split)
     tables.print_evaluation(directory)
     figures.draw_evaluation(directory)
     if _FAITHFULNESS.value:
-        run = runs.load_run(workdir, which=_CHECKPOINT.value)
-        faces = runs.open_data(run, _DATA_DIR.value)
         faithfulness_files.evaluate_faithfulness(
             run, faces, split, directory, filling=_FILLING.value, limit=_FACES.value
         )

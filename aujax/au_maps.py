@@ -19,6 +19,7 @@ from aujax.codebook import FACS, Codebook
 from aujax.resize import Size
 
 LANDMARKS = 68
+_FOREHEAD = 0.4  # of the distance between the eyes: how far above its brows a face is taken to reach
 
 
 def au_map(
@@ -119,6 +120,24 @@ def landmark_map(
     dx, dy = (x[None, :] - points[:, :1]) ** 2, (y[None, :] - points[:, 1:]) ** 2
     nearest = functools.reduce(jnp.minimum, [dy[i][:, None] + dx[i][None, :] for i in range(len(points))])
     return _masked(rendering.stretched(jnp.exp(-nearest / (2 * sigma**2))), finite)
+
+
+def face_outline(landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224)) -> Float[Array, "h w"]:
+    """Returns 1 within the face, jaw to forehead, and 0 outside: pixels from which a ray crosses its edge once.
+
+    >>> face_outline(jnp.zeros((68, 2)), size=(4, 4)).sum()
+    Array(0., dtype=float32)
+    """
+    landmarks, _ = _checked(landmarks)
+    eyes = landmarks[42:48].mean(0) - landmarks[36:42].mean(0)
+    up = _FOREHEAD * jnp.stack([eyes[1], -eyes[0]])
+    corners = jnp.concatenate([landmarks[:17], landmarks[26:16:-1] + up[None]])
+    x, y = (jnp.arange(n, dtype=jnp.float32) for n in reversed(size))
+    x, y = x[None, None, :], y[None, :, None]
+    (ax, ay), (bx, by) = (part.T[:, :, None, None] for part in (corners, jnp.roll(corners, -1, axis=0)))
+    height = jnp.where(by == ay, 1.0, by - ay)
+    crossed = ((ay > y) != (by > y)) & (x < (bx - ax) * (y - ay) / height + ax)
+    return (crossed.sum(0) % 2).astype(jnp.float32)
 
 
 def _batch(

@@ -22,6 +22,8 @@ from aujax.data.records import Batch, replicated, sharded, to_mesh
 from aujax.evaluation_summary import summarize
 from aujax.runs import Run, versions
 
+_CELLS = (28, 28)  # of a trivial map, to be scored as coarse as a network's
+
 
 class Outputs(NamedTuple):
     """What one batch gives: columns (B, ...), maps (B, h, w) and, if wanted, sums over each class (K, h, w).
@@ -100,8 +102,11 @@ def make_thorough_reader(model: methods.Classifier, config: Config, mesh: Mesh) 
     def summarize(batch: Batch, outputs: Outputs, predicted_cam: Array | None) -> tuple[dict, dict]:
         shown = {name: cams.normalize(value) for name, value in outputs.maps.items()} | {"au_map": outputs.au_map}
         class_sums = _class_sums(shown, batch, len(book.expressions))
-        columns = _baseline_cosines(batch, outputs.au_map, book) | _scores("label", outputs.maps, outputs.au_map)
-        maps = outputs.maps if predicted_cam is None else outputs.maps | {"cam": predicted_cam}
+        trivial = _trivial_maps(batch, book)
+        columns = {f"cosine/{name}": metrics.cosine(map_, outputs.au_map) for name, map_ in trivial.items()}
+        cells = {name: map_scores.shrunk(map_, _CELLS) for name, map_ in trivial.items()}
+        columns |= _scores("label", outputs.maps | cells, outputs.au_map)
+        maps = outputs.maps | cells | ({} if predicted_cam is None else {"cam": predicted_cam})
         au_map, drawn = _au_maps(au_maps.batch_au_maps, batch, book, outputs.columns["predicted"])
         return columns | _scores("predicted", maps, au_map) | {"has_predicted_map": drawn}, class_sums
 
@@ -127,19 +132,13 @@ def _scores(of: str, maps: dict[str, Array], au_map: Float[Array, "batch height 
     }
 
 
-def _baseline_cosines(
-    batch: Batch, au_map: Float[Array, "batch height width"], book: codebook.Codebook
-) -> dict[str, Float[Array, " batch"]]:
+def _trivial_maps(batch: Batch, book: codebook.Codebook) -> dict[str, Float[Array, "batch height width"]]:
     """Returns what any map must beat: a flat one, a blob in the middle, all action units of the face at once."""
-    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in au_map.shape[-2:])
+    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in batch.image.shape[1:3])
     blob = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
-    of_all = jax.vmap(metrics.cosine, in_axes=(None, 0))
     units, _ = _au_maps(au_maps.batch_generic_maps, batch, book)
-    return {
-        "cosine/uniform": of_all(jnp.ones_like(blob), au_map),
-        "cosine/centred_gaussian": of_all(jnp.asarray(blob), au_map),
-        "cosine/all_au_map": metrics.cosine(units, au_map),
-    }
+    same = {"uniform": np.ones_like(blob), "centred_gaussian": blob}
+    return {name: jnp.broadcast_to(value, units.shape) for name, value in same.items()} | {"all_au_map": units}
 
 
 def class_mean_cosines(

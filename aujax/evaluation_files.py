@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from aujax import calibration, codebook, evaluation, evaluation_summary, run_files
-from aujax.data.builders import FaceSource
+from aujax.data.builders import Faces, FaceSource
 from aujax.data.records import Batch, data_mesh, replicated
 from aujax.evaluation import Evaluation, Outputs
 from aujax.evaluation_maps import MapCollector
 from aujax.evaluation_summary import BASELINES, Columns
-from aujax.runs import load_run, open_data
+from aujax.runs import Run, load_run, open_data
 
 
 def evaluate_run(
@@ -26,7 +26,11 @@ def evaluate_run(
 ) -> pathlib.Path:
     """Evaluates a run folder on a split and returns the folder, RUN/eval/<split>, that now holds the files."""
     run = load_run(workdir, which=which)
-    faces = open_data(run, data_dir)
+    return evaluate(run, open_data(run, data_dir), workdir, split)
+
+
+def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Evaluates a run on a split of the faces, as `evaluate_run` does."""
     source, mesh = faces.source(split), data_mesh()
     about = evaluation.describe(run, split, faces)
     collector = MapCollector(len(source), attention_layer=about["attention_layer"])
@@ -90,7 +94,7 @@ def _class_means(result: Evaluation, collector: MapCollector) -> dict[str, np.nd
 
 def _write_temperature(path: pathlib.Path, columns: Columns, about: dict[str, Any]) -> None:
     temperature = calibration.fit_temperature(columns["logits"].astype(float), columns["expression"])
-    content = {"temperature": temperature, "split": about["split"], "checkpoint": about["checkpoint"]}
+    content = {"temperature": temperature} | {name: about[name] for name in ("split", "checkpoint", "data")}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

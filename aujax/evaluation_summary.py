@@ -8,6 +8,7 @@ import numpy as np
 from aujax import map_scores, metrics, statistics
 
 BASELINES = ("uniform", "centred_gaussian", "class_mean_au_map", "all_au_map")  # maps that any network must beat
+SCORED_BASELINES = ("uniform", "centred_gaussian", "all_au_map")  # those that know nothing of a class
 
 Columns = dict[str, np.ndarray]
 
@@ -47,9 +48,9 @@ def summarize(columns: Columns, expressions: Sequence[str]) -> dict[str, Any]:
         _nest(summary, name, value)
     summary |= _without_pattern(columns)
     if "has_predicted_map" in columns:
-        of_label = _map_scores("label", columns, expression, has_map)
-        of_predicted = _map_scores("predicted", columns, predicted, columns["has_predicted_map"])
-        summary["map_scores"] = {"label": of_label, "predicted": of_predicted}
+        ways = {"label": (expression, has_map), "predicted": (predicted, columns["has_predicted_map"])}
+        for name, maps in (("map_scores", read_maps(columns)), ("baseline_scores", SCORED_BASELINES)):
+            summary[name] = {of: _map_scores(of, maps, columns, *way) for of, way in ways.items()}
     return summary | {"per_class": per_class, "confusion_matrix": confusion.tolist(), "expressions": list(expressions)}
 
 
@@ -61,7 +62,7 @@ def _without_pattern(columns: Columns) -> dict[str, Any]:
 
 
 def _map_scores(
-    of: str, columns: Columns, classes: np.ndarray, where: np.ndarray
+    of: str, maps: Sequence[str], columns: Columns, classes: np.ndarray, where: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
     """Returns the mean of every score per class and then over classes, by map, over the faces `where` there is one."""
 
@@ -69,10 +70,7 @@ def _map_scores(
         means, counts = metrics.per_class_mean(values[where].astype(float), classes[where], int(classes.max()) + 1)
         return _mean(means[counts > 0].tolist())
 
-    return {
-        name: {score: mean(columns[f"{of}:{name}:{score}"]) for score in map_scores.SCORES}
-        for name in read_maps(columns)
-    }
+    return {name: {score: mean(columns[f"{of}:{name}:{score}"]) for score in map_scores.SCORES} for name in maps}
 
 
 def read_maps(columns: Iterable[str]) -> list[str]:

@@ -53,8 +53,9 @@ def au_effects(
     """Returns the drops of hiding each of `aus` (default: all of the codebook), for the faces in `where`.
 
     Hidden is what lies within the outline of the unit's ellipses, and less and less of a margin around it. A control
-    hides the region of one of the predicted expression's own units, shape and size kept, moved to where it covers
-    the least of what that expression's AU map shows: a drop counts for a unit as far as it exceeds the controls'. Up to
+    hides the region of one of the predicted expression's own units, shape and size kept, moved within the
+    face to where it covers the least of that expression's AU map: a drop counts for a unit as far as it exceeds the
+    controls'. Up to
     `controls` units take part, spread over the expression's list. Units with the same region share one pass: for all
     twenty of `FACS` there are sixteen, four for the controls, and one for the whole picture.
 
@@ -77,6 +78,8 @@ def au_effects(
     others = jnp.asarray(_controls(groups, aus, codebook, controls))[predicted].T
     nowhere = jnp.zeros((len(image), 2))
     taken, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
+    face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
+    taken = jnp.maximum(taken, 1.0 - face)  # nor to hair or background, which no expression rests on
     moves = jax.lax.map(lambda row: _move(draw(row, nowhere)[0], taken), others)
     hidden = occlusion.hider(image, filling)
 
@@ -133,8 +136,8 @@ def _move(region: Float[Array, "batch height width"], taken: Float[Array, "batch
 class Use(NamedTuple):
     """How much the predicted expression rests on the action units that the codebook lists for it, per face.
 
-    `member` is 1 if the unit that lowers it most belongs to the list (a share where several lower it equally), `chance`
-    how often one drawn at random would belong to it.
+    `member` is 1 if the unit that lowers it most belongs to the list (a share where several lower it equally, 0 where
+    none lowers it), `chance` how often one drawn at random would belong to it.
     Where `listed`, `unlisted` or `controlled` is False there is no unit in the list (Neutral, or none is drawn), none
     outside it, or no control: the mean is 0 and means nothing, and without `listed` neither do `member` and `chance`.
     """
@@ -165,7 +168,7 @@ def use(effects: Effects, *, aus: Sequence[int], codebook: Codebook) -> Use:
     parts = weight * inside, weight * ~inside, effects.control_drawn.astype(jnp.float32)
     listed, unlisted, controls = (part.sum(-1) for part in parts)
     most = jnp.where(effects.drawn, drop, -jnp.inf).max(-1, keepdims=True)
-    best = weight * (drop == most)
+    best = weight * (drop == most) * (most > 0)
     return Use(
         in_codebook=(parts[0] * drop).sum(-1) / jnp.where(listed > 0, listed, 1.0),
         outside=(parts[1] * drop).sum(-1) / jnp.where(unlisted > 0, unlisted, 1.0),

@@ -157,6 +157,7 @@ def evaluate_faithfulness(
     columns = {name: column[valid] for name, column in columns.items()}
     book = codebook.load(config.codebook)
     about = {"num_examples": len(drawn), "filling": filling, "codebook": config.codebook, "checkpoint": run.checkpoint}
+    about["data"] = {"fingerprint": faces.fingerprint}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / JSON).unlink(missing_ok=True)
     _write_rows(directory / CSV, columns, book)

@@ -98,8 +98,12 @@ def accuracy_interval(correct: Mask, *, people: People | None = None) -> Interva
     [0.8, 0.49, 0.943]
     """
     count = len(correct)
-    if not count or _repeats(people, count):
-        return bootstrap(lambda weights: weights @ correct / weights.sum(1), count, people=people)
+    if not count:
+        return Interval(None, None, None)
+    if _repeats(people, count):
+        if 0 < correct.sum() < count:
+            return bootstrap(lambda weights: weights @ correct / weights.sum(1), count, people=people)
+        count = int(of_whom(people, count).max()) + 1  # every resample would be the same: people count once
     share, z = float(correct.mean()), _NORMAL_QUANTILE
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
@@ -142,13 +146,15 @@ def mcnemar(first: Mask, second: Mask, *, people: People | None = None) -> Paire
     higher, lower = int((gain > 0).sum()), int((gain < 0).sum())
     if not count:
         return PairedTest(Interval(None, None, None), None, 0, 0, 0)
-    if _repeats(people, count):
+    if _repeats(people, count) and higher + lower:
         difference = bootstrap(lambda weights: weights @ gain / weights.sum(1), count, people=people)
     else:
-        more, less = (higher + 1) / (count + 2), (lower + 1) / (count + 2)
-        half = _NORMAL_QUANTILE * float(np.sqrt((more + less - (more - less) ** 2) / (count + 2)))
+        # Where people repeat, all their answers are alike here: they count once.
+        units = int(of_whom(people, count).max()) + 1
+        more, less = (higher + 1) / (units + 2), (lower + 1) / (units + 2)
+        half = _NORMAL_QUANTILE * float(np.sqrt((more + less - (more - less) ** 2) / (units + 2)))
         ends = max(-1.0, more - less - half), min(1.0, more - less + half)
-        difference = Interval((higher - lower) / count, *ends)
+        difference = Interval((higher - lower) / units, *ends)
     gains = np.bincount(of_whom(people, count), weights=gain).astype(int)
     return PairedTest(difference, _by_coins(gains), count, higher, lower)
 

@@ -133,6 +133,9 @@ def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
     started = run_files.read_json(folder / run_files.CONFIG, remedy=remedy)
     if _options(dataclasses.asdict(config)) != _options(started):
         return "started with other options"
+    manifest = run_files.read_json(folder / run_files.MANIFEST, remedy=remedy)
+    if manifest["data"]["fingerprint"] != faces.fingerprint:
+        return "started on other data"
     checkpoints = [path for path in folder.glob(f"{run_files.CHECKPOINTS}/*") if path.name.isdigit()]
     last = max((int(path.name) for path in checkpoints), default=0)
     steps_per_epoch = num_batches(faces.splits["train"], config.data.batch_size)

@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from aujax.codebook import EXPRESSIONS, FACS
+from aujax.run_files import CALIBRATION
 
 LAYERS = ("layer4", "layer5")
 MAPS = (*(f"attention/{layer}" for layer in LAYERS), "cam")
 SCORES = ("pointing", "energy", "iou", "auc", "correlation")
 BASELINES = {"uniform": 0.4711, "centred_gaussian": 0.5522, "class_mean_au_map": 0.8144, "all_au_map": 0.7233}
+BASELINE_SCORES = {name: dict.fromkeys(SCORES, BASELINES[name]) for name in BASELINES if "mean" not in name}
 STAGES = ("head", "stage4", "stage3", "stage2", "stage1", "stem")
 SIZE = 32  # pixels per side of the sample's pictures
 PER_CLASS = 4  # faces of each expression; Neutral has no AU map
 CHECKPOINT = {"step": 40, "epoch": 2, "which": "best"}
 VERSIONS = {"python": "3.11.0", "jax": "0.10.2"}
-Columns = dict[str, np.ndarray]
-Row = dict[str, Any]
+Columns, Row = dict[str, np.ndarray], dict[str, Any]
 
 
 def make_run(
@@ -38,8 +39,8 @@ def make_run(
 
     `options` are set in config.json, but for `trained_on` and `evaluated_on` (fingerprints of data) and `data_name`.
     """
-    rng = np.random.default_rng((seed, int(100 * au_weight)))
     folder.mkdir(parents=True)
+    rng = np.random.default_rng((seed, int(100 * au_weight)))
     trained_on, evaluated_on = options.pop("trained_on", "aaaa"), options.pop("evaluated_on", "eeee")
     made = {"name": options.pop("data_name", "synthetic")}
     data = {"dir": options.pop("data_dir", "data/faces"), "read_threads": 4}
@@ -55,9 +56,12 @@ def make_run(
         _write(evaluation / "metrics.json", make_metrics(columns) | about | {"split": split})
         _write_table(evaluation / "examples.csv", _example_rows(columns, attributes))
         np.savez(evaluation / "maps.npz", **make_maps(rng, columns))
+        if split == "validation":
+            _write(folder / CALIBRATION, {"temperature": 1.25, "split": split, "checkpoint": CHECKPOINT})
         if faithfulness:
             rows = make_interventions(rng, columns, au_weight)
-            _write(evaluation / "faithfulness.json", make_faithfulness(rng, columns, rows) | {"checkpoint": CHECKPOINT})
+            measured = make_faithfulness(rng, columns, rows) | {"checkpoint": CHECKPOINT, "data": about["data"]}
+            _write(evaluation / "faithfulness.json", measured)
             _write_table(evaluation / "faithfulness.csv", _intervention_rows(columns, rows))
     lines = [line for epoch in (1, 2, 3) for line in _log(epoch, au_weight)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -147,6 +151,7 @@ def make_metrics(columns: Columns) -> dict[str, Any]:
         "cam_without_pattern": 0,
         "att_without_pattern": dict.fromkeys(LAYERS, 0),
         "map_scores": {of: _map_scores(columns, of) for of in ("label", "predicted")},
+        "baseline_scores": dict.fromkeys(("label", "predicted"), BASELINE_SCORES),
         "attention_layer": "layer5",
         "per_class": per_class,
         "confusion_matrix": confusion.tolist(),

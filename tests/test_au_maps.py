@@ -258,3 +258,14 @@ def test_five_landmarks_are_refused():
 def test_unknown_action_unit_is_refused_with_the_valid_ones():
     with pytest.raises(ValueError, match=r"action units \[3\] have no place .* valid FACS numbers: 1, 2, 4, .*, 43"):
         au_maps.single_au_maps(LANDMARKS, (1, 3))
+
+
+def test_the_outline_holds_the_face_and_not_what_is_around_it():
+    points = np.asarray(LANDMARKS, np.float32)
+    inside = np.asarray(jax.jit(au_maps.face_outline)(points))
+    x, y = points[17:].round().astype(int).T
+    assert inside[y, x].all()
+    assert not inside[[0, 0, -1, -1], [0, -1, 0, -1]].any()
+    edge = np.concatenate([points[:17], points[26:16:-1]])
+    area = 0.5 * abs(np.dot(edge[:, 0], np.roll(edge[:, 1], 1)) - np.dot(edge[:, 1], np.roll(edge[:, 0], 1)))
+    assert area < inside.sum() < 1.4 * area  # and the forehead

@@ -11,8 +11,17 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.card", "explain.page"),
-        *("explain.reading", "explain.words", "losses", "map_scores", "metrics", "models.apvit", "models.taps"),
+        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.card", "explain.explaining"),
+        *(
+            "explain.page",
+            "explain.reading",
+            "explain.words",
+            "losses",
+            "map_scores",
+            "metrics",
+            "models.apvit",
+            "models.taps",
+        ),
         *("plain_yaml", "resize", "run_files", "statistics"),
     ],
 )

@@ -2,13 +2,25 @@
 
 import importlib.util
 import pathlib
+from typing import NamedTuple
 
 import pytest
 from absl import flags
 
 from aujax import commandline
+from aujax.errors import UserError
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "eval.py"
+
+
+class Prepared(NamedTuple):
+    """A data set that has two splits."""
+
+    directory: str | None
+
+    def source(self, split):
+        if split not in ("validation", "test"):
+            raise UserError(f"no split {split}")
 
 
 @pytest.fixture
@@ -20,11 +32,13 @@ def evaluate(monkeypatch):
     spec.loader.exec_module(script)
     asked = []
     monkeypatch.setattr(script.commandline, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(script.evaluation_files, "evaluate_run", lambda workdir, split, **_: workdir / "eval" / split)
+    monkeypatch.setattr(
+        script.evaluation_files, "evaluate", lambda run, faces, workdir, split: workdir / "eval" / split
+    )
     for module, name in ((script.tables, "print_evaluation"), (script.figures, "draw_evaluation")):
         monkeypatch.setattr(module, name, lambda directory: None)
     monkeypatch.setattr(script.runs, "load_run", lambda workdir, which: f"{which} of {workdir}")
-    monkeypatch.setattr(script.runs, "open_data", lambda run, data_dir: data_dir)
+    monkeypatch.setattr(script.runs, "open_data", lambda run, data_dir: Prepared(data_dir))
     monkeypatch.setattr(
         script.faithfulness_files, "evaluate_faithfulness", lambda *args, **options: asked.append((args, options))
     )
@@ -45,7 +59,7 @@ def evaluate(monkeypatch):
 def test_faithfulness_is_measured_only_where_it_is_asked_for(evaluate):
     assert evaluate() == []
     ((arguments, options),) = evaluate("--faithfulness")
-    assert arguments == ("best of RUN", None, "test", pathlib.Path("RUN/eval/test"))
+    assert arguments == ("best of RUN", Prepared(None), "test", pathlib.Path("RUN/eval/test"))
     assert options == {"filling": "blur", "limit": None}
 
 
@@ -58,13 +72,20 @@ def test_options_of_faithfulness_reach_it(evaluate):
         "--faithfulness_faces=9",
     ]
     ((arguments, options),) = evaluate("--faithfulness", *given)
-    assert arguments == ("latest of RUN", "faces", "validation", pathlib.Path("RUN/eval/validation"))
+    assert arguments == ("latest of RUN", Prepared("faces"), "validation", pathlib.Path("RUN/eval/validation"))
     assert options == {"filling": "road", "limit": 9}
 
 
 def test_several_splits_are_evaluated_one_after_the_other(evaluate):
     asked = evaluate("--faithfulness", "--split=validation,test")
     assert [arguments[2] for arguments, _ in asked] == ["validation", "test"]
+
+
+def test_a_split_that_is_not_there_is_told_before_another_is_evaluated(evaluate, capsys):
+    with pytest.raises(SystemExit):
+        evaluate("--faithfulness", "--split=test,exam")
+    assert "no split exam" in capsys.readouterr().err
+    assert [arguments[2] for arguments, _ in evaluate("--faithfulness")] == ["test"]
 
 
 @pytest.mark.parametrize(

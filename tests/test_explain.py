@@ -58,18 +58,6 @@ def found(batch):
     return jax.device_get(measured({"attention": maps, "cam": jnp.ones((4, 8, 8))}, effects, batch))
 
 
-def test_outline_holds_the_face_and_not_what_is_around_it(batch):
-    landmarks = batch.landmarks[0]
-    inside = np.asarray(jax.jit(lambda points: reading.outline(points, (64, 64)))(landmarks))
-    x, y = landmarks[17:].round().astype(int).T
-    assert inside[y, x].all()
-    assert 0.1 < inside.mean() < 0.8
-    assert not inside[[0, 0, -1, -1], [0, -1, 0, -1]].any()
-    jaw = np.concatenate([landmarks[:17], landmarks[26:16:-1]])
-    area = 0.5 * abs(np.dot(jaw[:, 0], np.roll(jaw[:, 1], 1)) - np.dot(jaw[:, 1], np.roll(jaw[:, 0], 1)))
-    assert area < inside.sum() < 1.4 * area  # and the forehead
-
-
 def share(found, row, *aus):
     return found.share["attention"][row, GROUPS.index(aus)]
 
@@ -143,11 +131,17 @@ def test_explanation_holds_maps_and_every_region(explained):
 def test_temperature_of_the_run_makes_its_answers_less_sure(tiny_run, stored, explained):
     file = tiny_run / run_files.CALIBRATION
     try:
-        file.write_text('{"temperature": 4.0}')
+        step = model.open_model(tiny_run).run.checkpoint["step"]
+        file.write_text(json.dumps({"temperature": 4.0, "checkpoint": {"step": step}}))
         (warm,) = aujax.explain.explain(tiny_run, list(stored[0])[:1], landmarks=stored[0], batch_size=8)
-        file.write_text('{"temperature": 0}')
-        with pytest.raises(UserError, match=r"calibration\.json: expected a temperature above 0, got 0"):
-            model.open_model(tiny_run)
+        file.write_text(json.dumps({"temperature": 4.0, "checkpoint": {"step": step + 1}}))
+        other = model.open_model(tiny_run)
+        assert other.temperature == 1.0
+        assert "calibration.json belongs to another checkpoint" in background(other, warped=True).lines[-2]
+        for content in ("[]", "true", "{}", '{"temperature": 0}', '{"temperature": true}'):
+            file.write_text(content)
+            with pytest.raises(UserError, match=r"calibration\.json: expected an object with a temperature above 0"):
+                model.open_model(tiny_run)
     finally:
         file.unlink()
     cold = np.array(list(explained[0].probabilities.values()))
@@ -181,14 +175,9 @@ def test_explanation_without_cam_is_told_by_its_attention(tiny_run, found, batch
     assert "CAM there" not in (tmp_path / "page.html").read_text()
 
 
-def test_faces_are_aligned_as_the_data_of_the_run_were(tiny_run):
-    opened = model.open_model(tiny_run)
-    assert not model.is_warped(opened, "run", "one")
-    assert model.is_warped(opened, "five-point", "all")
-    with pytest.raises(UserError, match=r"--faces=all: the whole photograph .* use --align=five-point"):
-        model.is_warped(opened, "run", "all")
-    elsewhere = opened.run._replace(config=opened.run.config.__class__())
-    assert model.is_warped(opened._replace(run=elsewhere), "run", "one")
+@pytest.mark.parametrize(("count", "rows"), [(1, 8), (8, 8), (9, 16), (17, 24), (24, 24)])
+def test_few_faces_make_a_small_batch(count, rows):
+    assert explaining._filled(count, 24, 8) == rows
 
 
 @pytest.mark.parametrize(
@@ -210,7 +199,8 @@ def test_video_has_a_chart_with_a_line_for_each_expression_that_is_seen(explaine
         explained[0]._replace(second=second, expression=max(answer, key=answer.get), probabilities=others | answer)
         for second, answer in zip((2.0, 4.0), answers, strict=True)
     ]
-    drawn = timeline(frames, "a.mp4")
+    drawn = timeline(frames, "a&b.mp4")
+    assert drawn.count("in a&amp;b.mp4") == 3  # once escaped, in each place
     assert drawn.count("<polyline") == 2
     # From the left edge at 2 s to the right one at 4 s; 1 is at the top, 8 units down, and 0 at 208.
     assert 'points="34.0,8.0 754.0,158.0"' in drawn
@@ -260,7 +250,10 @@ def test_command_writes_page_json_and_csv_and_tells_what_it_cannot_do(tiny_run, 
     assert [one["photo"] for one in content["problems"]] == [str(tmp_path / "bad.jpg"), "nowhere.jpg"]
     with (tmp_path / "out" / "explanations.csv").open() as file:
         rows = list(csv.DictReader(file))
+    assert content["model"]["evaluation"]["protocol"] == "heldout"
     for row, one in zip(rows, content["explanations"], strict=True):
+        assert row["protocol"] == "heldout"
+        assert f"called {row['predicted']}, {100 * one['record']['share']:.0f} % [" in row["record"]
         assert row["photo"] == one["photo"]
         lips = next(found for found in one["regions"] if 12 in found["aus"])
         assert float(row["effect:AU12"]) == float(row["effect:AU15"]) == lips["effect"]
@@ -272,6 +265,14 @@ def test_command_writes_page_json_and_csv_and_tells_what_it_cannot_do(tiny_run, 
     assert all(address.startswith(("#", "data:")) for address in shown.addresses)
     assert {address[1:] for address in shown.addresses if address.startswith("#")} <= set(shown.ids)
     assert "not a diagnosis" in shown.words
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_folder_in_the_place_of_the_page_is_told_before_the_work(tmp_path, capsys):
+    (tmp_path / "explanations.html").mkdir()
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["a.jpg", f"--workdir={tmp_path / 'no run'}", f"--out={tmp_path}"])
+    assert f"expected to write {tmp_path / 'explanations.html'}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_cache")

@@ -73,6 +73,7 @@ def test_yaw_is_that_of_a_turned_head(degrees):
 GOOD = {
     "landmarks": seen_from_the_side(0),
     "enlargement": 1.0,
+    "filled": 0.31,
     "left_out": 0,
     "probabilities": {"Happiness": 0.9, "Neutral": 0.1},
     "flat": (),
@@ -87,7 +88,7 @@ GOOD = {
         ({"landmarks": seen_from_the_side(30)}, "turned to a side by some 30 degrees"),
         ({"landmarks": seen_from_the_side(0) / 3}, "the face is small: 20 pixels between the eyes"),
         ({"enlargement": 2.0}, "enlarged 2.0 times"),
-        ({"enlargement": 0.1}, "fills little of the picture that the model gets: 6 pixels"),
+        ({"filled": 0.05}, "a small part of the picture that the model gets: 5 % of its width"),
         ({"left_out": 2}, "3 faces in the photograph: this is the most prominent one"),
         ({"probabilities": {"Fear": 0.4, "Anger": 0.3, "Neutral": 0.3}}, "not sure: Fear 0.40, Anger 0.30"),
         ({"probabilities": {"Fear": 0.52, "Anger": 0.48}}, "not sure: Fear 0.52, Anger 0.48"),

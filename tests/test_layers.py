@@ -75,7 +75,7 @@ MAY_IMPORT = {
     "explain/reading.py": (*ARRAYS, "data.records", "methods"),
     "explain/*": (
         *("", "codebook", "commandline", "data.*", "errors", "explain.*", "faithfulness", "report.*", "run_files"),
-        "runs",
+        *("runs", "statistics"),
     ),
     "report/__main__.py": ("commandline", "report.*"),
     "report/*": ("", "bootstrap", "calibration", "codebook", "errors", "report.*", "run_files", "statistics"),

@@ -92,3 +92,13 @@ def test_negative_differences_and_small_p_values_sort_as_numbers(chromium, repor
     chromium.open(report, width=DESK)
     words = ["+0.5 [+0.1, +0.9]", "−2.5 [−4.0, −1.0]", "0.001", "< 0.001", "10.0", "9.0"]
     assert chromium.evaluate(f"{words}.map(number)") == [0.5, -2.5, 0.001, 0.001, 10.0, 9.0]
+
+
+def test_groups_that_are_too_small_stay_last_in_both_directions(chromium, report):
+    chromium.open(report, width=DESK)
+    cells = "['too few', '9.0', '10.0'].map((one) => `<tr><td>${one}</td></tr>`).join('')"
+    made = f"window.made = document.createElement('table'); made.innerHTML = '<tbody>' + {cells} + '</tbody>'"
+    chromium.evaluate(f"{made}; 0")
+    order = "Array.from(made.rows, (row) => row.textContent)"
+    assert chromium.evaluate(f"sort(made, 0, 1), {order}") == ["9.0", "10.0", "too few"]
+    assert chromium.evaluate(f"sort(made, 0, -1), {order}") == ["10.0", "9.0", "too few"]

@@ -1,5 +1,6 @@
 """Photographs, folders and videos become faces at the network's size; what cannot be used is told."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,9 @@ from aujax.data.synthetic import draw_face
 
 def given(name, face):
     return photos.as_given({name: face.landmarks})
+
+
+ALIGNED = {"choose": "one", "align": True, "size": 64}
 
 
 def only(outcomes):
@@ -121,6 +125,8 @@ def test_every_bad_file_is_told_and_the_others_are_read(tmp_path):
     files, problems = photos.expand([tmp_path, tmp_path / "empty", tmp_path / "no.jpg", str(tmp_path / "a.png")])
     assert [Path(one.photo).name for one in problems] == ["empty"]
     outcomes = list(photos.read_faces(files, find=photos.whole, choose="one", align=False, size=16))
+    assert only(photos.expand(["a" * 300])[1]).reason == "File name too long"
+    assert only(read("b" * 300, find=photos.whole)).reason == "File name too long"
     read_files = [Path(one.photo.name).name for one in outcomes if isinstance(one, Face)]
     assert read_files == ["a.png", "f.png"]
     told = {Path(one.photo).name: one.reason for one in outcomes if isinstance(one, Problem)}
@@ -136,6 +142,34 @@ def test_photograph_without_a_face_is_told():
     blank = np.full((120, 100, 3), 128, np.uint8)
     found = read(blank, find=photos.by_dlib(detection.find_model()))
     assert found == [Problem("photo 1", "no face found")]
+
+
+def test_strip_of_one_pixel_has_no_face_and_the_others_go_on():
+    strip, find = np.zeros((1, 3000, 3), np.uint8), photos.by_dlib(detection.find_model())
+    assert read(strip, find=find) == [Problem("photo 1", "no face found")]
+
+
+def test_failure_of_a_finder_is_told_and_the_others_go_on():
+    def find(photo):
+        return photos.whole(photo) if photo.pixels.any() else cv2.resize(photo.pixels, (0, 0))
+
+    sources = [np.zeros((9, 9, 3), np.uint8), blocks(1)]
+    first, second = photos.read_faces(sources, find=find, choose="one", align=True, size=16)
+    assert isinstance(first, Problem)
+    assert isinstance(second, Face)
+
+
+def test_picture_that_is_a_face_cut_out_is_taken_whole_and_a_face_in_a_photograph_is_warped():
+    drawn = draw_face(0, 3, size=100)
+    wide = np.zeros((150, 400, 3), np.uint8)
+    wide[20:120, 100:200] = drawn.image
+    moved = {"photo 1": drawn.landmarks + np.array([100, 20], np.float32)}
+    near = only(photos.read_faces([drawn.image], find=given("photo 1", drawn), keep_cut_out=True, **ALIGNED))
+    far = only(photos.read_faces([wide], find=photos.as_given(moved), keep_cut_out=True, **ALIGNED))
+    whole = only(read(drawn.image, find=given("photo 1", drawn), align=False))
+    np.testing.assert_array_equal(near.example.image, whole.example.image)
+    expected = only(read(wide, find=photos.as_given(moved)))
+    np.testing.assert_array_equal(far.example.image, expected.example.image)
 
 
 def test_face_outside_the_photograph_is_told():
@@ -176,3 +210,16 @@ def test_frames_have_their_times_and_colours(clip):
 def test_faces_of_a_video_have_its_name_and_their_time(clip):
     faces = read(clip, find=photos.whole, align=False, every=5)
     assert [(face.photo.name, face.photo.second) for face in faces] == [(str(clip), 0.0), (str(clip), 0.5)]
+
+
+def test_video_that_ends_early_is_told_after_its_frames(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(30):
+        writer.write(np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8))
+    writer.release()
+    assert len(read(path, find=photos.whole, align=False, every=10)) == 3
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    *faces, problem = read(path, find=photos.whole, align=False, every=10)
+    assert len(faces) == 2
+    assert re.fullmatch(r"seems cut off: the first 1\d of 30 frames could be read", problem.reason)

@@ -1,10 +1,14 @@
 """The pages as files; what they hold in detail is tested where it is made, how they behave in test_page_in_browser."""
 
+import base64
 import doctest
+import hashlib
 import html.parser
 import json
+import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -13,7 +17,19 @@ import pytest
 
 from aujax.errors import UserError
 from aujax.report import __main__ as command
-from aujax.report import changes, figures, intervals, interventions, markup, overlays, page, people, seeds, tables
+from aujax.report import (
+    changes,
+    figures,
+    gallery,
+    intervals,
+    interventions,
+    markup,
+    overlays,
+    page,
+    people,
+    seeds,
+    tables,
+)
 
 FULL = {"splits": ("test", "validation"), "faithfulness": True}
 WITHOUT_END = ("meta", "link", "img", "br")
@@ -90,6 +106,8 @@ def test_page_of_a_run_has_all_its_parts(pages, two_runs):
         "after temperature",
         "By gender, with 95 % intervals",
         "Drop of the probability (points)",
+        "Faces behind the drops, by predicted expression: Happiness ",
+        "fewer than 5 people are behind the drops of",
         "AU12 = AU15",
         "moved to where it covers least of the expression's AU map",
         "Faces predicted as Neutral have no own AUs",
@@ -111,7 +129,11 @@ def test_comparison_has_all_its_parts(pages):
         "From <strong>without</strong> to <strong>with</strong>, accuracy goes",
         "without → with",
         "Faces side by side",
-        "Training with AU cues made the network rely more",
+        "The network trained with AU cues relies more",
+        "another seed would differ",
+        "Right of the surest 90 % (%)",
+        "By gender, with 95 % intervals",
+        "Gaussian in the middle",
     ):
         assert words in text
 
@@ -119,8 +141,8 @@ def test_comparison_has_all_its_parts(pages):
 def test_what_was_not_measured_comes_with_its_command(tmp_path):
     run = fake_runs.make_run(tmp_path / "run", attributes=False)
     text = page.write([run], "test", tmp_path / "out")[0].read_text("utf-8")
-    assert f"eval.py --workdir={run} --split=test --faithfulness" in text
-    assert f"eval.py --workdir={run} --split=validation" in text
+    assert f"eval.py --workdir={shlex.quote(str(run))} --split=test --faithfulness" in text
+    assert f"eval.py --workdir={shlex.quote(str(run))} --split=validation" in text
     assert "The data say nothing of the people" in text
 
 
@@ -153,6 +175,29 @@ def test_report_is_not_written_over_a_file(tmp_path, two_runs):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="--out: expected a folder"):
         page.write(two_runs, "test", tmp_path / "out")
+
+
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path, two_runs, monkeypatch):
+    (tmp_path / "taken" / "report.html").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"report\.html, but there is a folder of that name"):
+        page.write(two_runs, "test", tmp_path / "taken")
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["report.html"]
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "closed")  # root may write everywhere
+    with pytest.raises(UserError, match="closed, but it is not allowed"):
+        page.write(two_runs, "test", tmp_path / "closed")
+
+
+def test_only_the_pages_own_script_may_run(pages):
+    for text in pages.values():
+        script = text.partition("<script>")[2].partition("</script>")[0]
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"script-src 'sha256-{digest}'" in text
+        assert text.count("<script") == 1
+
+
+def test_names_of_layers_are_escaped_in_the_gallery():
+    picture = gallery.Picture("", "attention <i>layer</i>")
+    assert "&lt;i&gt;layer" in gallery.cards([gallery.Card("Fear", [("", [picture])])], level=4)
 
 
 def test_report_needs_no_jax():
@@ -214,7 +259,8 @@ def test_interventions_on_other_weights_are_not_mixed_into_the_page(tmp_path, co
         fake_runs.change_metrics(run, checkpoint={"step": 60, "epoch": 3, "which": "latest"})
     text = page.write(runs, "test", tmp_path / "out")[0].read_text("utf-8")
     assert text.count("those of step 40 instead of step 60") == count
-    assert f"eval.py --workdir={runs[0]} --split=test --checkpoint=latest --faithfulness" in text
+    quoted = shlex.quote(str(runs[0]))
+    assert f"eval.py --workdir={quoted} --split=test --checkpoint=latest --faithfulness" in text
     assert "Mean drop" not in text
 
 

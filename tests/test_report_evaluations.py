@@ -148,6 +148,15 @@ def test_numbers_of_the_split_that_chose_the_model_are_not_called_held_out(tmp_p
     assert "these very faces" in provenance.protocol(run)
 
 
+def test_faces_that_were_trained_on_and_weights_that_no_split_chose_are_said(tmp_path):
+    folder = fake_runs.make_run(tmp_path / "run", splits=("train", "test"))
+    (run,) = evaluations.open_runs([folder], "train")
+    assert "was trained on these very faces" in provenance.protocol(run)
+    fake_runs.change_metrics(folder, checkpoint=fake_runs.CHECKPOINT | {"which": "latest"})
+    (run,) = evaluations.open_runs([folder], "test")
+    assert "no split chose them" in provenance.protocol(run)
+
+
 def test_examples_are_columns_and_empty_cells_are_masked(tmp_path):
     folder = fake_runs.make_run(tmp_path / "run")
     rows = evaluation_of(folder).examples()

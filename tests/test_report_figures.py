@@ -150,6 +150,12 @@ def test_cosines_show_every_layer_and_the_average(tmp_path, two_runs, sheets):
     assert not any(word.startswith("Neutral") for word in words)
 
 
+@pytest.mark.parametrize("draw", [figures.confusion, figures.cosines])
+def test_titles_name_split_and_protocol(tmp_path, two_runs, sheets, draw):
+    draw(evaluation_of(two_runs[0]), tmp_path / "drawn.png")
+    assert any(words.endswith("\nsplit test, protocol heldout") for words in words_of(sheets[0]))
+
+
 def test_curves_are_those_of_the_log(tmp_path, two_runs, sheets):
     logs = {folder.name: run_files.read_log(folder / run_files.LOG) for folder in two_runs}
     charts.loss_curves(logs, tmp_path / "curves.png", layers=dict.fromkeys(logs, "layer5"))

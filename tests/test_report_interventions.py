@@ -1,15 +1,13 @@
 """What a run's decisions depend on, from faithfulness.json and faithfulness.csv, in tables and words."""
 
+import shlex
+
 import fake_runs
 import pytest
 
 from aujax import statistics
 from aujax.errors import UserError
-from aujax.report import (
-    evaluations,
-    interventions,
-    reliance,
-)
+from aujax.report import evaluations, intervals, interventions, reliance
 
 
 def opened(*folders):
@@ -26,9 +24,54 @@ def test_stronger_own_units_are_a_yes_with_both_tests(tmp_path):
     before, after = measured_interventions(tmp_path, 4.0)
     found = reliance.measure(before, after)
     assert found.over_others.difference.value == pytest.approx(0.12, abs=0.02)
-    assert "Training with AU cues made the network rely more" in reliance.verdict(found)
+    assert "The network trained with AU cues relies more on the codebook's AUs.**" in reliance.verdict(found)
     others, control = (flipped(test) for test in (found.over_others, found.over_control))
-    assert "rely less" in reliance.verdict(found._replace(over_others=others, over_control=control))
+    assert "relies less" in reliance.verdict(found._replace(over_others=others, over_control=control))
+
+
+def test_runs_that_differ_in_more_are_called_by_their_names(tmp_path):
+    options = {"without": {"au_weight": 0.0}, "with": {"au_weight": 4.0, "optimizer": {"learning_rate": 0.5}}}
+    folders = [fake_runs.make_run(tmp_path / name, faithfulness=True, **each) for name, each in options.items()]
+    words = reliance.answer(*map(interventions.read, opened(*folders)))
+    assert "`with` relies more on the codebook's AUs than `without`." in words
+    assert "trained with AU cues" not in words
+
+
+def test_several_seeds_are_put_together(tmp_path):
+    folders = [
+        fake_runs.make_run(tmp_path / f"{weight}-{seed}", au_weight=weight, seed=seed, faithfulness=True)
+        for seed in (0, 1, 2)
+        for weight in (0.0, 4.0)
+    ]
+    runs = opened(*folders)
+    pairs = [tuple(map(interventions.read, pair)) for pair in evaluations.pairs(runs)]
+    (words,) = reliance.over_seeds(pairs)
+    leads = [reliance.measure(*pair).over_others.difference.value for pair in pairs]
+    assert words.startswith("Over 3 seeds of **0.0-0** and **4.0-0**, the lead of the own AUs over all others")
+    assert f"changes by {intervals.points(statistics.over_seeds(leads).mean)} points" in words
+    assert reliance.over_seeds(pairs[:1]) == []
+
+
+def test_faces_that_took_part_are_counted_and_the_others_explained(tmp_path):
+    (found, _) = measured_interventions(tmp_path, 4.0)
+    # Faces 0 to 4 show Happiness to all, 5 has no landmarks, 6 no control, 7 shows Fear, 8 and 9 one person Anger.
+    predicted = ["Happiness"] * 7 + ["Fear", "Anger", "Anger"]
+
+    def change(row):
+        face = int(row["index"])
+        cells = {"predicted": predicted[face]} if face < len(predicted) else {}
+        cells |= dict.fromkeys(interventions.REGIONS, "0.1")
+        empty = [name for name in row if name.startswith("AU")] + [*interventions.REGIONS] if face == 5 else ["control"]
+        return [row | cells | (dict.fromkeys(empty, "") if face in (5, 6) else {})] if face < len(predicted) else []
+
+    fake_runs.change_rows(found.run.folder, change, of="faithfulness")
+    fake_runs.change_rows(found.run.folder, lambda row: [row | {"group": f"person {min(8, int(row['index']))}"}])
+    (run,) = opened(found.run.folder)
+    again = interventions.read(run)
+    assert interventions.how(again).startswith("On 8 faces of 7 people, one action unit's")
+    assert "Of the 10 drawn faces, 1 without landmarks and 1 without own AUs" in interventions.how(again)
+    assert interventions.behind(again).endswith("expression: Happiness 5; Fear 1; Anger 2 of 1 people.")
+    assert "the drops of Fear, Anger, which" in interventions.few(again)
 
 
 def flipped(test):
@@ -86,8 +129,12 @@ def test_interventions_on_other_weights_or_faces_are_left_out(tmp_path):
     assert interventions.read(run) is None
     words = interventions.missing(run)
     assert "those of step 40 instead of step 60" in words
-    assert f"`python eval.py --workdir={folder} --split=test --checkpoint=latest --faithfulness`" in words
-    fake_runs.change_metrics(folder, checkpoint=fake_runs.CHECKPOINT)
+    quoted = shlex.quote(str(folder))
+    assert f"`python eval.py --workdir={quoted} --split=test --checkpoint=latest --faithfulness`" in words
+    fake_runs.change_metrics(folder, checkpoint=fake_runs.CHECKPOINT, data={"dir": "faces", "fingerprint": "another"})
+    assert interventions.read(*opened(folder)) is None
+    fake_runs.change_metrics(folder, data={"dir": "faces", "fingerprint": "eeee"})
+    assert interventions.read(*opened(folder)) is not None
     fake_runs.change_rows(folder, lambda row: [row | {"index": "99" + row["index"]}], of="faithfulness")
     (run,) = opened(folder)
     assert interventions.read(run) is None

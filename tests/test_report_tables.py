@@ -1,7 +1,9 @@
+import copy
 import csv
 import io
 import json
 import pathlib
+import re
 
 import fake_runs
 import numpy as np
@@ -119,11 +121,39 @@ def test_method_without_cam_has_dashes(tmp_path):
 
 
 def test_map_scores_are_those_of_the_metrics(two_runs):
-    evaluation = evaluation_of(two_runs[1])
-    table = scores.table([evaluation], "predicted")
-    row = dict(zip(table.header, table.rows[-1], strict=True))
+    (run,) = opened(two_runs[1])
+    table = scores.table([intervals.measure(run)], "label")
+    row = dict(zip(table.header, table.rows[2], strict=True))
     assert row["Map"] == "CAM"
-    assert row["AUC"] == f"{evaluation.metrics['map_scores']['predicted']['cam']['auc']:.3f}"
+    value, low, high = map(float, re.findall(r"[\d.]+", row["AUC"]))
+    assert value == pytest.approx(run.metrics["map_scores"]["label"]["cam"]["auc"], abs=6e-4)
+    assert low < value < high
+
+
+def test_scores_of_trivial_maps_follow_those_of_the_networks(two_runs):
+    shown = [intervals.measure(run) for run in opened(*two_runs)]
+    trivial = [[name, "", *[cosine] * 5] for name, cosine in TRIVIAL.items()]
+    assert scores.table(shown, "label").rows[6:] == trivial
+    # What the networks predict differs, and with it the AU map.
+    assert [row[:2] for row in scores.table(shown, "predicted").rows[6:]] == [
+        [name, one.name] for one in shown for name in TRIVIAL
+    ]
+    older = {name: value for name, value in shown[0].run.metrics.items() if name != "baseline_scores"}
+    run = shown[0].run._replace(evaluation=shown[0].run.evaluation._replace(metrics=older))
+    assert len(scores.table([shown[0]._replace(run=run)], "label").rows) == 3
+
+
+TRIVIAL = {"flat map": "0.471", "Gaussian in the middle": "0.552", "all action units at once": "0.723"}
+
+
+def test_groups_of_several_runs_are_rows_side_by_side(two_runs):
+    shown = [intervals.measure(run) for run in opened(*two_runs)]
+    table = groups.by_run(shown, "gender")
+    assert [row[:3] for row in table.rows] == [
+        [group, name, count] for group, count in (("female", "21"), ("male", "7")) for name in ("without", "with")
+    ]
+    group, _, *cells = table.rows[1]
+    assert [group, *cells] == groups.table(shown[1], "gender").rows[0]
 
 
 def test_small_groups_have_no_numbers(two_runs):
@@ -171,11 +201,18 @@ def test_several_seeds_give_means_and_paired_differences(tmp_path):
     assert changes.by_seeds(shown[:1]) is None
 
 
-def test_temperature_is_fitted_on_validation_alone(tmp_path):
+def test_temperature_is_that_of_the_run(tmp_path):
     folder = fake_runs.make_run(tmp_path / "run", splits=("test", "validation"))
     (run,) = opened(folder)
     plain, fitted = confidence.versions(intervals.measure(run))
-    assert (plain.temperature, fitted.fitted_on.path.parent.name) == (1.0, "validation")
+    assert (plain.temperature, fitted.temperature) == (1.0, 1.25)
+    assert fitted.fitted_on.path.parent.name == "validation"
+    by_run = confidence.by_run([intervals.measure(run)])
+    assert [row[:3] for row in by_run.rows] == [
+        ["run", "as the network gives them", "1.000"],
+        ["run", "after temperature 1.25", "1.250"],
+    ]
+    assert [row[7] for row in by_run.rows] == [tables.percent(run.metrics["cl"])] * 2
     assert fitted.probabilities().argmax(1).tolist() == run.evaluation.examples().predicted.tolist()
     answered = confidence.abstention(plain).rows
     assert answered[0][0] == "100.0"
@@ -187,6 +224,23 @@ def test_without_validation_the_command_is_named(tmp_path):
     (run,) = opened(folder)
     assert len(confidence.versions(intervals.measure(run))) == 1
     assert f"eval.py --workdir='{folder}' --split=validation" in confidence.missing(run)
+
+
+def test_damaged_temperature_is_named(tmp_path):
+    folder = fake_runs.make_run(tmp_path / "run", splits=("test", "validation"))
+    (folder / "calibration.json").write_text('{"temperature": 0}')
+    (run,) = opened(folder)
+    with pytest.raises(UserError, match=r"calibration\.json: expected a temperature above 0.*--split=validation"):
+        confidence.missing(run)
+
+
+def test_threshold_that_no_face_reaches_answers_none(tmp_path):
+    folder = fake_runs.make_run(tmp_path / "run", splits=("test", "validation"))
+    (run,) = opened(folder)
+    plain, fitted = confidence.versions(intervals.measure(run))
+    unsure = fitted._replace(temperature=plain.temperature, rows=copy.copy(fitted.rows))
+    unsure.rows.logits = np.zeros_like(fitted.rows.logits)
+    assert confidence.certainty(unsure, 0.5).endswith("answers none of these faces.")
 
 
 def test_temperature_is_not_fitted_on_the_answers_of_other_weights(tmp_path):

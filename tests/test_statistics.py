@@ -230,3 +230,18 @@ def test_of_a_small_group_nothing_is_said():
     assert found[0] == ("female", 19, None)
     assert found[1][:2] == ("male", 20)
     assert found[1].value == statistics.accuracy_interval(np.ones(20, bool))
+
+
+def test_answers_that_are_all_right_still_have_an_interval_where_people_repeat():
+    people = np.repeat(np.arange(10), 2)
+    found = statistics.accuracy_interval(np.ones(20, bool), people=people)
+    # Wilson's, of ten people.
+    assert (found.value, found.high) == pytest.approx((1.0, 1.0))
+    assert found.low == pytest.approx(scipy.stats.binomtest(10, 10).proportion_ci(method="wilson").low)
+
+
+def test_runs_that_never_differ_still_have_an_interval_where_people_repeat():
+    right, people = np.ones(20, bool), np.repeat(np.arange(10), 2)
+    found = statistics.mcnemar(right, right, people=people)
+    assert (found.difference.value, found.p_value, found.count) == (0.0, 1.0, 20)
+    assert found.difference == statistics.mcnemar(right[:10], right[:10]).difference

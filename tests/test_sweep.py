@@ -115,6 +115,7 @@ def test_a_row_says_how_far_it_is(rows, done, faces):
     assert sweep.state(row, done, faces) == "to evaluate"  # not on validation yet
     shutil.copytree(folder / "eval" / "test", folder / "eval" / "validation")
     assert sweep.state(row, done, faces) == FINISHED
+    assert sweep.state(row, done, dataclasses.replace(faces, fingerprint="another")) == "started on other data"
     longer = Row(row.name, dataclasses.replace(row.config, epochs=4))
     assert sweep.state(longer, done, faces) == "started with other options"
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(longer.config)))

@@ -159,6 +159,8 @@ def _seen(pixels: Pixels, model: Path) -> list[Box]:
     """The faces in the image, the most prominent first."""
     detector, _ = _load(model)
     scale = min(1.0, _LONGEST_SIDE / max(pixels.shape[:2]))
+    if round(scale * min(pixels.shape[:2])) < 1:
+        return []  # a strip of which nothing would be left
     small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
     boxes = _boxes(detector, small, 0) or _boxes(detector, small, round(_BORDER * max(small.shape)))
     boxes.sort(key=lambda box: -_prominence(box, small.shape[1], small.shape[0]))

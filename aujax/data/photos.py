@@ -21,11 +21,15 @@ from aujax.data.images import Pixels
 from aujax.data.records import Batch
 from aujax.data.sources.listing import IMAGE_SUFFIXES
 from aujax.data.stored_face import reason
+from aujax.errors import UserError
 
 # A face that is not warped is stored no larger than this; the network's picture is smaller still.
 _LONGEST_SIDE = 1024
 _CROP = 320  # pixels of the longer side of what is cut out to be shown
 _MARGIN = 0.45  # of the face's box, on each side of it
+# Between the eyes, in longer sides of the picture, from which on the picture is taken to be the cut-out face itself:
+# aligned by five points it is 0.31, with room around the head it is less.
+_CUT_OUT = 0.25
 
 
 class Problem(NamedTuple):
@@ -118,7 +122,11 @@ def expand(sources: Iterable[Source]) -> tuple[list[Source], list[Problem]]:
             found.append(source)
             continue
         path = Path(source)
-        below = _files_below(path) if path.is_dir() else [path]
+        try:
+            below = _files_below(path) if path.is_dir() else [path]
+        except OSError as error:  # such as a name that is too long
+            problems.append(Problem(str(path), reason(error)))
+            continue
         if not below:
             problems.append(Problem(str(path), "no photographs or videos in this folder"))
         found += [file for file in below if file not in seen]
@@ -127,25 +135,40 @@ def expand(sources: Iterable[Source]) -> tuple[list[Source], list[Problem]]:
 
 
 def read_faces(
-    sources: Iterable[Source], *, find: Finder, choose: str, align: bool, size: int, every: int = 1
+    sources: Iterable[Source],
+    *,
+    find: Finder,
+    choose: str,
+    align: bool,
+    size: int,
+    every: int = 1,
+    keep_cut_out: bool = False,
 ) -> Iterator[Face | Problem]:
     """Yields the chosen faces of the photographs, for a network that sees `size` pixels; see `CHOICES` and `pictures`.
 
     With `align` a face is warped by five points, and squeezed without them; else the whole photograph is the face.
+    With `keep_cut_out` a photograph that its only face fills is the face even so.
     """
     for photo in pictures(sources, every=every):
         if isinstance(photo, Problem):
             yield photo
             continue
-        found = find(photo)
+        try:
+            found = find(photo)
+        except UserError:
+            raise
+        except (ValueError, cv2.error) as error:
+            yield Problem(photo.name, str(error), photo.second)
+            continue
         if not found:
             yield Problem(photo.name, "no face found", photo.second)
         chosen = CHOICES[choose](found)
         for number, one in enumerate(chosen, start=1):
+            whole_is_face = keep_cut_out and len(found) == 1 and _is_cut_out(photo, one)
             try:
-                face = _face(photo, one, align=align, size=size)
+                face = _face(photo, one, align=align and not whole_is_face, size=size)
                 yield face._replace(number=number, count=len(found), left_out=len(found) - len(chosen))
-            except ValueError as error:
+            except (ValueError, cv2.error) as error:
                 yield Problem(photo.name, str(error), photo.second)
 
 
@@ -175,20 +198,24 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, every: int) -> Iterator[Photo | Problem]:
-    if not path.exists():
-        yield Problem(str(path), "no such file or folder")
-    elif path.suffix.lower() in video.SUFFIXES:
+    if path.suffix.lower() in video.SUFFIXES:
         try:
+            path.stat()
             yield from (Photo(str(path), frame.pixels, frame.second) for frame in video.frames(path, every=every))
-        except ValueError as error:
-            yield Problem(str(path), str(error))
+        except (OSError, ValueError) as error:
+            yield _unread(path, error)
     else:
         try:
             data = path.read_bytes()
             _refuse_huge(data)
             yield Photo(str(path), images.decode(data))
         except (OSError, ValueError) as error:
-            yield Problem(str(path), reason(error))
+            yield _unread(path, error)
+
+
+def _unread(path: Path, error: OSError | ValueError) -> Problem:
+    missing = isinstance(error, FileNotFoundError)
+    return Problem(str(path), "no such file or folder" if missing else reason(error))
 
 
 def _refuse_huge(data: bytes) -> None:
@@ -226,6 +253,14 @@ def _face(photo: Photo, found: Found, *, align: bool, size: int) -> Face:
     example = feed.decoded(record, 0, size)
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2]))) * size / np.sqrt(stored.shape[0] * stored.shape[1])
     return Face(photo, 1, 1, 0, found, _crop(photo.pixels, found.box), picture, example, float(scale))
+
+
+def _is_cut_out(photo: Photo, found: Found) -> bool:
+    """Whether the face fills the photograph; of one without landmarks nothing else is known."""
+    if found.landmarks is None:
+        return True
+    left, right = alignment.five_points(found.landmarks)[:2]
+    return float(np.hypot(*(right - left))) >= _CUT_OUT * max(photo.pixels.shape[:2])
 
 
 def _warped(pixels: Pixels, landmarks: Landmarks) -> tuple[Pixels, np.ndarray]:

@@ -12,6 +12,10 @@ from aujax.data.images import Pixels
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
 
 
+# Some files hold no count of their frames, only what follows from their length and speed: it is not exact.
+_MISSING = 0.1
+
+
 class Frame(NamedTuple):
     """One picture of a video, and the seconds from its start."""
 
@@ -23,7 +27,8 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
     """Yields the first frame of the video and every `every`-th after it.
 
     Raises:
-      ValueError: no video, in a format that OpenCV does not read, or one without frames.
+      ValueError: no video, in a format that OpenCV does not read, or one without frames; after the last frame, fewer
+        than the file says that it has.
     """
     capture = cv2.VideoCapture(str(path))
     try:
@@ -36,6 +41,9 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
                 yield _frame(capture, number, rate)
         if number <= 0:
             raise ValueError("no video, cut off, or in a format that cannot be read")
+        promised = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        if number < (1 - _MISSING) * promised:
+            raise ValueError(f"seems cut off: the first {number} of {promised} frames could be read")
     finally:
         capture.release()
 

@@ -25,9 +25,11 @@ from aujax.errors import UserError
 from aujax.explain import explaining, model, page, tables
 from aujax.explain.background import Background, background
 from aujax.explain.explanation import Explanation
+from aujax.report import output
 from aujax.report.sheet import matplotlib
 
 PROGRAM = "python -m aujax.explain"
+_JSON, _CSV, _PAGE = "explanations.json", "explanations.csv", "explanations.html"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,10 +49,7 @@ def run(options: argparse.Namespace) -> None:
       UserError: a mistake in an option, or nothing could be explained.
     """
     out = pathlib.Path(options.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out}: expected a folder to write to, got {error}; choose another") from error
+    output.make_folder(out, _JSON, _CSV, _PAGE)  # what cannot be written must be told before the work, too
     opened = model.open_model(options.workdir)
     warped = model.is_warped(opened, options.align, options.faces)
     files, problems = photos.expand(options.photos)
@@ -71,7 +70,8 @@ def run(options: argparse.Namespace) -> None:
             problems.append(outcome)
         else:
             found.append(outcome)
-    _write(out, background(opened, warped=warped), model.action_units(opened), found, problems)
+    keeps = model.keeps_cut_out(opened, options.align)
+    _write(out, background(opened, warped=warped, keeps_cut_out=keeps), model.action_units(opened), found, problems)
 
 
 def _write(
@@ -81,15 +81,18 @@ def _write(
     for line in told:
         print(f"not explained: {line}", file=sys.stderr)
     explaining.check_any(found, problems)
-    tables.write_json(out / "explanations.json", found, problems, about.facts)
-    tables.write_csv(out / "explanations.csv", found, aus=aus)
-    page.write(out / "explanations.html", found, problems, about)
+    try:
+        tables.write_json(out / _JSON, found, problems, about)
+        tables.write_csv(out / _CSV, found, about, aus=aus)
+        page.write(out / _PAGE, found, problems, about)
+    except OSError as error:  # such as a disk that is full
+        raise UserError(f"--out={out}: expected to write explanations, got {error}; choose another folder") from error
     for one in found:
         console.print(f"{one.name}: {one.text}")
         for warning in one.warnings:
             console.print(f"  {warning}")
     lost = f", {len(told)} not (see above)" if told else ""
-    console.print(f"{len(found)} face{'s' if len(found) > 1 else ''} explained{lost}: {out / 'explanations.html'}")
+    console.print(f"{len(found)} face{'s' if len(found) > 1 else ''} explained{lost}: {out / _PAGE}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         "--align",
         choices=list(model.ALIGNMENTS),
         default="run",
-        help="warp faces by five points, or take photographs as they are (default: as the run's data were prepared)",
+        help="warp faces by five points, or take photographs as they are (default: as the run's data were prepared; "
+        "for a run on faces that were cut out before, RAF-DB's, AffectNet's or those of the released folds, only a "
+        "photograph that its face fills is taken as it is, and other faces are warped by five points, which is near "
+        "to such faces, though RAF-DB's own 100 x 100 crops are somewhat tighter)",
     )
     parser.add_argument(
         "--landmarks",

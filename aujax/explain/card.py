@@ -87,11 +87,8 @@ def _probabilities(one: Explanation) -> str:
 
 
 def _record(one: Explanation, record: Record | None) -> str:
-    if record is None or not record.count:
-        return ""
-    share, name = 100 * record.right / record.count, html.escape(one.expression)
-    faces = "the one test face" if record.count == 1 else f"the {record.count} test faces"
-    return f'<p class="note">Of {faces} that this model called {name}, {share:.0f} % were labelled so.</p>'
+    words = record.sentence(one.expression) if record else ""
+    return f'<p class="note">{html.escape(words)}</p>' if words else ""
 
 
 def _regions(one: Explanation) -> str:
@@ -147,6 +144,5 @@ def _bar(share: float, kind: str = "plain") -> str:
 
 def _table(caption: str, header: str, rows: str) -> str:
     # Above the table and not in it: there it would scroll away with it.
-    caption = html.escape(caption)
     table = f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<p class="note">{caption}</p>{markup.scrolling(table, label=caption)}'
+    return f'<p class="note">{html.escape(caption)}</p>{markup.scrolling(table, label=caption)}'

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from aujax import codebook
-from aujax.data import photos
+from aujax.data import alignment, photos
 from aujax.data.photos import Face, Finder, Landmarks, Problem, Source
 from aujax.data.records import Batch, data_mesh, replicated, to_mesh
 from aujax.errors import UserError
 from aujax.explain import reading, words
 from aujax.explain.explanation import Explanation, Region
-from aujax.explain.model import Model, finder, is_warped, open_model
+from aujax.explain.model import Model, finder, is_warped, keeps_cut_out, open_model
 from aujax.explain.reading import Reading
 from aujax.runs import Run
 
@@ -42,7 +42,7 @@ def explain(
       landmarks: "dlib" finds faces and landmarks, "none" takes the whole picture without any; else a file of landmarks,
         see `aujax.data.landmarks`, or a table of them by name of the photograph, in its pixels.
       every: of a video's frames, every so many.
-      batch_size: faces that the network gets at once; the last batch is filled up.
+      batch_size: faces that the network gets at once; the last batch may be smaller.
       tell: is called for each photograph that cannot be explained.
 
     Raises:
@@ -83,8 +83,9 @@ def outcomes_of(
     warped = is_warped(model, align, choose)
     variables = jax.device_put(run.variables, replicated(mesh))
     size = -(-batch_size // mesh.size) * mesh.size
+    cut_out = {"keep_cut_out": keeps_cut_out(model, align)}
     faces = photos.read_faces(
-        sources, find=find, choose=choose, align=warped, size=run.config.picture_size, every=every
+        sources, find=find, choose=choose, align=warped, size=run.config.picture_size, every=every, **cut_out
     )
     book, layer = codebook.load(run.config.codebook), run.model.method.aligned(run.config.au_layers)[-1]
     read = functools.partial(
@@ -92,7 +93,8 @@ def outcomes_of(
     )
     waiting: tuple[list[Face], Reading] | None = None
     for group, problems in _grouped(faces, size):
-        begun = read(variables, to_mesh(_batch(group, size), mesh), model.temperature) if group else None
+        filled = _batch(group, _filled(len(group), size, mesh.size)) if group else None
+        begun = read(variables, to_mesh(filled, mesh), model.temperature) if filled else None
         if waiting:
             yield from _explained(*waiting, book=book)
         yield from problems
@@ -115,6 +117,17 @@ def _grouped(faces: Iterable[Face | Problem], size: int) -> Iterator[tuple[list[
             group, problems = [], []
     if group or problems:
         yield group, problems
+
+
+def _filled(count: int, size: int, unit: int) -> int:
+    """Returns how many rows a group of faces gets: `unit` times a power of two, no more than `size`.
+
+    A single photograph need not take as long as a full batch, and few lengths have to be compiled.
+
+    >>> [_filled(count, 32, 1) for count in (1, 3, 31, 32)], _filled(5, 24, 8), _filled(17, 24, 8)
+    ([1, 4, 32, 32], 8, 24)
+    """
+    return min(size, unit << (-(-count // unit) - 1).bit_length())
 
 
 def _batch(faces: Sequence[Face], size: int) -> Batch:
@@ -165,6 +178,7 @@ def explanation(face: Face, reading: Reading, *, book: codebook.Codebook) -> Exp
             words.warnings(
                 landmarks=landmarks,
                 enlargement=face.enlargement,
+                filled=_eyes_apart(face),
                 left_out=face.left_out,
                 probabilities=probabilities,
                 flat=flat,
@@ -173,6 +187,14 @@ def explanation(face: Face, reading: Reading, *, book: codebook.Codebook) -> Exp
             )
         ),
     )
+
+
+def _eyes_apart(face: Face) -> float | None:
+    """Returns the distance between the eyes in sides of the network's picture; None without landmarks."""
+    if not face.example.has_landmarks:
+        return None
+    left, right = alignment.five_points(np.asarray(face.example.landmarks))[:2]
+    return float(np.hypot(*(right - left))) / face.example.image.shape[1]
 
 
 def _regions(reading: Reading, expression: str, book: codebook.Codebook) -> tuple[Region, ...]:

@@ -1,8 +1,9 @@
 """The run behind explanations, and how its faces are found and brought into the form that it was trained on."""
 
+import json
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,30 +16,55 @@ from aujax.runs import Run, load_run
 
 # Whether a face is warped by five points, by the name of the option; None: as the run's data were prepared.
 ALIGNMENTS = {"run": None, "five-point": True, "none": False}
+# Sources whose pictures are faces that were cut out before: what the run was trained on is no whole photograph.
+_CUT_OUT = frozenset({"rafdb", "folds", "affectnet"})
 
 
 class Model(NamedTuple):
-    """A run with its folder, if it has one, and the temperature that divides its logits."""
+    """A run with its folder, if it has one, and the temperature that divides its logits.
+
+    `notes` are sentences on why a file of the folder was left aside.
+    """
 
     run: Run
     workdir: pathlib.Path | None
     temperature: float
+    notes: tuple[str, ...] = ()
 
 
 def open_model(run: Run | str | pathlib.Path) -> Model:
-    """Returns the run, loaded from its folder where that is given, with the temperature in calibration.json."""
+    """Returns the run, loaded from its folder where that is given, with the temperature in calibration.json.
+
+    A temperature that was fitted to another checkpoint is left aside, and a note says so.
+    """
     if isinstance(run, Run):
         return Model(run, None, 1.0)
-    workdir, temperature = pathlib.Path(run), 1.0
-    fitted = workdir / run_files.CALIBRATION
+    workdir = pathlib.Path(run)
     loaded = load_run(workdir)
-    if fitted.is_file():
-        remedy = "evaluate the validation split again with eval.py"
-        content = run_files.read_json(fitted, remedy=remedy)
-        temperature = content.get("temperature", 1.0)
-        if not isinstance(temperature, int | float) or not 0 < temperature < np.inf:
-            raise UserError(f"{fitted}: expected a temperature above 0, got {temperature!r}; {remedy}")
-    return Model(loaded, workdir, float(temperature))
+    if not (workdir / run_files.CALIBRATION).is_file():
+        return Model(loaded, workdir, 1.0)
+    temperature, step = _fitted(workdir / run_files.CALIBRATION)
+    if step != loaded.checkpoint["step"]:
+        note = (
+            f"Probabilities are not calibrated: {run_files.CALIBRATION} belongs to another checkpoint than this one of "
+            f"step {loaded.checkpoint['step']}; evaluate the validation split again with eval.py."
+        )
+        return Model(loaded, workdir, 1.0, (note,))
+    return Model(loaded, workdir, temperature)
+
+
+def _fitted(path: pathlib.Path) -> tuple[float, Any]:
+    """Returns the temperature in the file, and the step of the checkpoint that it was fitted to."""
+    remedy = "evaluate the validation split again with eval.py"
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
+    temperature = content.get("temperature") if isinstance(content, dict) else None
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 < temperature < np.inf:
+        raise UserError(f"{path}: expected an object with a temperature above 0, got {content!r:.60}; {remedy}")
+    checkpoint = content.get("checkpoint")
+    return float(temperature), checkpoint.get("step") if isinstance(checkpoint, dict) else None
 
 
 def finder(landmarks: str, *, names: Sequence[str], model_file: str = "") -> Finder:
@@ -59,7 +85,7 @@ def is_warped(model: Model, align: str, choose: str) -> bool:
         raise UserError(f"--faces: expected one of {', '.join(photos.CHOICES)}, got {choose!r}")
     warped = ALIGNMENTS[align]
     if warped is None:
-        warped = _prepared_with(model.run) != "none"
+        warped = _prepared(model.run).get("align", "none") != "none" or keeps_cut_out(model, align)
     if not warped and choose != "one":
         raise UserError(
             f"--faces={choose}: the whole photograph is what this model gets, so it has one face; use "
@@ -68,12 +94,23 @@ def is_warped(model: Model, align: str, choose: str) -> bool:
     return warped
 
 
-def _prepared_with(run: Run) -> str:
-    """Returns the alignment with which the run's data were prepared; five-point where they are not to be found."""
+def keeps_cut_out(model: Model, align: str) -> bool:
+    """Returns whether a photograph that a face fills is taken whole, although others are warped by five points.
+
+    So it is with data of faces that were cut out beforehand and are stored as they came. Each has
+    margins of its own: RAF-DB's crops are tighter than the five-point template, which is that of the released folds.
+    Such a crop is taken as it is, and the template stands in for all of them where a face must be cut out.
+    """
+    about = _prepared(model.run) if align == "run" else {}
+    return about.get("align") == "none" and about.get("name") in _CUT_OUT
+
+
+def _prepared(run: Run) -> dict[str, Any]:
+    """Returns how the run's data were prepared; by five points where they are not to be found."""
     try:
-        return builders.open_faces(run.config.data.dir).about.get("align", "none") if run.config.data.dir else ""
+        return builders.open_faces(run.config.data.dir).about if run.config.data.dir else {"align": "five-point"}
     except UserError:
-        return ""
+        return {"align": "five-point"}
 
 
 def action_units(model: Model) -> tuple[int, ...]:

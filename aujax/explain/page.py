@@ -6,6 +6,8 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from aujax.data.photos import Problem
 from aujax.explain import words
 from aujax.explain.background import RESPONSIBLE_USE, Background
@@ -14,6 +16,7 @@ from aujax.explain.explanation import Explanation
 from aujax.explain.timeline import timeline
 from aujax.report import markup
 
+_MOST = 100  # faces that a page shows: a video has more frames than anyone looks at
 _SCALE = '<span class="scale" role="img" aria-label="from blue over green to yellow"></span>'
 _READING = (
     "**Probability** is the model's own, over the expressions it knows; it has no way to say that none of them fits.",
@@ -33,9 +36,10 @@ _READING = (
 def write(
     path: pathlib.Path, explanations: Sequence[Explanation], problems: Sequence[Problem], background: Background
 ) -> None:
-    """Writes the page."""
+    """Writes the page, with at most 100 of the faces, evenly spaced; charts of videos have them all."""
     names = _short([one.photo for one in explanations])
     called = [one._replace(photo=name).name for one, name in zip(explanations, names, strict=True)]
+    rows = [(place + 1, explanations[place], called[place]) for place in _shown(len(explanations))]
     cards = [
         card(
             one,
@@ -44,19 +48,20 @@ def write(
             record=background.records.get(one.expression),
             listed=background.facts["aus"][one.expression],
         )
-        for number, (one, name) in enumerate(zip(explanations, called, strict=True), start=1)
+        for number, one, name in rows
     ]
     count = f"{len(explanations)} face{'s' if len(explanations) > 1 else ''}"
     use = "".join(f"<li>{markup.inline(line)}</li>" for line in RESPONSIBLE_USE)
     opening = [f'<div class="caution"><strong>Before you read this.</strong><ul>{use}</ul></div>']
     reading = "".join(f"<li>{_inline(line)}</li>" for line in _READING)
-    overview = [_overview(explanations, called), *_timelines(explanations, names), *_problems(problems)]
+    overview = [
+        *_left_out(len(rows), len(explanations)),
+        _overview(rows),
+        *_timelines(explanations, names),
+        *_problems(problems),
+    ]
     sections = [
-        markup.Section(
-            "overview",
-            "Overview",
-            overview,
-        ),
+        markup.Section("overview", "Overview", overview),
         markup.Section("faces", "Faces", cards),
         markup.Section("reading", "How to read this", [f"<ul>{reading}</ul>"]),
         markup.Section("model", "The model", [markup.bullets(background.lines)]),
@@ -66,17 +71,30 @@ def write(
     path.write_text(page, encoding="utf-8")
 
 
+def _shown(count: int) -> list[int]:
+    """Returns which of the faces the page shows, the first and the last among them."""
+    return np.linspace(0, count - 1, min(count, _MOST)).round().astype(int).tolist()
+
+
+def _left_out(shown: int, count: int) -> list[str]:
+    if shown == count:
+        return []
+    words = f"This page shows {shown} of the {count} faces, evenly spaced, by their numbers among all"
+    return [markup.paragraph(f"{words}; `explanations.json` and `explanations.csv` hold every face.")]
+
+
 def _inline(line: str) -> str:
     """Returns words as HTML, with the scale of the heat colours where it is meant."""
     return _SCALE.join(markup.inline(part) for part in line.split(_SCALE))
 
 
-def _overview(explanations: Sequence[Explanation], names: Sequence[str]) -> str:
+def _overview(faces: Sequence[tuple[int, Explanation, str]]) -> str:
+    """Returns the table of the faces, each with its number and its name."""
     columns = ("Face", "Photograph", "Sees", "Probability", "Rests most on", "Change when hidden", "Warnings")
     right = {"Face", "Probability", "Change when hidden", "Warnings"}
     header = "".join(f'<th scope="col"{_side(name in right)}>{name}</th>' for name in columns)
     rows = []
-    for number, (one, name) in enumerate(zip(explanations, names, strict=True), start=1):
+    for number, one, name in faces:
         best = one.strongest
         rests = best is not None and best.effect >= words.HARDLY
         place = f"{words.units(best.listed or best.aus)}, {best.place.removeprefix('the ')}" if best and rests else "–"

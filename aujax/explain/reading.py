@@ -16,7 +16,6 @@ from aujax import au_maps, augment, cams, codebook, faithfulness, map_scores, me
 from aujax.codebook import Codebook
 from aujax.data.records import Batch
 
-_FOREHEAD = 0.4  # of the distance between the eyes: how far above its brows a face is taken to reach
 _FLOOR = 1e-8
 CELLS = 56  # a side, of the AU map to be shown
 
@@ -93,7 +92,7 @@ def measured(
     )
     stretched = {name: cams.normalize(value) for name, value in maps.items()}
     share, area = region_shares(stretched, batch.landmarks, where, size=size, book=book)
-    face = jax.vmap(lambda points: outline(points, size))(batch.landmarks)
+    face = jax.vmap(lambda points: au_maps.face_outline(points, size=size))(batch.landmarks)
     inside = share_inside(stretched["attention"], face)
     return Reading(
         probability=effects.probability,
@@ -141,20 +140,3 @@ def share_inside(maps: Float[Array, "batch h w"], region: Float[Array, "batch he
     """
     cells = map_scores.shrunk(region, maps.shape[1:])
     return (maps * cells).sum((1, 2)) / jnp.maximum(maps.sum((1, 2)), _FLOOR)
-
-
-def outline(landmarks: Float[Array, "68 2"], size: resize.Size) -> Float[Array, "height width"]:
-    """Returns 1 within the face, jaw to forehead, and 0 outside: pixels from which a ray crosses its edge once.
-
-    >>> outline(jnp.zeros((68, 2)), (4, 4)).sum()
-    Array(0., dtype=float32)
-    """
-    eyes = landmarks[42:48].mean(0) - landmarks[36:42].mean(0)
-    up = _FOREHEAD * jnp.stack([eyes[1], -eyes[0]])
-    corners = jnp.concatenate([landmarks[:17], landmarks[26:16:-1] + up[None]])
-    x, y = (jnp.arange(n, dtype=jnp.float32) for n in reversed(size))
-    x, y = x[None, None, :], y[None, :, None]
-    (ax, ay), (bx, by) = (part.T[:, :, None, None] for part in (corners, jnp.roll(corners, -1, axis=0)))
-    height = jnp.where(by == ay, 1.0, by - ay)
-    crossed = ((ay > y) != (by > y)) & (x < (bx - ax) * (y - ay) / height + ax)
-    return (crossed.sum(0) % 2).astype(jnp.float32)

@@ -29,11 +29,12 @@ def timeline(frames: Sequence[Explanation], name: str) -> str:
         lines.append(f'<polyline points="{points}" {style}/>')
         sample = f'<svg width="28" height="10" aria-hidden="true"><path d="M0 5H28" {style}/></svg>'
         legend.append(f"<li>{sample} {html.escape(expression)}</li>")
-    words = html.escape(f"Probability over time in {name}")
+    words = f"Probability over time in {name}"
     size = f"0 0 {_LEFT + _WIDTH + 20} {_HEIGHT + _BOTTOM + 8}"
-    chart = f'<svg viewBox="{size}" role="img" aria-label="{words}">{_axes(start, end)}{"".join(lines)}</svg>'
+    label = f'role="img" aria-label="{markup.attribute(words)}"'
+    chart = f'<svg viewBox="{size}" {label}>{_axes(start, end)}{"".join(lines)}</svg>'
     return (
-        f'<figure class="timeline"><figcaption>{words}</figcaption>{markup.scrolling(chart, label=words)}'
+        f'<figure class="timeline"><figcaption>{html.escape(words)}</figcaption>{markup.scrolling(chart, label=words)}'
         f"<ul>{''.join(legend)}</ul></figure>"
     )
 

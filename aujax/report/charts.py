@@ -10,12 +10,12 @@ from aujax.report.sheet import GREY, LARGE, LINES, NORMAL, SMALL, STYLES, Sheet
 
 Path = str | pathlib.Path
 Log = Sequence[Mapping[str, Any]]
-# Maps that need no network, to compare.
+# Maps that need no network, to compare: what they are, and above a narrow column.
 TRIVIAL = {
-    "uniform": "Flat\nmap",
-    "centred_gaussian": "Gaussian in\nthe middle",
-    "all_au_map": "All action\nunits",
-    "class_mean_au_map": "Average\nAU map",
+    "uniform": ("flat map", "Flat\nmap"),
+    "centred_gaussian": ("Gaussian in the middle", "Gaussian in\nthe middle"),
+    "all_au_map": ("all action units at once", "All action\nunits"),
+    "class_mean_au_map": ("average AU map of the true expression", "Average\nAU map"),
 }
 _CELL_WIDTH, _CELL_HEIGHT = 0.95, 0.5  # inches
 
@@ -46,7 +46,11 @@ def cosines(metrics: Mapping[str, Any], path: Path, *, title: str) -> pathlib.Pa
     words = [["–" if value is None else f"{value:.2f}" for value in row] for row in values]
     share = np.array([[np.nan if value is None else value for value in row] for row in values], float)
     labels = [f"{name} ({classes[name]['num_maps']})" for name in rows] + ["Average"]
-    columns = [*TRIVIAL.values(), *(f"Attention\n({layer})" for layer in layers), "Class activation\nmap"]
+    columns = [
+        *(narrow for _, narrow in TRIVIAL.values()),
+        *(f"Attention\n({layer})" for layer in layers),
+        "Class activation\nmap",
+    ]
     matrix = _Matrix(share, words, labels, columns, "expression (faces with a map)", "")
     return _draw(matrix, "Greens", title, "cosine with the action-unit map", ("0", "1"), path, average=True)
 

@@ -11,6 +11,7 @@ from aujax import run_files
 from aujax.report import (
     changes,
     charts,
+    confidence,
     evaluations,
     figures,
     gallery,
@@ -41,7 +42,9 @@ def content(runs: Sequence[EvaluatedRun], folder: pathlib.Path) -> tuple[str, li
         Section("faces", "Faces side by side", _faces(runs)),
         Section("reliance", "Do the networks rely on the codebook's action units?", _reliance(runs)),
         Section("expressions", "By expression", _expressions(shown, folder)),
-        Section("scores", "Beyond the cosine", _scores(runs)),
+        Section("scores", "Beyond the cosine", _scores(shown)),
+        Section("confidence", "Confidence and abstention", _confidence(shown)),
+        Section("groups", "Groups of people", run_page.groups_of_people(shown, _label(runs))),
         Section("averages", "Average maps", [gallery.SCALE_OF_MEANS, gallery.means([run.evaluation for run in runs])]),
         Section("training", "Training", _training(runs, folder)),
         Section("provenance", "What was run", run_page.provenance_parts(runs)),
@@ -105,11 +108,19 @@ def _reliance(runs: Sequence[EvaluatedRun]) -> list[str]:
             "hidden, and what counts is by how much the probability of the predicted expression drops."
         )
     ]
-    pairs = [(a, b) for a, b in evaluations.pairs(runs) if a.folder in measured and b.folder in measured]
-    parts += [paragraph(reliance.answer(measured[a.folder], measured[b.folder])) for a, b in pairs]
+    pairs = [
+        (measured[a.folder], measured[b.folder])
+        for a, b in evaluations.pairs(runs)
+        if a.folder in measured and b.folder in measured
+    ]
+    parts += [paragraph(reliance.answer(*pair)) for pair in pairs]
+    parts += map(paragraph, reliance.over_seeds(pairs))
     if measured:
         caption = f"Mean drop by what is hidden, with 95 % intervals ({_label(runs)})"
         parts.append(reliance.table(list(measured.values())).html(caption))
+        words = {one.run.name: interventions.behind(one) for one in measured.values()}
+        parts += [paragraph(f"**{name}**: {said}") for name, said in words.items() if said]
+        parts += [markup.caution(said) for one in measured.values() if (said := interventions.few(one))]
         parts.append(bullets([*interventions.definitions(runs[0]), *reliance.DEFINITIONS]))
     return [*parts, *map(paragraph, lacking)]
 
@@ -126,11 +137,21 @@ def _expressions(shown: Sequence[Measured], folder: pathlib.Path) -> list[str]:
     return parts
 
 
-def _scores(runs: Sequence[EvaluatedRun]) -> list[str]:
-    parts = [bullets(scores.explanation())]
+def _scores(shown: Sequence[Measured]) -> list[str]:
+    parts, label = [bullets(scores.explanation())], _label([one.run for one in shown])
     for of, words in scores.CLASSES.items():
-        parts.append(scores.table([run.evaluation for run in runs], of).html(f"{words} ({_label(runs)})"))
+        parts.append(scores.table(shown, of).html(f"{words} ({label})"))
     return parts
+
+
+def _confidence(shown: Sequence[Measured]) -> list[str]:
+    caption = f"Calibration, and accuracy when the unsure faces are left to a person ({_label([s.run for s in shown])})"
+    lacking = {one.name: confidence.missing(one.run) for one in shown}
+    return [
+        confidence.by_run(shown).html(caption),
+        paragraph(confidence.DEFINITION),
+        *(paragraph(f"**{name}**: {words}") for name, words in lacking.items() if words),
+    ]
 
 
 def _training(runs: Sequence[EvaluatedRun], folder: pathlib.Path) -> list[str]:

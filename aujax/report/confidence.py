@@ -1,12 +1,17 @@
-"""Whether the probabilities mean what they say, and what is gained by leaving the unsure faces to a person."""
+"""Whether the probabilities mean what they say, and what is gained by leaving the unsure faces to a person.
 
+The temperature is the one that eval.py fitted on the validation split: RUN/calibration.json.
+"""
+
+import math
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from aujax import calibration, statistics
+from aujax import calibration, run_files, statistics
 from aujax.errors import UserError
 from aujax.report import curves, evaluations, intervals, tables
 from aujax.report.evaluations import EvaluatedRun
@@ -15,11 +20,19 @@ from aujax.report.intervals import Measured
 from aujax.report.tables import Table
 
 FITTED_ON = "validation"
+RISK = "Area under risk-coverage (%)"
+DEFINITION = (
+    f"**{RISK.removesuffix(' (%)')}**: the share of wrong answers among the n surest faces, averaged over n; 0 is "
+    "best, and a network whose probabilities say nothing has its share of wrong answers."
+)
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
 
 class Calibrated(NamedTuple):
-    """The probabilities of the predicted classes: as the network gives them, or after division of the logits."""
+    """The probabilities of the predicted classes: as the network gives them, or after division of the logits.
+
+    `fitted_on` holds the answers of the same weights on the validation split; None where they are not used or missing.
+    """
 
     title: str
     temperature: float
@@ -32,34 +45,53 @@ class Calibrated(NamedTuple):
 
 
 def versions(one: Measured) -> list[Calibrated]:
-    """Returns the probabilities as they are and, where a validation evaluation allows it, with a fitted temperature."""
+    """Returns the probabilities as they are and, where one was fitted to these weights, after the temperature."""
     found = [Calibrated("as the network gives them", 1.0, one.examples, None)]
     if not missing(one.run):
-        fitted_on = evaluations.read(one.run.folder / "eval" / FITTED_ON).examples()
-        temperature = calibration.fit_temperature(fitted_on.logits, fitted_on.expression)
-        found.append(Calibrated(f"after temperature {temperature:.2f}", temperature, one.examples, fitted_on))
+        temperature = float(_fitted(one.run)["temperature"])
+        about = f"after temperature {temperature:.2f}"
+        found.append(Calibrated(about, temperature, one.examples, _answers(one.run)))
     return found
 
 
 def missing(run: EvaluatedRun) -> str:
-    """Returns why no temperature can be fitted, with the command that changes it; "" where it can."""
+    """Returns why there is no temperature to use here, with the command that changes it; "" where there is one."""
     if run.metrics["split"] == FITTED_ON:
         return (
-            "This page is about the validation split, on which a temperature would be fitted: it cannot be judged "
+            "This page is about the validation split, on which the temperature is fitted: it cannot be judged "
             "there. See the page of the test split."
         )
-    try:
-        other = evaluations.read_metrics(run.folder / "eval" / FITTED_ON)
-    except UserError:
+    if not (run.folder / run_files.CALIBRATION).is_file():
         return f"No temperature was fitted, because the run was not evaluated on its validation split. {_renewed(run)}"
-    if other["expressions"] != run.metrics["expressions"]:
-        return "No temperature was fitted: the validation split was evaluated with other expressions."
-    if other["checkpoint"]["step"] != run.metrics["checkpoint"]["step"]:
+    step = _fitted(run)["checkpoint"]["step"]
+    if step != run.metrics["checkpoint"]["step"]:
         return (
-            "No temperature was fitted: the evaluation of the validation split is one of other weights, those of step "
-            f"{other['checkpoint']['step']} instead of step {run.metrics['checkpoint']['step']}. {_renewed(run)}"
+            f"No temperature is used: the one in {run_files.CALIBRATION} was fitted to other weights, those of step "
+            f"{step} instead of step {run.metrics['checkpoint']['step']}. {_renewed(run)}"
         )
     return ""
+
+
+def _fitted(run: EvaluatedRun) -> Mapping[str, Any]:
+    """The content of calibration.json; one that is damaged is a UserError with the command that renews it."""
+    path, remedy = run.folder / run_files.CALIBRATION, f"run {run.command(FITTED_ON)}"
+    content = run_files.read_json(path, remedy=remedy)
+    temperature, checkpoint = content.get("temperature"), content.get("checkpoint")
+    usable = isinstance(temperature, int | float) and 0 < temperature < math.inf
+    if not usable or not isinstance(checkpoint, dict) or "step" not in checkpoint:
+        raise UserError(f"{path}: expected a temperature above 0 and its checkpoint, got {content}; {remedy}")
+    return content
+
+
+def _answers(run: EvaluatedRun) -> Examples | None:
+    """What the same weights said on the validation split; None where that evaluation is gone, or not theirs."""
+    folder = run.folder / "eval" / FITTED_ON
+    if not (folder / "metrics.json").is_file():
+        return None
+    other = evaluations.read(folder)
+    alike = other.metrics["expressions"] == run.metrics["expressions"]
+    same = alike and other.metrics["checkpoint"]["step"] == run.metrics["checkpoint"]["step"]
+    return other.examples() if same else None
 
 
 def _renewed(run: EvaluatedRun) -> str:
@@ -68,15 +100,29 @@ def _renewed(run: EvaluatedRun) -> str:
 
 def measures(found: list[Calibrated]) -> Table:
     """Returns the errors of the probabilities."""
-    header = ["Probabilities", "Temperature", "ECE (%)", "Negative log-likelihood", "Brier score"]
+    header = ["Probabilities", "Temperature", "ECE (%)", "Negative log-likelihood", "Brier score", RISK]
     rows = []
     for one in found:
         shares, true = one.probabilities(), one.rows.expression
         error = calibration.expected_calibration_error(shares.max(1), one.rows.correct)
         likelihood = calibration.negative_log_likelihood(one.rows.logits, true, temperature=one.temperature)
         scores = [tables.percent(error), tables.cosine(likelihood), tables.cosine(calibration.brier(shares, true))]
-        rows.append([one.title, f"{one.temperature:.3f}", *scores])
+        risk = tables.percent(calibration.area_under_risk_coverage(shares.max(1), one.rows.correct))
+        rows.append([one.title, f"{one.temperature:.3f}", *scores, risk])
     return Table(header, rows)
+
+
+def by_run(shown: Sequence[Measured]) -> Table:
+    """Returns the errors of the probabilities of several runs, and how often they are right where they are surest."""
+    coverages = [f"Right of the surest {100 * wanted:.0f} % (%)" for wanted in _COVERAGES]
+    header, rows = [], []
+    for one in shown:
+        found = versions(one)
+        table = measures(found)
+        header = ["Run", *table.header, *coverages]
+        for version, row in zip(found, table.rows, strict=True):
+            rows.append([one.name, *row, *(right for *_, right in abstention(version).rows)])
+    return Table(header, rows, left=2)
 
 
 def abstention(one: Calibrated) -> Table:
@@ -101,6 +147,11 @@ def certainty(one: Calibrated, wanted: float) -> str:
     if found is None:
         return f"On the validation split no threshold makes {100 * wanted:.0f} % of the answers right."
     answered = one.probabilities().max(1) >= found.probability
+    if not answered.any():
+        return (
+            f"A threshold that makes {100 * wanted:.0f} % of the answers right on the validation split, a probability "
+            f"of {found.probability:.3f}, answers none of these faces."
+        )
     here = intervals.percent(statistics.accuracy_interval(one.rows.correct[answered], people=one.rows.people[answered]))
     return (
         f"A threshold that makes {100 * wanted:.0f} % of the answers right on the validation split, a probability of "

@@ -6,7 +6,7 @@ from aujax import codebook
 from aujax.report import curves, drops, interventions
 from aujax.report.evaluations import EvaluatedRun
 from aujax.report.interventions import Faithfulness
-from aujax.report.markup import bullets, details, figure, heading, paragraph
+from aujax.report.markup import bullets, caution, details, figure, heading, paragraph
 
 
 def content(run: EvaluatedRun, folder: pathlib.Path) -> list[str]:
@@ -24,6 +24,8 @@ def content(run: EvaluatedRun, folder: pathlib.Path) -> list[str]:
         interventions.regions(found).html(
             f"Mean drop per predicted expression, averaged, with 95 % intervals ({label})"
         ),
+        *([paragraph(words)] if (words := interventions.behind(found)) else []),
+        *([caution(words)] if (words := interventions.few(found)) else []),
         bullets(interventions.definitions(run)),
         *_units(found, folder, label),
         *_removals(found, folder, label),

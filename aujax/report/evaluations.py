@@ -7,7 +7,7 @@ missing, damaged or not comparable is a UserError that names the file and the co
 import pathlib
 import shlex
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,13 +147,18 @@ def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
 
 def pairs(runs: Sequence[EvaluatedRun]) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
     """Returns (without AU cues, with AU cues) for the runs that are equal otherwise; two runs always are a pair."""
-    without = [run for run in runs if run.metrics["au_weight"] == 0]
-    aligned = [run for run in runs if run.metrics["au_weight"] > 0]
-    found = [(a, b) for b in aligned for a in without if differences([a, b]).keys() <= {EXPECTED_DIFFERENCE}]
+    found = equal_but_for(runs, {EXPECTED_DIFFERENCE})
     if not found and len(runs) == 2:
         first, second = sorted(runs, key=lambda run: run.metrics["au_weight"])
         found = [(first, second)]
     return found
+
+
+def equal_but_for(runs: Sequence[EvaluatedRun], options: Collection[str]) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
+    """Returns (without AU cues, with AU cues) for the runs that differ in these options at most."""
+    without = [run for run in runs if run.metrics["au_weight"] == 0]
+    aligned = [run for run in runs if run.metrics["au_weight"] > 0]
+    return [(a, b) for b in aligned for a in without if differences([a, b]).keys() <= set(options)]
 
 
 def replicates(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:

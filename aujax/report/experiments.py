@@ -90,10 +90,7 @@ class DataSet(NamedTuple):
     def pairs(self) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
         """Returns (without AU cues, with AU cues) for the runs of one seed that are equal otherwise."""
         found = self.trainings()
-        runs = [run for training in found for run in training.runs]
-        without = [run for run in runs if run.metrics["au_weight"] == 0]
-        aligned = [run for run in runs if run.metrics["au_weight"] > 0]
-        return [(a, b) for b in aligned for a in without if evaluations.differences([a, b]).keys() <= ALIGNMENT]
+        return evaluations.equal_but_for([run for training in found for run in training.runs], ALIGNMENT)
 
 
 class Experiments(NamedTuple):

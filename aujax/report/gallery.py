@@ -48,7 +48,9 @@ def cards(found: Sequence[Card], *, level: int) -> str:
 
 
 def _group(words: str, pictures: Sequence[Picture]) -> str:
-    figures = "".join(f"<figure>{one.content}<figcaption>{one.caption}</figcaption></figure>" for one in pictures)
+    figures = "".join(
+        f"<figure>{one.content}<figcaption>{markup.inline(one.caption)}</figcaption></figure>" for one in pictures
+    )
     return f'<div><p class="verdict">{markup.inline(words)}</p><div class="pictures">{figures}</div></div>'
 
 
@@ -169,4 +171,5 @@ def _mean(map_: Float[np.ndarray, "h w"] | None, alternative: str) -> str:
 
 
 def _frame(words: str, alternative: str) -> str:
-    return f'<div class="none" role="img" aria-label="{markup.attribute(f"{alternative}: {words}")}">{words}</div>'
+    label = markup.attribute(f"{alternative}: {words}")
+    return f'<div class="none" role="img" aria-label="{label}">{markup.inline(words)}</div>'

@@ -52,6 +52,26 @@ def table(one: Measured, attribute: str) -> Table:
     return Table([attribute.capitalize(), "Faces", *repeated, *columns], rows)
 
 
+def by_run(shown: Sequence[Measured], attribute: str) -> Table:
+    """Returns the same of several runs on the same faces, a row per group and run; of a single run, its table."""
+    found = [(one, table(one, attribute)) for one in shown if attribute in one.examples.attributes]
+    if len(found) == 1:
+        return found[0][1]
+    # A method without CAM lacks a column.
+    header = list(dict.fromkeys(name for _, each in sorted(found, key=_columns, reverse=True) for name in each.header))
+    rows = []
+    for these in zip(*(each.rows for _, each in found), strict=True):
+        for (one, each), row in zip(found, these, strict=True):
+            cells = dict(zip(each.header, row, strict=True))
+            group, *others = (cells.get(name, tables.NONE) for name in header)
+            rows.append([group, one.name, *others])
+    return Table([header[0], "Run", *header[1:]], rows, left=2)
+
+
+def _columns(found: tuple[Measured, Table]) -> int:
+    return len(found[1].header)
+
+
 def _by_group(one: Measured, names: Sequence[str], measure: Measure) -> list[Group]:
     return statistics.by_group(names, lambda rows: measure(one.examples, rows))
 

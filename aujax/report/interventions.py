@@ -24,6 +24,7 @@ REGIONS = {
     "outside": "Other AUs",
     "control": "Control",
 }
+FEWEST_PEOPLE = 5  # with fewer of an expression, its mean drop is that of a few pictures
 
 
 class Faithfulness(NamedTuple):
@@ -38,7 +39,7 @@ class Faithfulness(NamedTuple):
 def read(run: EvaluatedRun) -> Faithfulness | None:
     """Returns what `eval.py --faithfulness` wrote; None where it was not run, or for other weights or faces."""
     content = _read(run)
-    if content is None or not _is_of(content, run):
+    if content is None or not _is_of(content, run) or _data(content) != _data(run.metrics):
         return None
     examples = Examples(run.evaluation.directory / "faithfulness.csv", run.metrics["expressions"])
     evaluated = run.evaluation.examples()
@@ -79,6 +80,10 @@ def _is_of(content: Mapping[str, Any], run: EvaluatedRun) -> bool:
     return content.get("checkpoint", {}).get("step") == run.metrics["checkpoint"]["step"]
 
 
+def _data(content: Mapping[str, Any]) -> str | None:
+    return content.get("data", {}).get("fingerprint")
+
+
 def command(run: EvaluatedRun) -> str:
     """Returns the command that measures what this page needs."""
     return run.command(run.metrics["split"], "--faithfulness")
@@ -98,11 +103,48 @@ def complete(rows: Examples) -> Bool[np.ndarray, " faces"]:
 
 
 def how(found: Faithfulness) -> str:
-    """Returns what was done to how many faces, in a sentence."""
+    """Returns what was done to how many faces, in sentences: those that have all of `REGIONS`, and why not others."""
+    rows, where = found.examples, complete(found.examples)
+    drawn = np.logical_or.reduce([rows.numbers(f"AU{unit}")[1] for unit in found.content["aus"]])
+    without = int((~drawn).sum())
+    others = [f"{without:,} without landmarks"] if without else []
+    if left := int((drawn & ~where).sum()):
+        others.append(f"{left:,} without own AUs, other AUs or a control")
+    rest = f" Of the {len(rows):,} drawn faces, {' and '.join(others)} take no part." if others else ""
     return (
-        f"On {people.faces(found.people)}, one action unit's region at a time was hidden (filling: "
-        f"{found.content['filling']})."
+        f"On {people.faces(found.people[where])}, one action unit's region at a time was hidden (filling: "
+        f"{found.content['filling']}).{rest}"
     )
+
+
+def behind(found: Faithfulness) -> str:
+    """Returns how many faces and people the drops are made of, per predicted expression, in a sentence; "" for none."""
+    counts = _counts(found)
+    listed = "; ".join(
+        f"{name} {faces}" + (f" of {count} people" if count < faces else "") for name, (faces, count) in counts.items()
+    )
+    return f"Faces behind the drops, by predicted expression: {listed}." if counts else ""
+
+
+def few(found: Faithfulness) -> str:
+    """Returns which predicted expressions have too few people behind their drops, in a sentence; "" where none has."""
+    names = [name for name, (_, count) in _counts(found).items() if count < FEWEST_PEOPLE]
+    if not names:
+        return ""
+    return (
+        f"{found.run.name}: fewer than {FEWEST_PEOPLE} people are behind the drops of {', '.join(names)}, which count "
+        "as much in the averages as every other expression: do not read them closely."
+    )
+
+
+def _counts(found: Faithfulness) -> dict[str, tuple[int, int]]:
+    """The faces and the people behind the drops, by predicted expression."""
+    where, counts = complete(found.examples), {}
+    for number, name in enumerate(found.examples.expressions):
+        here = where & (found.examples.predicted == number)
+        if here.any():
+            counts[name] = int(here.sum()), people.count(found.people[here])
+    return counts
 
 
 def regions(found: Faithfulness) -> Table:
@@ -181,8 +223,8 @@ def definitions(run: EvaluatedRun) -> list[str]:
     return [
         "**Drop**: the probability of the predicted expression on the whole picture, minus that with a region hidden.",
         "**Own AUs** are those that the codebook lists for the predicted expression; **other AUs** are all others.",
-        "**Control**: the region of one of the own AUs, shape and size kept, moved to where it covers least of the "
-        "expression's AU map. A drop speaks for AUs as far as it exceeds the control's.",
+        "**Control**: the region of one of the own AUs, shape and size kept, moved within the face to where it "
+        "covers least of the expression's AU map. A drop speaks for AUs as far as it exceeds the control's.",
         f"**Means** are taken over the faces predicted as each expression, and then over expressions.{blank}",
         *([words] if (words := _alike(run)) else []),
     ]

@@ -5,6 +5,7 @@ every request (Content-Security-Policy); pictures travel inside them.
 """
 
 import base64
+import hashlib
 import html
 import importlib.resources
 import io
@@ -19,7 +20,7 @@ from jaxtyping import UInt8
 from aujax.report import sheet
 
 _TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{}'"
 
 
 class Section(NamedTuple):
@@ -115,12 +116,15 @@ def document(title: str, opening: Sequence[str], sections: Sequence[Section], *,
     """
     links = "".join(f'<li><a href="#{one.name}">{inline(one.heading)}</a></li>' for one in sections)
     parts = "\n".join(_section(one) for one in sections)
+    # The one script that may run: text in the page cannot become another.
+    script = f"\n{_file('page.js')}"
+    policy = _POLICY.format(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <link rel="icon" href="data:,">
 <title>{html.escape(title)}</title>
 <style>
@@ -134,8 +138,7 @@ def document(title: str, opening: Sequence[str], sections: Sequence[Section], *,
 {"".join(opening)}
 {parts}
 </main>
-<script>
-{_file("page.js")}</script>
+<script>{script}</script>
 </body>
 </html>
 """

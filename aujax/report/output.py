@@ -1,12 +1,16 @@
 """The folder that a report is written into."""
 
+import os
 import pathlib
 
 from aujax.errors import UserError
 
 
-def make_folder(folder: pathlib.Path) -> None:
-    """Make the folder with those above it; one that cannot be made is a UserError."""
+def make_folder(folder: pathlib.Path, *names: str) -> None:
+    """Make the folder with those above it; one that cannot be made, or files that cannot be written, is a UserError.
+
+    `names` are the files that will be written into it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -14,3 +18,10 @@ def make_folder(folder: pathlib.Path) -> None:
             f"--out: expected a folder to write into, but {folder} cannot be made ({error.strerror}); "
             "choose another folder"
         ) from error
+    files = [folder / name for name in names]
+    for path in files:
+        if path.exists() and not path.is_file():
+            raise UserError(f"--out: expected to write {path}, but there is a folder of that name; move it away")
+    for path in (folder, *(path for path in files if path.exists())):
+        if not os.access(path, os.W_OK):
+            raise UserError(f"--out: expected to write into {path}, but it is not allowed; choose another folder")

@@ -8,7 +8,7 @@ function number(words) {
 }
 
 function missing(words) {
-  return words === "" || words === "–";
+  return words === "" || words === "–" || words === "too few";
 }
 
 function sort(table, place, direction) {

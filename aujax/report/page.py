@@ -13,11 +13,13 @@ NAME = "report.html"
 def write(folders: Sequence[Path], split: str, out: Path) -> list[pathlib.Path]:
     """Write OUT/report.html about the runs' evaluations on `split`; return its path, then those of its figures.
 
-    Whatever is missing in a run folder, and runs that were evaluated on different faces, are a UserError.
+    Whatever is missing in a run folder, runs that were evaluated on different faces, and an `out` that cannot be
+    written into are a UserError, before anything is computed.
     """
     runs = evaluations.open_runs(folders, split)
     out = pathlib.Path(out)
     figures = out / "figures"
+    output.make_folder(out, NAME)
     output.make_folder(figures)
     # Drawn aside, for the folder may hold figures of other reports.
     with tempfile.TemporaryDirectory(dir=out) as aside:

@@ -40,9 +40,8 @@ def figure10(folders: Sequence[Path], split: str, out: pathlib.Path) -> list[pat
     drawn: dict[pathlib.Path, Draw] = {}
     for data in experiments.open_all(folders, split).data_sets:
         for run in data.runs:
-            metrics = run.metrics
-            words = f"{run.name} on {data.name} ({metrics['split']})\nprotocol {metrics['protocol']}"
-            named, path = run.evaluation._replace(name=words), out / f"figure10-{_slug(data.name, run.name)}"
+            named = run.evaluation._replace(name=f"{run.name} on {data.name}")
+            path = out / f"figure10-{_slug(data.name, run.name)}"
             drawn[path.with_name(f"{path.name}-confusion")] = lambda to, one=named: figures.confusion(one, to)
             drawn[path.with_name(f"{path.name}-cosines")] = lambda to, one=named: figures.cosines(one, to)
     return save(drawn)

@@ -7,7 +7,7 @@ interval and the standard deviation in columns of their own.
 
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aujax.report import experiments, people, published, seeds, tables
 from aujax.report.evaluations import Path
@@ -107,14 +107,10 @@ def _trivial(data: DataSet, measures: Sequence[Measure], *, blank: int) -> list[
     totals = [sum(row) for row in data.metrics["confusion_matrix"]]
     numbers = [_known(max(totals) / sum(totals) if measure is CL else None) for measure in measures]
     lines = [Line([data.name, "most frequent expression", *[""] * blank], numbers)] if CL in measures else []
-    books: dict[str, dict[str, Any]] = {}
-    for run in data.runs:
-        books.setdefault(run.metrics["codebook"], run.metrics["baselines"])
-    for book, cosines in books.items():
-        of = f" (codebook {book})" if len(books) > 1 else ""
-        for name, words in tables.BASELINES.items():
-            numbers = [_known(None if measure is CL else cosines[name]) for measure in measures]
-            lines.append(Line([data.name, words + of, *[""] * blank], numbers))
+    trivial = tables.trivial_maps([run.evaluation for run in data.runs], lambda metrics: metrics["baselines"])
+    for name, value in trivial:
+        numbers = [_known(None if measure is CL else value) for measure in measures]
+        lines.append(Line([data.name, name, *[""] * blank], numbers))
     return lines
 
 

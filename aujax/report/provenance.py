@@ -20,6 +20,10 @@ PROTOCOLS = {
 def protocol(run: EvaluatedRun) -> str:
     """Returns, in a sentence, how the run's checkpoint was chosen and what follows for this evaluation."""
     name, split = run.metrics["protocol"], run.metrics["split"]
+    if split == "train":
+        return "The model was trained on these very faces (the split train): read the test split for its accuracy."
+    if run.metrics["checkpoint"]["which"] == "latest":
+        return "These are the weights at the end of training: no split chose them, so these faces had no part in it."
     if name == "heldout" and split == "validation":
         return "The model was chosen on these very faces (the validation split): read the test split for its accuracy."
     return PROTOCOLS[name]

@@ -36,7 +36,7 @@ def content(run: EvaluatedRun, folder: pathlib.Path) -> tuple[str, list[str], li
         Section("faces", "Faces", _faces(one)),
         Section("units", "Action units", [*action_units(run), *dependence.content(run, folder)]),
         Section("confidence", "Confidence and abstention", _confidence(one, folder)),
-        Section("groups", "Groups of people", _groups(one)),
+        Section("groups", "Groups of people", groups_of_people([one], one.label)),
         Section("training", "Training", _training(run, folder)),
         Section("card", "Model card", [bullets(model_card.lines(one))]),
         Section("provenance", "What was run", provenance_parts([run])),
@@ -142,7 +142,7 @@ def _maps(one: Measured, folder: pathlib.Path) -> list[str]:
         bullets(scores.explanation()),
     ]
     for of, words in scores.CLASSES.items():
-        parts.append(scores.table([evaluation], of).html(f"{words} ({one.label})"))
+        parts.append(scores.table([one], of).html(f"{words} ({one.label})"))
     return parts
 
 
@@ -189,6 +189,7 @@ def _confidence(one: Measured, folder: pathlib.Path) -> list[str]:
     else:
         parts.append(paragraph("The temperature was fitted on the validation split and is judged on this one."))
     parts += [
+        paragraph(confidence.DEFINITION),
         figure(reliability, "Reliability diagram: share of right answers by probability; the table above sums it up."),
         heading("Answering only where it is sure"),
         confidence.abstention(found[-1]).html(f"Accuracy when the unsure faces are left to a person ({one.label})"),
@@ -198,16 +199,17 @@ def _confidence(one: Measured, folder: pathlib.Path) -> list[str]:
     return [*parts, figure(coverage, "Accuracy against the share of faces answered; the table above has points of it.")]
 
 
-def _groups(one: Measured) -> list[str]:
-    attributes = groups.told_apart(one)
+def groups_of_people(shown: Sequence[Measured], label: str) -> list[str]:
+    """Returns the numbers of the groups that the attributes make, for one run or for several on the same faces."""
+    attributes = groups.told_apart(shown[0])
     if not attributes:
         return [
             paragraph(
-                "The data say nothing of the people beyond their expressions, so it cannot be checked whether the "
-                "network serves all alike. RAF-DB's attribute files, or further columns of a labels.csv, would tell."
+                "The data say nothing of the people beyond their expressions, so it cannot be checked whether "
+                "all are served alike. RAF-DB's attribute files, or further columns of a labels.csv, would tell."
             )
         ]
-    shown = [name for name, large in attributes.items() if large]
+    names = [name for name, large in attributes.items() if large]
     if left_out := [f"`{name}`" for name, large in attributes.items() if not large]:
         left_out = [
             paragraph(
@@ -215,7 +217,7 @@ def _groups(one: Measured) -> list[str]:
                 f"{statistics.FEWEST} faces, so nothing can be said of groups."
             )
         ]
-    if not shown:
+    if not names:
         return left_out
     note = (
         "Intervals that overlap do not prove that groups are served alike: small groups have wide intervals. "
@@ -223,7 +225,7 @@ def _groups(one: Measured) -> list[str]:
     )
     return [
         paragraph(note),
-        *(groups.table(one, name).html(f"By {name}, with 95 % intervals ({one.label})") for name in shown),
+        *(groups.by_run(shown, name).html(f"By {name}, with 95 % intervals ({label})") for name in names),
         *left_out,
     ]
 

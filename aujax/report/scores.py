@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from aujax.report import tables
-from aujax.report.evaluations import Evaluation
+from aujax import statistics
+from aujax.report import intervals, tables
+from aujax.report.intervals import Measured
 from aujax.report.tables import Table
+from aujax.statistics import Interval
 
 SCORES = {
     "pointing": ("Pointing game", "the share of faces on which the highest place of the map lies in the AU region"),
@@ -19,16 +21,33 @@ CLASSES = {
 }
 
 
-def table(shown: Sequence[Evaluation], of: str) -> Table:
-    """Returns the scores of every map of every evaluation, for the class of the label or for the predicted one."""
+def table(shown: Sequence[Measured], of: str) -> Table:
+    """Returns the scores of every map of every run, for the class of the label or for the predicted one.
+
+    Maps that need no network follow; against the AU map of the predicted class they have a row per run, too.
+    """
     names = ["Map", *(["Run"] if len(shown) > 1 else [])]
     rows = []
-    for name in dict.fromkeys(name for one in shown for name in one.metrics["map_scores"][of]):
+    for name in dict.fromkeys(name for one in shown for name in one.run.metrics["map_scores"][of]):
         for one in shown:
-            if (row := one.metrics["map_scores"][of].get(name)) is not None:
+            if name in one.run.metrics["map_scores"][of]:
                 about = [map_name(name), one.name][: len(names)]
-                rows.append([*about, *(tables.cosine(row[score]) for score in SCORES)])
+                rows.append([*about, *(intervals.cosine(_interval(one, of, name, score)) for score in SCORES)])
+    scored = [one.run.evaluation for one in shown if "baseline_scores" in one.run.metrics]
+    for group in [scored] if of == "label" else [[one] for one in scored]:
+        whose = "" if of == "label" else group[0].name
+        for name, row in tables.trivial_maps(group, lambda metrics: metrics["baseline_scores"][of]):
+            rows.append([*[name, whose][: len(names)], *(tables.cosine(row[score]) for score in SCORES)])
     return Table([*names, *(name for name, _ in SCORES.values())], rows, left=len(names))
+
+
+def _interval(one: Measured, of: str, name: str, score: str) -> Interval | None:
+    """The mean per class and then over classes, of the label or predicted, over the faces that have that AU map."""
+    values, known = one.examples.numbers(f"{of}:{name}:{score}")
+    if not known.any():
+        return None
+    classes = one.examples.expression if of == "label" else one.examples.predicted
+    return statistics.macro_mean_interval(values, classes, where=known, people=one.examples.people)
 
 
 def explanation() -> list[str]:

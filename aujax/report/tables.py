@@ -6,7 +6,7 @@ Accuracies are shown in percent with one decimal, cosines with three; a dash sta
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +15,11 @@ import rich.console
 import rich.table
 import rich.text
 
-from aujax.report import markup
+from aujax.report import charts, markup
 from aujax.report.evaluations import Evaluation, Path, read
 
 NONE = "–"
-BASELINES = {
-    "uniform": "flat map",
-    "centred_gaussian": "Gaussian in the middle",
-    "all_au_map": "all action units at once",
-    "class_mean_au_map": "average AU map of the true expression",
-}
+BASELINES = {name: words for name, (words, _) in charts.TRIVIAL.items()}
 RESULTS = ["Run", "AU weight", "Protocol", "Accuracy (%)", "Mean-class accuracy (%)", "Macro F1 (%)"]
 # What LaTeX reads otherwise, or does not know as a letter.
 _LATEX = {name: f"\\{name}" for name in "&%$#_{}"} | {
@@ -123,14 +118,24 @@ def baseline_rows(shown: Sequence[Evaluation]) -> list[list[str]]:
     # Whoever always names the class of that share has the F1 2 share / (share + 1) on it and 0 on the others.
     values = [percent(share), percent(1 / classes), percent(2 * share / (share + 1) / classes)]
     rows = [["most frequent expression", "", "", *values, NONE, NONE]]
-    books: dict[str, dict[str, Any]] = {}
-    for one in shown:
-        books.setdefault(one.metrics["codebook"], one.metrics["baselines"])
-    for book, cosines in books.items():
-        of = f" ({book})" if len(books) > 1 else ""
-        for name, words in BASELINES.items():
-            rows.append([words + of, "", "", NONE, NONE, NONE, *[cosine(cosines[name])] * 2])
+    for name, value in trivial_maps(shown, lambda metrics: metrics["baselines"]):
+        rows.append([name, "", "", NONE, NONE, NONE, *[cosine(value)] * 2])
     return rows
+
+
+def trivial_maps(
+    shown: Sequence[Evaluation], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> list[tuple[str, Any]]:
+    """Returns the name and what `read` gives of every map that needs no network, once for each codebook."""
+    books: dict[str, Mapping[str, Any]] = {}
+    for one in shown:
+        books.setdefault(one.metrics["codebook"], read(one.metrics))
+    return [
+        (words + (f" ({book})" if len(books) > 1 else ""), found[name])
+        for book, found in books.items()
+        for name, words in BASELINES.items()
+        if name in found
+    ]
 
 
 def by_expression(one: Evaluation) -> Table:
