@@ -12,14 +12,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from aujax import cams, resize
 
 REGION = 0.5
 # What a map that says nothing scores.
-NOTHING = {"pointing": 0.0, "energy": 0.0, "iou": 0.0, "auc": 0.5, "correlation": 0.0}
+NOTHING = {"pointing": 0.0, "energy": 0.0, "iou": 0.0, "mean_iou": 0.0, "auc": 0.5, "correlation": 0.0}
 SCORES = tuple(NOTHING)
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _FLOOR = 1e-8
 
 
@@ -31,11 +32,12 @@ def scores(
     pointing: 1 where the largest value lies in the region, that is at least half its cell does (Zhang et al. 2018).
     energy: the share of the map, stretched to [0, 1], that lies in the region (Wang et al. 2020).
     iou: intersection over union of the region and as large an area of the map's highest values.
+    mean_iou: the same of what reaches a threshold, averaged over `THRESHOLDS` of the map stretched to [0, 1].
     auc: area under the ROC curve of the values against the region: how often a place in it is higher than one outside.
     correlation: Pearson's, of the values and the AU map's means over the cells.
 
     >>> {name: float(value) for name, value in scores(jnp.eye(2), jnp.eye(2)).items()}
-    {'pointing': 1.0, 'energy': 1.0, 'iou': 1.0, 'auc': 1.0, 'correlation': 1.0}
+    {'pointing': 1.0, 'energy': 1.0, 'iou': 1.0, 'mean_iou': 1.0, 'auc': 1.0, 'correlation': 1.0}
     """
     maps, au_map = cams.normalize(maps), jnp.asarray(au_map, jnp.float32)
     soft, inside = (shrunk(x, maps.shape[-2:]) for x in (au_map, (au_map >= REGION).astype(jnp.float32)))
@@ -45,10 +47,17 @@ def scores(
         "pointing": (largest >= 0.5).astype(jnp.float32),
         "energy": (values * inside).sum(-1) / jnp.maximum(values.sum(-1), _FLOOR),
         **_ranked(values, inside),
+        "mean_iou": sum(_iou(values >= threshold, inside) for threshold in THRESHOLDS) / len(THRESHOLDS),
         "correlation": correlation(values, soft),
     }
     meaningful = (values.max(-1) > 0) & (inside.sum(-1) > 0)
-    return {name: jnp.where(meaningful, value, NOTHING[name]) for name, value in found.items()}
+    return {name: jnp.where(meaningful, found[name], nothing) for name, nothing in NOTHING.items()}
+
+
+def _iou(taken: Bool[Array, "*batch n"], inside: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+    """Returns intersection over union of whole cells and of the shares of cells in the region."""
+    common = (taken * inside).sum(-1)
+    return common / jnp.maximum(taken.sum(-1) + inside.sum(-1) - common, _FLOOR)
 
 
 def shrunk(maps: Float[Array, "*batch height width"], size: resize.Size) -> Float[Array, "*batch h w"]:

@@ -13,7 +13,7 @@ from aujax.run_files import CALIBRATION
 
 LAYERS = ("layer4", "layer5")
 MAPS = (*(f"attention/{layer}" for layer in LAYERS), "cam")
-SCORES = ("pointing", "energy", "iou", "auc", "correlation")
+SCORES = ("pointing", "energy", "iou", "mean_iou", "auc", "correlation")
 BASELINES = {"uniform": 0.4711, "centred_gaussian": 0.5522, "class_mean_au_map": 0.8144, "all_au_map": 0.7233}
 BASELINE_SCORES = {name: dict.fromkeys(SCORES, BASELINES[name]) for name in BASELINES if "mean" not in name}
 STAGES = ("head", "stage4", "stage3", "stage2", "stage1", "stem")
@@ -211,7 +211,7 @@ def make_interventions(rng: np.random.Generator, columns: Columns, au_weight: fl
     rows = {"drop": drop, "inside": inside, "in_codebook": mean[0], "outside": mean[1]}
     rows["control"] = rng.normal(0.02, 0.01, len(predicted))
     for kind in ("deletion", "insertion", "road"):
-        rows |= {f"{kind}:{name}": rng.uniform(0.2, 0.6, len(predicted)) for name in MAPS}
+        rows |= {f"{kind}:{name}": rng.uniform(0.2, 0.6, len(predicted)) for name in (*MAPS, "random")}
     return rows
 
 

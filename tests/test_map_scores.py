@@ -22,7 +22,11 @@ def test_scores_by_hand():
     found = _scores([[5, 3, 4, 1], [1, 1, 2, 1]])
     deviations = np.float64([5, 3, 4, 1, 1, 1, 2, 1]) - 2.25, REGION.reshape(-1) - 0.25
     pearson = (deviations[0] @ deviations[1]) / np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
-    expected = {"pointing": 1, "energy": 1.5 / 2.5, "iou": 1 / 3, "auc": 11 / 12, "correlation": pearson}
+    # Reached at 0.1 and 0.2 by four cells, both of the region among them; by three from 0.3 on; by the 1 and 0.75 from
+    # 0.6 on; by the 1 from 0.8 on.
+    mean_iou = (2 * 2 / 4 + 3 * 2 / 3 + 2 * 1 / 3 + 2 * 1 / 2) / 9
+    expected = {"pointing": 1, "energy": 1.5 / 2.5, "iou": 1 / 3, "mean_iou": mean_iou, "auc": 11 / 12}
+    expected["correlation"] = pearson
     assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -31,7 +35,7 @@ def test_perfect_map_scores_one():
 
 
 def test_inverted_map_scores_least():
-    expected = {"pointing": 0, "energy": 0, "iou": 0, "auc": 0, "correlation": -1}
+    expected = {"pointing": 0, "energy": 0, "iou": 0, "mean_iou": 0, "auc": 0, "correlation": -1}
     assert _scores(1 - REGION) == pytest.approx(expected, abs=1e-6)
 
 
@@ -50,7 +54,9 @@ def test_empty_au_map_has_defined_scores():
 
 def test_region_everywhere_has_defined_scores():
     found = _scores([[1, 2, 3, 4], [0, 0, 0, 0]], np.ones_like(REGION))
-    assert found == pytest.approx({"pointing": 1, "energy": 1, "iou": 1, "auc": 0.5, "correlation": 0}, abs=1e-6)
+    mean_iou = (2 * 4 / 8 + 3 * 3 / 8 + 2 * 2 / 8 + 2 * 1 / 8) / 9
+    expected = {"pointing": 1, "energy": 1, "iou": 1, "mean_iou": mean_iou, "auc": 0.5, "correlation": 0}
+    assert found == pytest.approx(expected, abs=1e-6)
 
 
 def test_au_map_counts_from_its_outline_on():

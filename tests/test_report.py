@@ -109,7 +109,7 @@ def test_page_of_a_run_has_all_its_parts(pages, two_runs):
         "Faces behind the drops, by predicted expression: Happiness ",
         "fewer than 5 people are behind the drops of",
         "AU12 = AU15",
-        "moved to where it covers least of the expression's AU map",
+        "moved within the face to where it covers least of the expression's AU map",
         "Faces predicted as Neutral have no own AUs",
         "at 5 shares of the picture",
         "a new head leaves all attention as it was",

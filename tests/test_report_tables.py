@@ -132,7 +132,7 @@ def test_map_scores_are_those_of_the_metrics(two_runs):
 
 def test_scores_of_trivial_maps_follow_those_of_the_networks(two_runs):
     shown = [intervals.measure(run) for run in opened(*two_runs)]
-    trivial = [[name, "", *[cosine] * 5] for name, cosine in TRIVIAL.items()]
+    trivial = [[name, "", *[cosine] * len(scores.SCORES)] for name, cosine in TRIVIAL.items()]
     assert scores.table(shown, "label").rows[6:] == trivial
     # What the networks predict differs, and with it the AU map.
     assert [row[:2] for row in scores.table(shown, "predicted").rows[6:]] == [

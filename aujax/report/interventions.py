@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from aujax import codebook, run_files, statistics
-from aujax.bootstrap import People
+from aujax.bootstrap import People, bootstrap
 from aujax.errors import UserError
 from aujax.report import intervals, people, scores, tables
 from aujax.report.evaluations import EvaluatedRun
@@ -182,9 +182,13 @@ def areas(found: Faithfulness) -> Table:
     """Returns the areas under the deletion, insertion and ROAD curves, a row per map."""
     curves = found.content["curves"]
     kinds = {"deletion": "Deletion (lower is better)", "insertion": "Insertion (higher)", "road": "ROAD (lower)"}
-    rows = [
-        [map_name(name), *(tables.cosine(curves[kind][name]["area"]) for kind in kinds)] for name in curves["deletion"]
-    ]
+
+    def area(kind: str, name: str) -> str:
+        values, _ = found.examples.numbers(f"{kind}:{name}")
+        mean = bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=found.people)
+        return intervals.cosine(mean)
+
+    rows = [[map_name(name), *(area(kind, name) for kind in kinds)] for name in curves["deletion"]]
     return Table(["Places ordered by", *kinds.values()], rows)
 
 

@@ -12,6 +12,10 @@ SCORES = {
     "pointing": ("Pointing game", "the share of faces on which the highest place of the map lies in the AU region"),
     "energy": ("Energy inside", "the share of the map's total that falls into the AU region"),
     "iou": ("IoU", "intersection over union of the AU region and as large an area of the map's highest values"),
+    "mean_iou": (
+        "IoU by thresholds",
+        "the same of what reaches 0.1, 0.2, ... 0.9 of the map's highest value, averaged",
+    ),
     "auc": ("AUC", "how well the map's values tell places inside the AU region from others (0.5: not at all)"),
     "correlation": ("Correlation", "the cosine after the mean of both maps is taken off: a flat map has none"),
 }
