@@ -137,7 +137,8 @@ def _trivial_maps(batch: Batch, book: codebook.Codebook) -> dict[str, Float[Arra
     y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in batch.image.shape[1:3])
     blob = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
     units, _ = _au_maps(au_maps.batch_generic_maps, batch, book)
-    same = {"uniform": np.ones_like(blob), "centred_gaussian": blob}
+    # No constants: for each batch the compiler would compute with them while it compiles, for seconds.
+    same = jax.lax.optimization_barrier({"uniform": np.ones_like(blob), "centred_gaussian": blob})
     return {name: jnp.broadcast_to(value, units.shape) for name, value in same.items()} | {"all_au_map": units}
 
 
