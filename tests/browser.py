@@ -71,6 +71,17 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def told(self) -> list[dict[str, Any]]:
+        """Returns the errors and messages of the open page."""
+        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [event for event in self.events if event["method"] in kinds]
+
+    def asked_for(self) -> set[str]:
+        """Returns the addresses that the open page loaded, those that hold their content themselves left out."""
+        sent = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        addresses = {event["params"]["request"]["url"] for event in sent}
+        return {address for address in addresses if not address.startswith("data:")}
+
     def press(self, key: str) -> None:
         """Presses and releases Tab or Enter."""
         code = {"Tab": 9, "Enter": 13}[key]

@@ -64,3 +64,27 @@ def with_options(tiny_config: Config):
         return dataclasses.replace(tiny_config, **options)
 
     return replace
+
+
+@pytest.fixture
+def sheets(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The matplotlib figures that were saved, with the canvas that measures their words."""
+    from aujax.report import sheet
+
+    saved, save = [], sheet.Sheet.save
+
+    def keep(self, path):
+        saved.append(self.figure)
+        return save(self, path)
+
+    monkeypatch.setattr(sheet.Sheet, "save", keep)
+    return saved
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
+    """Made-up run folders without and with AU cues."""
+    import fake_runs
+
+    root = tmp_path_factory.mktemp("two runs")
+    return [fake_runs.make_run(root / "without"), fake_runs.make_run(root / "with", au_weight=4.0)]

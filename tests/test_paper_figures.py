@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from aujax.errors import UserError
-from aujax.report import paper_figures, sheet, weight_curves
+from aujax.report import paper_figures, weight_curves
 
 RAFDB = {"data_name": "rafdb", "backbone": ""}
 
@@ -29,19 +29,6 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pair(runs):
     return [runs / "au_weight=0,seed=0", runs / "au_weight=4,seed=0"]
-
-
-@pytest.fixture
-def sheets(monkeypatch):
-    """The figures that were saved."""
-    saved, save = [], sheet.Sheet.save
-
-    def keep(self, path):
-        saved.append(self.figure)
-        return save(self, path)
-
-    monkeypatch.setattr(sheet.Sheet, "save", keep)
-    return saved
 
 
 def words_of(figure):

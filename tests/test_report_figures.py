@@ -16,25 +16,6 @@ from aujax.errors import UserError
 from aujax.report import charts, curves, drops, evaluations, figures, overlays, page, panels, sheet
 
 
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
-    root = tmp_path_factory.mktemp("two runs")
-    return [fake_runs.make_run(root / "without"), fake_runs.make_run(root / "with", au_weight=4.0)]
-
-
-@pytest.fixture
-def sheets(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The matplotlib figures that were saved, with the canvas that measures their words."""
-    saved, save = [], sheet.Sheet.save
-
-    def keep(self, path):
-        saved.append(self.figure)
-        return save(self, path)
-
-    monkeypatch.setattr(sheet.Sheet, "save", keep)
-    return saved
-
-
 def words_of(figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 

@@ -24,12 +24,6 @@ from aujax.report import (
 from aujax.report.tables import Table
 
 
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
-    root = tmp_path_factory.mktemp("two runs")
-    return [fake_runs.make_run(root / "without"), fake_runs.make_run(root / "with", au_weight=4.0)]
-
-
 def metrics_of(folder: pathlib.Path) -> dict:
     return json.loads((folder / "eval/test/metrics.json").read_text())
 

@@ -152,8 +152,7 @@ def explanation(face: Face, reading: Reading, *, book: codebook.Codebook) -> Exp
     flat = tuple(name for name, patterned in reading.patterned.items() if not patterned)
     control = float(reading.control) if reading.controlled else None
     outside = None if landmarks is None else (float(reading.outside[0]), float(reading.outside[1]))
-    lists = bool(book.aus[expression])
-    probability = probabilities[expression]
+    probability, lists = probabilities[expression], bool(book.aus[expression])
     return Explanation(
         photo=face.photo.name,
         second=face.photo.second,
