@@ -48,7 +48,7 @@ class Evaluation(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
-def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader:
+def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns the jitted pass (variables, batch on the mesh) -> `Outputs`, all that evaluation asks of a network."""
     book = codebook.load(config.codebook)
 
@@ -166,12 +166,17 @@ def _au_maps(draw: Callable[..., Any], batch: Batch, book: codebook.Codebook, *l
     return draw(batch.landmarks, *labels, known, size=batch.image.shape[1:3], codebook=book)
 
 
+def batch_size(config: Config, mesh: Mesh) -> int:
+    """Returns how many faces are read at a time: as configured, or what the devices can divide above it."""
+    return -(-config.data.eval_batch_size // mesh.size) * mesh.size
+
+
 def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:
     """Yields every face of a split once, in order, at the size the network sees."""
     return feed.batches(
         source,
         np.arange(len(source)),
-        batch_size=-(-config.data.eval_batch_size // mesh.size) * mesh.size,
+        batch_size=batch_size(config, mesh),
         size=config.picture_size,
         threads=config.data.read_threads,
     )

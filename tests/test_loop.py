@@ -14,7 +14,7 @@ from aujax import evaluation, run_files, runs
 from aujax.data.builders import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
-from aujax.training import loop
+from aujax.training import loop, memory
 from aujax.training.log import Log
 from aujax.training.loop import train_and_evaluate
 from aujax.training.step import TrainState
@@ -154,8 +154,10 @@ def test_the_protocol_says_on_which_faces_the_best_epoch_is_chosen(with_options,
     monkeypatch.setattr(loop.evaluation, "evaluate", evaluate)
     config = with_options(protocol=protocol)
     model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
-    validate = loop._validation(model, config, data, loop.data_mesh(), keep=False)
-    assert validate(TrainState(step=0, params={}, batch_stats={}, opt_state=())) == {"faces": faces}
+    monkeypatch.setattr(loop.memory, "fitting", lambda *_, **__: None)
+    state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
+    validate = loop._validation(model, config, data, loop.data_mesh(), state, keep=False)
+    assert validate(state) == {"faces": faces}
 
 
 def test_the_paper_protocol_needs_no_validation_split(with_options, tmp_path, monkeypatch):
@@ -203,6 +205,14 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 def test_a_mistake_leaves_no_run_folder_behind(with_options, tmp_path, changed, message):
     with pytest.raises(UserError, match=message):
         train_and_evaluate(with_options(**changed), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_that_does_not_fit_is_refused_before_the_first_step(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "limit", lambda mesh, held: 2**40 if isinstance(held, TrainState) else 2**10)
+    refusal = r"data\.eval_batch_size: validating 8 faces needs .*, which has 1 KiB left; not even a smaller one fits$"
+    with pytest.raises(UserError, match=refusal):
+        train_and_evaluate(tiny_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

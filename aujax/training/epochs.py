@@ -5,7 +5,6 @@ Both take the same faces in the same order through the same step; which one it i
 
 import collections
 import functools
-import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -134,28 +133,15 @@ def _fed(training: Training, source: FaceSource, state: TrainState, why: str) ->
 def _fed_program(training: Training, state: TrainState) -> Any:
     config, mesh = training.config, training.mesh
     train_step = step.make_train_step(*training)
-
-    @functools.cache
-    def program(batch_size: int) -> Any:
-        return memory.compiled(train_step.lower(state, records.abstract(batch_size, config.load_size, mesh)))
-
-    def needed(batch_size: int) -> float:
-        try:
-            return memory.needed(program(batch_size))
-        except memory.NoRoom:
-            return math.inf
-
-    batch_size, room = config.data.batch_size, memory.limit(mesh, state)
-    try:
-        memory.check(memory.needed(program(batch_size)), room)
-    except memory.NoRoom as error:
-        fits = memory.largest(needed, batch_size, unit=mesh.size * config.gradient_accumulation, room=room)
-        most = f"the largest that fits is about {fits}" if fits else "not even a smaller one fits"
-        raise UserError(
-            f"--config.data.batch_size: a step of {batch_size} faces needs {error}; {most}; "
-            "--config.rematerialize=True and --config.gradient_accumulation need less"
-        ) from error
-    return program(batch_size)
+    return memory.fitting(
+        lambda faces: train_step.lower(state, records.abstract(faces, config.load_size, mesh)),
+        config.data.batch_size,
+        unit=mesh.size * config.gradient_accumulation,
+        room=memory.limit(mesh, state),
+        option="data.batch_size",
+        work="a step of",
+        advice="--config.rematerialize=True and --config.gradient_accumulation need less",
+    )
 
 
 def _batches(source: FaceSource, config: Config, epoch: int) -> Any:

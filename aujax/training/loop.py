@@ -19,7 +19,7 @@ from aujax import evaluation, methods, processes, run_files, runs, weight_files
 from aujax.config import PROTOCOLS, Config
 from aujax.data import feed
 from aujax.data.builders import Faces, open_faces
-from aujax.data.records import check_divisible, data_mesh, everywhere, replicated
+from aujax.data.records import abstract, check_divisible, data_mesh, everywhere, replicated
 from aujax.errors import UserError
 from aujax.models import pretrained
 from aujax.training import memory
@@ -56,8 +56,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     with memory.exhaustion_explained():
         epochs = open_epochs(Training(model, tx, config, mesh), train, state)
         console.print(epochs.about)
+        validate = _validation(model, config, faces, mesh, state, keep=epochs.resident)
         runs.start(workdir, config, faces)
-        validate = _validation(model, config, faces, mesh, keep=epochs.resident)
         log = Log(workdir, step=int(state.step))
         checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
         with checkpoints, _progress(console) as bar:
@@ -147,10 +147,18 @@ def _starting_state(
 
 
 def _validation(
-    model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, *, keep: bool
+    model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, state: TrainState, *, keep: bool
 ) -> Callable[[TrainState], dict[str, Any]]:
     """Returns state -> summary over the split that chooses the best epoch; the host may keep its decoded faces."""
-    read = evaluation.make_reader(model, config, mesh)
+    reader = evaluation.make_reader(model, config, mesh)
+    read = memory.fitting(
+        lambda size: reader.lower(state.variables, abstract(size, config.picture_size, mesh)),
+        evaluation.batch_size(config, mesh),
+        unit=mesh.size,
+        room=memory.limit(mesh, state.variables),
+        option="data.eval_batch_size",
+        work="validating",
+    )
     split = functools.partial(evaluation.whole_split, faces.source(config.chosen_on), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep else split
 

@@ -1,6 +1,8 @@
 """Whether a compiled program fits into a device, and what to say where it does not. Sizes are bytes per device."""
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,6 +61,31 @@ def check(size: int, room: int) -> None:
     """Raises NoRoom, in all processes, unless `size` bytes fit into the `room` of each."""
     if processes.least(room - size) < 0:
         raise NoRoom(f"{shown(size)} of each device, which has {shown(room)} left")
+
+
+def fitting(
+    lower: Callable[[int], Any], size: int, *, unit: int, room: int, option: str, work: str, advice: str = ""
+) -> Any:
+    """Returns the compiled program for a batch of `size` faces, a multiple of `unit`.
+
+    Where that does not fit into `room`, it is a UserError about `option` with the largest batch that does.
+    """
+    program = functools.cache(lambda faces: compiled(lower(faces)))
+
+    def needed_for(faces: int) -> float:
+        try:
+            return needed(program(faces))
+        except NoRoom:
+            return math.inf
+
+    try:
+        check(needed(program(size)), room)
+    except NoRoom as error:
+        fits = largest(needed_for, size, unit=unit, room=room)
+        most = f"the largest that fits is about {fits}" if fits else "not even a smaller one fits"
+        more = f"; {advice}" if advice else ""
+        raise UserError(f"--config.{option}: {work} {size} faces needs {error}; {most}{more}") from error
+    return program(size)
 
 
 def largest(needed_for: Callable[[int], float], size: int, *, unit: int, room: int) -> int:

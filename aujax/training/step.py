@@ -91,6 +91,7 @@ def make_resident_steps(
             state, means = step(carry[0], resident.take(faces, rows[index], valid[index]))
             return state, jax.tree.map(jnp.add, carry[1], means)
 
+        # Not `scan`, whose length is part of the program: here one program makes any number of steps.
         return jax.lax.fori_loop(first, last, one, (state, totals)) if looped else one(first, (state, totals))
 
     specs = (_EVERYWHERE, _EVERYWHERE, _DIVIDED, *[_EVERYWHERE] * 4)
