@@ -97,7 +97,7 @@ def resampled_cosine(
     if maps.shape[-2:] != au_map.shape[-2:]:
         rows, columns = (matrix(*lengths) for lengths in zip(maps.shape[-2:], au_map.shape[-2:], strict=True))
         shrunk = resize.separable(au_map, rows.T, columns.T)
-        spread = resize.separable(maps, rows.T @ rows, columns.T @ columns)
+        spread = resize.banded(maps, rows.T @ rows, columns.T @ columns)
     squares = (maps * spread).sum((-2, -1)), (au_map**2).sum((-2, -1))
     norms = [jnp.sqrt(jnp.maximum(square, NORM_FLOOR**2)) for square in squares]
     inner = (maps * shrunk).sum((-2, -1))

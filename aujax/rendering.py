@@ -126,9 +126,16 @@ def _least_squared_radius(
     linear = q[:, None] * dy - 2 * (p * centre_x)[:, None]
     constant = r[:, None] * dy**2 - (q * centre_x)[:, None] * dy + (p * centre_x**2 + outside)[:, None]
     rows = zip(constant, linear, p, strict=True)
-    return functools.reduce(
-        jnp.minimum, [c[:, None] + x[None, :] * (b[:, None] + (a * x)[None, :]) for c, b, a in rows]
-    )
+    return functools.reduce(_lesser, [c[:, None] + x[None, :] * (b[:, None] + (a * x)[None, :]) for c, b, a in rows])
+
+
+# As comparisons: `minimum` and `maximum` let NaN pass, which costs a CPU more than the polynomials do.
+def _lesser(first: Array, second: Array) -> Array:
+    return jnp.where(first < second, first, second)
+
+
+def _greater(first: Array, second: Array) -> Array:
+    return jnp.where(first > second, first, second)
 
 
 def _least_on_canvas(centre: Float[Array, "ellipses 2"], shape: _Quadratic, size: Size) -> Float[Array, " ellipses"]:
@@ -170,10 +177,8 @@ def _coarse(points: Float[Array, "68 2"], selection: Selection, size: Size, code
     weighted = inside.any(1) * (row_weights[None, :, None] * column_weights[None, None, :])
     cells = weighted.reshape(-1, _GRID, 2, _GRID, 2).sum((2, 4))
     bands = resize.separable(cells, _blur(), resize.bilinear_matrix(_GRID, size[1]) @ _blur())
-    above, share = _rows_between(size[0])
-    # Two bands make a row of pixels: a product with a matrix of 28 columns would cost ten times as much.
-    enlarged = [band[above] * (1 - share) + band[np.minimum(above + 1, _GRID - 1)] * share for band in bands]
-    return stretched(functools.reduce(jnp.maximum, enlarged)), touched.any()
+    enlarged = resize.weighted_rows(bands, resize.bilinear_matrix(_GRID, size[0]))
+    return stretched(functools.reduce(_greater, enlarged)), touched.any()
 
 
 def _reach(
@@ -201,13 +206,6 @@ def _blur() -> np.ndarray:
     weights = np.zeros((_GRID, _GRID), np.float32)
     np.add.at(weights, (np.arange(_GRID)[:, None], neighbours), 1 / 3)
     return weights
-
-
-def _rows_between(pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the cell at or above each of the pixels' rows, and how far the row is on the way to the next one."""
-    source = np.clip((np.arange(pixels) + 0.5) * _GRID / pixels - 0.5, 0, _GRID - 1)
-    above = np.floor(source).astype(int)
-    return above, (source - above).astype(np.float32)[:, None]
 
 
 class Rendering(NamedTuple):

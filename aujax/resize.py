@@ -14,6 +14,9 @@ from jaxtyping import Array, Float
 Matrix = np.ndarray
 Size = tuple[int, ...]  # (height, width)
 
+_exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+_down, _along = functools.partial(_exact, "...hw,Hh->...Hw"), functools.partial(_exact, "...hw,Ww->...hW")
+
 
 @functools.lru_cache
 def torch_aligned_matrix(n_in: int, n_out: int) -> Matrix:
@@ -53,13 +56,70 @@ def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
 
 def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch height width"]:
     """Returns rows @ map @ columns.T for every map, in full float32 precision on every device."""
-    exact = jax.lax.Precision.HIGHEST
-    down = functools.partial(jnp.einsum, "...hw,Hh->...Hw", precision=exact)
-    along = functools.partial(jnp.einsum, "...hw,Ww->...hW", precision=exact)
+    if _few(rows):
+        return _along(weighted_rows(maps, rows), columns)
     if len(rows) * maps.shape[-1] < maps.shape[-2] * len(columns):
-        return along(down(maps, rows), columns)
-    # For `down` a compiler wants the maps transposed, and then draws AU maps that way, which takes ten times as long.
-    return down(along(maps, columns), rows)
+        return _along(_down(maps, rows), columns)
+    # For `_down` a compiler wants the maps transposed, and then draws AU maps that way, which takes ten times as long.
+    return _down(_along(maps, columns), rows)
+
+
+def weighted_rows(maps: Float[Array, "*batch h w"], rows: Matrix) -> Float[Array, "*batch height w"]:
+    """Returns rows @ map for every map, where every row of `rows` is zero but for a few neighbours.
+
+    >>> weighted_rows(jnp.array([[1.0], [3.0], [5.0]]), np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
+    Array([[2.],
+           [5.]], dtype=float32)
+    """
+    first, weights = _taps(rows)
+    shape = *[1] * (maps.ndim - 2), len(rows), 1
+    return functools.reduce(
+        jnp.add, [maps[..., first + i, :] * weight.reshape(shape) for i, weight in enumerate(weights.T)]
+    )
+
+
+def _taps(rows: Matrix) -> tuple[np.ndarray, Matrix]:
+    """Returns the first input of every output, and its weight and those of its neighbours (n_out, neighbours)."""
+    used = rows != 0
+    first, last = used.argmax(1), rows.shape[1] - used[:, ::-1].argmax(1)
+    first = np.minimum(first, rows.shape[1] - (last - first).max())
+    return first, np.take_along_axis(rows, first[:, None] + np.arange((last - first).max()), 1).astype(np.float32)
+
+
+def _few(rows: Matrix) -> bool:
+    return 8 * _taps(rows)[1].shape[1] <= rows.shape[1]
+
+
+def banded(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch h w"]:
+    """Returns rows @ map @ columns.T for square matrices that are zero but for a few diagonals.
+
+    >>> banded(jnp.ones((2, 2)), np.array([[1.0, 2.0], [0.0, 1.0]]), np.eye(2))
+    Array([[3., 3.],
+           [1., 1.]], dtype=float32)
+    """
+    for axis, matrix in ((-2, rows), (-1, columns)):
+        shape = [1] * maps.ndim
+        shape[axis] = len(matrix)
+        maps = functools.reduce(
+            jnp.add,
+            [
+                _shifted(maps, offset, axis) * _diagonal(matrix, offset).reshape(shape)
+                for offset in range(1 - len(matrix), len(matrix))
+                if np.diagonal(matrix, offset).any()
+            ],
+        )
+    return maps
+
+
+def _diagonal(matrix: Matrix, offset: int) -> np.ndarray:
+    """Returns for every output the weight of the input `offset` further, 0 beyond the end."""
+    return np.pad(np.diagonal(matrix, offset), (max(-offset, 0), max(offset, 0))).astype(np.float32)
+
+
+def _shifted(maps: Float[Array, "*batch h w"], offset: int, axis: int) -> Float[Array, "*batch h w"]:
+    padding = [(0, 0, 0)] * maps.ndim
+    padding[axis] = (-offset, offset, 0)
+    return jax.lax.pad(maps, jnp.zeros((), maps.dtype), padding)
 
 
 def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:

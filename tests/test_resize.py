@@ -103,3 +103,23 @@ def test_leading_axes_are_kept_and_vmap_and_jit_change_nothing(resample):
     one_by_one = jax.jit(jax.vmap(jax.vmap(lambda plane: resample(plane, (5, 12)))))(maps)
     assert batch.shape == (2, 3, 5, 12)
     np.testing.assert_allclose(batch, one_by_one, atol=1e-6)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(224, 28), (28, 224), (17, 96)])
+def test_weighted_rows_is_the_product_with_the_matrix(n_in, n_out):
+    matrix = resize.torch_aligned_matrix(n_in, n_out)
+    maps = RNG.normal(size=(2, n_in, 5)).astype(np.float32)
+    np.testing.assert_allclose(resize.weighted_rows(jnp.array(maps), matrix), matrix @ maps, atol=1e-5)
+
+
+def test_banded_is_the_product_with_both_matrices():
+    rows, columns = (np.tril(np.triu(RNG.normal(size=(n, n)), -2), 1) for n in (9, 6))
+    plane = RNG.normal(size=(9, 6)).astype(np.float32)
+    np.testing.assert_allclose(resize.banded(jnp.array(plane), rows, columns), rows @ plane @ columns.T, atol=1e-5)
+
+
+def test_the_derivative_of_banded_has_no_scatter():
+    matrix = resize.bilinear_matrix(8, 32)
+    gram = matrix.T @ matrix
+    gradient = jax.make_jaxpr(jax.grad(lambda plane: resize.banded(plane, gram, gram).sum()))(jnp.ones((8, 8)))
+    assert "scatter" not in str(gradient)
