@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
+from aujax.bootstrap import RESAMPLES, Interval, interval
 from aujax.errors import UserError
 
 BINS = 15  # as Guo et al. have
@@ -130,6 +131,23 @@ def expected_calibration_error(
     """
     table = reliability(probability, correct, bins=bins)
     return float((table.count * abs(table.confidence - table.accuracy)).sum() / table.count.sum())
+
+
+def error_of_calibrated(probability: Float[np.ndarray, " faces"], *, bins: int = BINS, seed: int = 0) -> Interval:
+    """Returns the `expected_calibration_error` of these probabilities if they mean what they say: mean, middle 95 %.
+
+    Whether a face is recognised is drawn by its probability, 2,000 times (consistency resampling: Bröcker and Smith,
+    Weather and Forecasting 22, 2007, 651). The error is never 0 on few faces, nor is its bootstrap interval around it.
+
+    >>> error_of_calibrated(np.ones(5))
+    Interval(value=0.0, low=0.0, high=0.0)
+    """
+    rng = np.random.default_rng(seed)
+    found = [
+        expected_calibration_error(probability, rng.random(len(probability)) < probability, bins=bins)
+        for _ in range(RESAMPLES)
+    ]
+    return interval(float(np.mean(found)), np.array(found))
 
 
 def coverage_accuracy(probability: Float[np.ndarray, " faces"], correct: Bool[np.ndarray, " faces"]) -> Coverage:

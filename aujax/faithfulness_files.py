@@ -26,8 +26,10 @@ from aujax.runs import Run
 JSON, CSV = "faithfulness.json", "faithfulness.csv"
 RANDOM = "random"  # the map of noise, among the curves
 _CURVES = ("deletion", "insertion", "road")
-# The means of a face, and where they mean something.
-_USE = {"in_codebook": "listed", "outside": "unlisted", "control": "controlled"}
+# What is said of the use of a face's AUs, by the fields of `faithfulness.Use`: numbers, and where they mean something.
+_REGIONS = {"in_codebook": ("in_codebook", "listed"), "outside": ("outside", "unlisted")}
+_REGIONS |= {"control": ("control", "controlled")}
+_TOP = {"top_in_codebook": ("member", "listed"), "chance_in_codebook": ("chance", "listed")}
 
 Columns = dict[str, Any]
 
@@ -177,9 +179,11 @@ def summarize(columns: dict[str, np.ndarray], book: codebook.Codebook) -> dict[s
     }
     # The three are compared on the same faces.
     complete = columns["listed"] & columns["unlisted"] & columns["controlled"]
-    means = {name: _by_expression(columns[name], predicted, complete, len(book.expressions)) for name in _USE}
-    for name, column in (("top_in_codebook", "member"), ("chance_in_codebook", "chance")):
-        means[name] = _by_expression(columns[column], predicted, columns["listed"], len(book.expressions))
+    where = dict.fromkeys(_REGIONS, complete) | dict.fromkeys(_TOP, columns["listed"])
+    means = {
+        name: _by_expression(columns[field], predicted, where[name], len(book.expressions))
+        for name, (field, _) in (_REGIONS | _TOP).items()
+    }
     curves: dict[str, Any] = {"fractions": list(faithfulness.FRACTIONS)}
     for kind in _CURVES:
         curves[kind] = {
@@ -223,16 +227,19 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _write_rows(path: pathlib.Path, columns: dict[str, np.ndarray], book: codebook.Codebook) -> None:
     curves = {name: areas(columns[name]) for kind in _CURVES for name in columns if name.startswith(f"{kind}:")}
-    header = ["index", "expression", "predicted", *_USE, *(f"AU{number}" for number in book.all_aus), *curves]
+    alike = {name: values for name, values in columns.items() if name.startswith(("randomisation:", "stability:"))}
+    use, names = _REGIONS | _TOP, [f"AU{number}" for number in book.all_aus]
+    header = ["index", "expression", "predicted", *use, *names, *curves, *alike]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         for row, index in enumerate(columns["index"]):
             labels = [book.expressions[columns[name][row]] for name in ("expression", "predicted")]
-            means = [_number(columns[name][row], columns[known][row]) for name, known in _USE.items()]
+            means = [_number(columns[field][row], columns[known][row]) for field, known in use.values()]
             drops = map(_number, columns["drop"][row], columns["drawn"][row])
-            writer.writerow([index, *labels, *means, *drops, *(_number(area[row], True) for area in curves.values())])
+            others = (_number(values[row], True) for values in (*curves.values(), *alike.values()))
+            writer.writerow([index, *labels, *means, *drops, *others])
 
 
 def _number(value: Any, known: Any) -> str:
-    return f"{value:.6g}" if known else ""
+    return f"{float(value):.6g}" if known else ""

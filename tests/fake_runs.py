@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import fake_interventions
 import numpy as np
 
-from aujax.codebook import EXPRESSIONS, FACS
+from aujax.codebook import EXPRESSIONS
 from aujax.run_files import CALIBRATION
 
 LAYERS = ("layer4", "layer5")
@@ -16,7 +17,6 @@ MAPS = (*(f"attention/{layer}" for layer in LAYERS), "cam")
 SCORES = ("pointing", "energy", "iou", "mean_iou", "auc", "correlation")
 BASELINES = {"uniform": 0.4711, "centred_gaussian": 0.5522, "class_mean_au_map": 0.8144, "all_au_map": 0.7233}
 BASELINE_SCORES = {name: dict.fromkeys(SCORES, BASELINES[name]) for name in BASELINES if "mean" not in name}
-STAGES = ("head", "stage4", "stage3", "stage2", "stage1", "stem")
 SIZE = 32  # pixels per side of the sample's pictures
 PER_CLASS = 4  # faces of each expression; Neutral has no AU map
 CHECKPOINT = {"step": 40, "epoch": 2, "which": "best"}
@@ -59,10 +59,10 @@ def make_run(
         if split == "validation":
             _write(folder / CALIBRATION, {"temperature": 1.25, "split": split, "checkpoint": CHECKPOINT})
         if faithfulness:
-            rows = make_interventions(rng, columns, au_weight)
-            measured = make_faithfulness(rng, columns, rows) | {"checkpoint": CHECKPOINT, "data": about["data"]}
-            _write(evaluation / "faithfulness.json", measured)
-            _write_table(evaluation / "faithfulness.csv", _intervention_rows(columns, rows))
+            labels = columns["expression"], columns["predicted"]
+            measured, rows = fake_interventions.make(rng, *labels, MAPS, au_weight)
+            _write(evaluation / "faithfulness.json", measured | {"checkpoint": CHECKPOINT, "data": about["data"]})
+            _write_table(evaluation / "faithfulness.csv", iter(rows))
     lines = [line for epoch in (1, 2, 3) for line in _log(epoch, au_weight)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
@@ -202,57 +202,6 @@ def _faces(rng: np.random.Generator, columns: Columns, index: np.ndarray) -> dic
     }
 
 
-def make_interventions(rng: np.random.Generator, columns: Columns, au_weight: float) -> Columns:
-    """By how much the predicted class's probability drops: a row per face, a column per action unit and map."""
-    predicted = columns["predicted"]
-    inside = np.array([[unit in FACS.aus[EXPRESSIONS[k]] for unit in FACS.all_aus] for k in predicted])
-    drop = rng.normal(0.02, 0.02, inside.shape) + inside * (0.15 if au_weight else 0.03)
-    mean = [np.where(where, drop, 0).sum(1) / np.maximum(where.sum(1), 1) for where in (inside, ~inside)]
-    rows = {"drop": drop, "inside": inside, "in_codebook": mean[0], "outside": mean[1]}
-    rows["control"] = rng.normal(0.02, 0.01, len(predicted))
-    for kind in ("deletion", "insertion", "road"):
-        rows |= {f"{kind}:{name}": rng.uniform(0.2, 0.6, len(predicted)) for name in (*MAPS, "random")}
-    return rows
-
-
-def make_faithfulness(rng: np.random.Generator, columns: Columns, rows: Columns) -> dict[str, Any]:
-    """The content of faithfulness.json."""
-    predicted, known = columns["predicted"], rows["inside"].any(1)
-    drops = {}
-    for k, name in enumerate(EXPRESSIONS):
-        shown = (predicted == k).any()
-        mean = rows["drop"][predicted == k].mean(0) if shown else [None] * len(FACS.all_aus)
-        drops[name] = {
-            f"AU{unit}": float(each) if shown else None for unit, each in zip(FACS.all_aus, mean, strict=True)
-        }
-    top = np.take_along_axis(rows["inside"], rows["drop"].argmax(1)[:, None], 1)[known]
-    fractions = np.linspace(0, 1, 5)
-    return {
-        "num_examples": len(predicted),
-        "filling": "blur",
-        "codebook": "FACS",
-        "aus": list(FACS.all_aus),
-        "interventions": {
-            "drop": drops,
-            **{name: float(rows[name][known].mean()) for name in ("in_codebook", "outside", "control")},
-            "top_in_codebook": float(top.mean()),
-            "chance_in_codebook": float(rows["inside"][known].mean()),
-        },
-        "curves": {"fractions": fractions.tolist()}
-        | {
-            kind: {name: _curve(rng, fractions, kind) for name in (*MAPS, "random")}
-            for kind in ("deletion", "insertion", "road")
-        },
-        "randomisation": {stage: dict.fromkeys(MAPS, 0.9 - 0.1 * n) for n, stage in enumerate(STAGES)},
-        "stability": {change: dict.fromkeys(MAPS, 0.9) | {"agreement": 0.95} for change in ("flip", "shift")},
-    }
-
-
-def _curve(rng: np.random.Generator, fractions: np.ndarray, kind: str) -> dict[str, Any]:
-    curve = 0.8 * (fractions if kind == "insertion" else 1 - fractions) ** rng.uniform(0.5, 2)
-    return {"curve": curve.tolist(), "area": float(np.trapezoid(curve, fractions))}
-
-
 def _example_rows(columns: Columns, attributes: bool) -> Iterator[dict[str, Any]]:
     """The rows of examples.csv. Three faces of four are of women; half are of either age."""
     scores = [name for name in columns if name.startswith(("label:", "predicted:"))]
@@ -270,15 +219,6 @@ def _example_rows(columns: Columns, attributes: bool) -> Iterator[dict[str, Any]
         if attributes:
             row |= {"attribute:gender": "female" if face % 4 else "male", "attribute:age": ("4-19", "20-39")[face % 2]}
         yield row
-
-
-def _intervention_rows(columns: Columns, rows: Columns) -> Iterator[dict[str, Any]]:
-    curves = [name for name in rows if name.startswith(("deletion:", "insertion:", "road:"))]
-    for face, (true, predicted) in enumerate(zip(columns["expression"], columns["predicted"], strict=True)):
-        row = {"index": face, "expression": EXPRESSIONS[true], "predicted": EXPRESSIONS[predicted]}
-        row |= {name: f"{rows[name][face]:.6g}" if predicted else "" for name in ("in_codebook", "outside", "control")}
-        row |= {f"AU{unit}": f"{rows['drop'][face, place]:.6g}" for place, unit in enumerate(FACS.all_aus)}
-        yield row | {name: f"{rows[name][face]:.6g}" for name in curves}
 
 
 def _log(epoch: int, au_weight: float) -> list[dict[str, Any]]:

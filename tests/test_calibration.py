@@ -145,3 +145,19 @@ def test_threshold_answers_as_many_faces_as_the_wanted_accuracy_allows():
 
 def test_accuracy_that_no_threshold_reaches_has_none():
     assert calibration.threshold_for_accuracy(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
+
+
+def test_calibrated_probabilities_have_the_error_of_chance():
+    """By hand: one face of probability 0.5 is off by 0.5 either way, one of 0.75 by 0.25 in three draws of four."""
+    assert calibration.error_of_calibrated(np.array([0.5])) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = calibration.error_of_calibrated(np.array([0.75]))
+    assert mean == pytest.approx(0.75 * 0.25 + 0.25 * 0.75, abs=0.02)
+    assert (low, high) == (0.25, 0.75)
+
+
+def test_the_error_of_calibrated_faces_lies_where_chance_has_it_and_that_of_others_above():
+    logits, expression = _overconfident(300)
+    for temperature, above in ((3.0, False), (1.0, True)):
+        probability, correct = _answers(logits, expression, temperature)
+        expected = calibration.error_of_calibrated(probability)
+        assert (calibration.expected_calibration_error(probability, correct) > expected.high) == above

@@ -87,6 +87,17 @@ def test_rows_are_of_the_drawn_faces_and_give_the_means(opened, written):
     for kind in ("deletion", "insertion", "road"):
         mean = np.mean([float(row[f"{kind}:cam"]) for row in rows])
         assert summary["curves"][kind]["cam"]["area"] == pytest.approx(mean, abs=1e-5)
+    for name in ("randomisation:head:cam", "stability:flip:agreement"):
+        kind, outer, inner = name.split(":")
+        mean = np.mean([float(row[name]) for row in rows])
+        assert summary[kind][outer][inner] == pytest.approx(mean, abs=1e-5)
+    known = [row for row in rows if row["top_in_codebook"]]
+    by_answer = {
+        answer: [float(row["top_in_codebook"]) for row in known if row["predicted"] == answer]
+        for answer in {row["predicted"] for row in known}
+    }
+    mean = np.mean([np.mean(values) for values in by_answer.values()]) if known else None
+    assert summary["interventions"]["top_in_codebook"] == (mean if mean is None else pytest.approx(mean, abs=1e-5))
 
 
 def test_curves_begin_and_end_with_the_whole_picture_and_nothing(written):

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "resize.py": (),
     "bootstrap.py": (),
     "statistics.py": ("bootstrap",),
-    "calibration.py": ("errors",),
+    "calibration.py": ("bootstrap", "errors"),
     "metrics.py": ("resize",),
     "losses.py": ("resize", "metrics"),
     "rendering.py": ("codebook", "resize"),

@@ -223,3 +223,10 @@ def test_video_that_ends_early_is_told_after_its_frames(tmp_path):
     *faces, problem = read(path, find=photos.whole, align=False, every=10)
     assert len(faces) == 2
     assert re.fullmatch(r"seems cut off: the first 1\d of 30 frames could be read", problem.reason)
+
+
+def test_frames_that_are_shown_for_longer_are_not_missing():
+    """Six frames of a second each: at 5 frames a second their length would be 26."""
+    video._check_complete(6, 5.0, 26, 5.0)
+    with pytest.raises(ValueError, match="the first 3 of 26 frames"):
+        video._check_complete(3, 2.0, 26, 5.0)

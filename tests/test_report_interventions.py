@@ -74,6 +74,22 @@ def test_faces_that_took_part_are_counted_and_the_others_explained(tmp_path):
     assert "the drops of Fear, Anger, which" in interventions.few(again)
 
 
+def test_the_top_unit_and_the_sanity_of_maps_have_intervals(tmp_path):
+    (found, _) = measured_interventions(tmp_path, 4.0)
+    row = {"predicted": "Fear", "top_in_codebook": "0", "chance_in_codebook": "0.4", "randomisation:head:cam": "0"}
+    changed = [row, row | {"top_in_codebook": "1", "randomisation:head:cam": "0.5"}]
+    fake_runs.change_rows(found.run.folder, lambda old: [old | changed[int(old["index"]) % 2]], of="faithfulness")
+    again = interventions.read(*opened(found.run.folder))
+    top, chance = interventions.top_intervals(again)
+    assert top.value == 0.5
+    assert 0.25 < top.low < 0.45
+    assert chance == pytest.approx((0.4, 0.4, 0.4))
+    assert f"on {intervals.percent(top)} % of the faces the AU" in interventions.top_unit(again)
+    head = interventions.randomisation(again).rows[0]
+    assert head[-1].startswith("0.250 [0.1")
+    assert interventions.stability(again).rows[1][-1] == "95.0 [95.0, 95.0]"
+
+
 def flipped(test):
     value, low, high = test.difference
     return test._replace(difference=statistics.Interval(-value, -high, -low))

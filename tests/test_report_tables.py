@@ -206,7 +206,7 @@ def test_temperature_is_that_of_the_run(tmp_path):
         ["run", "as the network gives them", "1.000"],
         ["run", "after temperature 1.25", "1.250"],
     ]
-    assert [row[7] for row in by_run.rows] == [tables.percent(run.metrics["cl"])] * 2
+    assert [row[8] for row in by_run.rows] == [tables.percent(run.metrics["cl"])] * 2
     assert fitted.probabilities().argmax(1).tolist() == run.evaluation.examples().predicted.tolist()
     answered = confidence.abstention(plain).rows
     assert answered[0][0] == "100.0"

@@ -12,7 +12,7 @@ from aujax.data.images import Pixels
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
 
 
-# Some files hold no count of their frames, only what follows from their length and speed: it is not exact.
+# The length in the head of a file need not be exact.
 _MISSING = 0.1
 
 
@@ -33,27 +33,39 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
     capture = cv2.VideoCapture(str(path))
     try:
         rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0.0
-        number = -1
+        number, second = -1, 0.0
         for number in itertools.count():
             if not capture.grab():
                 break
+            second = _second(capture, number, rate)
             if number % every == 0:
-                yield _frame(capture, number, rate)
+                yield Frame(round(second, 3), _pixels(capture, number))
         if number <= 0:
             raise ValueError("no video, cut off, or in a format that cannot be read")
-        promised = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        if number < (1 - _MISSING) * promised:
-            raise ValueError(f"seems cut off: the first {number} of {promised} frames could be read")
+        _check_complete(number, second, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)), rate)
     finally:
         capture.release()
 
 
-def _frame(capture: cv2.VideoCapture, number: int, rate: float) -> Frame:
-    """Returns the frame that was grabbed last; where the file has no time stamps they follow from its frame rate."""
+def _second(capture: cv2.VideoCapture, number: int, rate: float) -> float:
+    """Returns when the frame that was grabbed last is shown; without a time stamp it follows from the frame rate."""
     second = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    if number and second <= 0 < rate:
-        second = number / rate
+    return number / rate if number and second <= 0 < rate else max(second, 0.0)
+
+
+def _pixels(capture: cv2.VideoCapture, number: int) -> Pixels:
     good, pixels = capture.retrieve()
     if not good:
         raise ValueError(f"its frame {number} cannot be read: the file is damaged there")
-    return Frame(round(max(second, 0.0), 3), cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def _check_complete(count: int, last: float, promised: int, rate: float) -> None:
+    """Raises a ValueError if the frames end before the file says that they do.
+
+    Some files hold no count of their frames, but a length, of which OpenCV makes one with the frame rate; with frames
+    of different lengths that is too many, but the last one is shown until the end.
+    """
+    length = last * count / max(count - 1, 1)
+    if count < (1 - _MISSING) * promised and length < (1 - _MISSING) * promised / max(rate, 1e-6):
+        raise ValueError(f"seems cut off: the first {count} of {promised} frames could be read")

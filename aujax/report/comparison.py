@@ -149,7 +149,7 @@ def _confidence(shown: Sequence[Measured]) -> list[str]:
     lacking = {one.name: confidence.missing(one.run) for one in shown}
     return [
         confidence.by_run(shown).html(caption),
-        paragraph(confidence.DEFINITION),
+        bullets(confidence.DEFINITIONS),
         *(paragraph(f"**{name}**: {words}") for name, words in lacking.items() if words),
     ]
 

@@ -21,9 +21,12 @@ from aujax.report.tables import Table
 
 FITTED_ON = "validation"
 RISK = "Area under risk-coverage (%)"
-DEFINITION = (
+CALIBRATED = "ECE if calibrated (%)"
+DEFINITIONS = (
+    f"**{CALIBRATED.removesuffix(' (%)')}**: the calibration error, and its middle 95 %, if probabilities meant what "
+    "they say. On few faces it is not 0; only an error above says that the network is not calibrated.",
     f"**{RISK.removesuffix(' (%)')}**: the share of wrong answers among the n surest faces, averaged over n; 0 is "
-    "best, and a network whose probabilities say nothing has its share of wrong answers."
+    "best, and a network whose probabilities say nothing has its share of wrong answers.",
 )
 _COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
@@ -100,15 +103,16 @@ def _renewed(run: EvaluatedRun) -> str:
 
 def measures(found: list[Calibrated]) -> Table:
     """Returns the errors of the probabilities."""
-    header = ["Probabilities", "Temperature", "ECE (%)", "Negative log-likelihood", "Brier score", RISK]
+    header = ["Probabilities", "Temperature", "ECE (%)", CALIBRATED, "Negative log-likelihood", "Brier score", RISK]
     rows = []
     for one in found:
         shares, true = one.probabilities(), one.rows.expression
         error = calibration.expected_calibration_error(shares.max(1), one.rows.correct)
         likelihood = calibration.negative_log_likelihood(one.rows.logits, true, temperature=one.temperature)
-        scores = [tables.percent(error), tables.cosine(likelihood), tables.cosine(calibration.brier(shares, true))]
+        errors = [tables.percent(error), intervals.percent(calibration.error_of_calibrated(shares.max(1)))]
+        scores = [tables.cosine(likelihood), tables.cosine(calibration.brier(shares, true))]
         risk = tables.percent(calibration.area_under_risk_coverage(shares.max(1), one.rows.correct))
-        rows.append([one.title, f"{one.temperature:.3f}", *scores, risk])
+        rows.append([one.title, f"{one.temperature:.3f}", *errors, *scores, risk])
     return Table(header, rows)
 
 

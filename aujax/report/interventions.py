@@ -91,9 +91,19 @@ def command(run: EvaluatedRun) -> str:
 
 def region_interval(found: Faithfulness, name: str) -> Interval | None:
     """Returns the drop for one of `REGIONS`, per predicted expression and then over expressions; None: no face."""
-    values, where = found.examples.numbers(name)[0], complete(found.examples)
+    return _by_predicted(found, name, complete(found.examples))
+
+
+def top_intervals(found: Faithfulness) -> list[Interval | None]:
+    """Returns how often the AU that lowers most is an own one, and one drawn at random; None: no face has own AUs."""
+    rows, names = found.examples, ("top_in_codebook", "chance_in_codebook")
+    return [_by_predicted(found, name, rows.numbers(name)[1]) for name in names]
+
+
+def _by_predicted(found: Faithfulness, name: str, where: Bool[np.ndarray, " faces"]) -> Interval | None:
     if not where.any():
         return None
+    values, _ = found.examples.numbers(name)
     return statistics.macro_mean_interval(values, found.examples.predicted, where=where, people=found.people)
 
 
@@ -155,12 +165,13 @@ def regions(found: Faithfulness) -> Table:
 
 def top_unit(found: Faithfulness) -> str:
     """Returns how often the AU that matters most belongs to the predicted expression, in a sentence."""
-    share, chance = (found.content["interventions"][name] for name in ("top_in_codebook", "chance_in_codebook"))
+    share, chance = top_intervals(found)
     if share is None or chance is None:
         return "No face was predicted as an expression that has action units."
     return (
-        f"Averaged over expressions, on {tables.percent(share)} % of the faces the AU that lowers it most is one that "
-        f"the codebook lists for the predicted expression; one drawn at random would be on {tables.percent(chance)} %."
+        f"Averaged over expressions, on {intervals.percent(share)} % of the faces the AU that lowers it most is one "
+        "that the codebook lists for the predicted expression; one drawn at random would be on "
+        f"{tables.percent(chance.value)} %."
     )
 
 
@@ -183,23 +194,21 @@ def areas(found: Faithfulness) -> Table:
     curves = found.content["curves"]
     kinds = {"deletion": "Deletion (lower is better)", "insertion": "Insertion (higher)", "road": "ROAD (lower)"}
 
-    def area(kind: str, name: str) -> str:
-        values, _ = found.examples.numbers(f"{kind}:{name}")
-        mean = bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=found.people)
-        return intervals.cosine(mean)
-
-    rows = [[map_name(name), *(area(kind, name) for kind in kinds)] for name in curves["deletion"]]
+    rows = [
+        [map_name(name), *(intervals.cosine(_mean(found, f"{kind}:{name}")) for kind in kinds)]
+        for name in curves["deletion"]
+    ]
     return Table(["Places ordered by", *kinds.values()], rows)
 
 
 def randomisation(found: Faithfulness) -> Table:
     """Returns how much maps still look alike when the weights are drawn anew stage by stage."""
-    return _similarities("Drawn anew, down to", found.content["randomisation"])
+    return _similarities(found, "randomisation", "Drawn anew, down to")
 
 
 def stability(found: Faithfulness) -> Table:
     """Returns how alike maps and predictions are when the picture is mirrored or moved by a few pixels."""
-    return _similarities("Picture", found.content["stability"])
+    return _similarities(found, "stability", "Picture")
 
 
 def map_name(name: str) -> str:
@@ -247,14 +256,20 @@ def _alike(run: EvaluatedRun) -> str:
     )
 
 
-def _similarities(head: str, found: Mapping[str, Mapping[str, float | None]]) -> Table:
-    names = list(dict.fromkeys(name for row in found.values() for name in row))
+def _similarities(found: Faithfulness, kind: str, head: str) -> Table:
+    names = list(dict.fromkeys(name for row in found.content[kind].values() for name in row))
     heads = ["Same predictions (%)" if name == "agreement" else map_name(name) for name in names]
     rows = []
-    for stage, row in found.items():
-        words = [(tables.percent if name == "agreement" else tables.cosine)(row.get(name)) for name in names]
-        rows.append([{"flip": "mirrored", "shift": "shifted"}.get(stage, stage), *words])
+    for change in found.content[kind]:
+        means = {name: _mean(found, f"{kind}:{change}:{name}") for name in names}
+        words = [(intervals.percent if name == "agreement" else intervals.cosine)(means[name]) for name in names]
+        rows.append([{"flip": "mirrored", "shift": "shifted"}.get(change, change), *words])
     return Table([head, *heads], rows)
+
+
+def _mean(found: Faithfulness, name: str) -> Interval:
+    values, _ = found.examples.numbers(name)
+    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=found.people)
 
 
 def _points(drop: float | None) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from aujax import statistics
-from aujax.report import changes, evaluations, intervals, interventions, people, tables
+from aujax.report import changes, evaluations, intervals, interventions, people
 from aujax.report.interventions import Faithfulness
 from aujax.report.tables import Table
 from aujax.statistics import PairedTest
@@ -151,6 +151,5 @@ def table(shown: Sequence[Faithfulness]) -> Table:
     rows = []
     for one in shown:
         drops = [intervals.points(interventions.region_interval(one, name)) for name in interventions.REGIONS]
-        shares = (one.content["interventions"][name] for name in ("top_in_codebook", "chance_in_codebook"))
-        rows.append([one.run.name, *drops, *map(tables.percent, shares)])
+        rows.append([one.run.name, *drops, *map(intervals.percent, interventions.top_intervals(one))])
     return Table(header, rows)

@@ -189,7 +189,7 @@ def _confidence(one: Measured, folder: pathlib.Path) -> list[str]:
     else:
         parts.append(paragraph("The temperature was fitted on the validation split and is judged on this one."))
     parts += [
-        paragraph(confidence.DEFINITION),
+        bullets(confidence.DEFINITIONS),
         figure(reliability, "Reliability diagram: share of right answers by probability; the table above sums it up."),
         heading("Answering only where it is sure"),
         confidence.abstention(found[-1]).html(f"Accuracy when the unsure faces are left to a person ({one.label})"),
