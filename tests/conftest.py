@@ -1,11 +1,14 @@
 """The test room: 8 virtual CPU devices, warnings are errors, shapes are checked at run time, no rank promotion."""
 
+import importlib.metadata
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 # Programs of tests run for milliseconds: compile them fast rather than well.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have no other emitters
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
 from jaxtyping import install_import_hook

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 
 import chex
@@ -12,7 +13,7 @@ import optax
 import pytest
 
 from aujax import augment, losses, methods, runs
-from aujax.config import OptimizerConfig
+from aujax.config import Config, OptimizerConfig
 from aujax.data import feed
 from aujax.data.builders import open_faces
 from aujax.data.records import abstract, data_mesh, replicated, to_mesh
@@ -20,13 +21,25 @@ from aujax.training import optimizer
 from aujax.training import step as steps
 
 
+@functools.cache
+def starting_variables(config):
+    return jax.device_get(runs.initial_variables(runs.build_model(config, 7), config))
+
+
+def variables_of(config):
+    """The first variables of a run, which depend on few of its options: drawing them compiles for a second."""
+    names = ("method", "method_options", "backbone", "image_size", "seed")
+    return starting_variables(Config(**{name: getattr(config, name) for name in names}))
+
+
+@functools.cache
 def trained(config, devices, batches=2):
     """The means of every step and the last state, after training on the first batches of epoch 0."""
     faces = open_faces(config.data.dir)
     mesh = data_mesh(jax.devices()[:devices])
     model = runs.build_model(config, len(faces.expressions))
     tx, _ = runs.optimizer_of(config, steps_per_epoch=3)
-    state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), replicated(mesh))
+    state = jax.device_put(steps.create_state(variables_of(config), tx), replicated(mesh))
     train_step = steps.make_train_step(model, tx, config, mesh)
     source = faces.source("train")
     order = feed.epoch_order(config.seed, 0, len(source))
@@ -76,9 +89,7 @@ def test_a_mean_over_batches_counts_faces(with_a_partial_batch):
     mesh = data_mesh(jax.devices()[:1])
     model = runs.build_model(with_a_partial_batch, 7)
     tx, _ = runs.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
-    state = jax.device_put(
-        steps.create_state(runs.initial_variables(model, with_a_partial_batch), tx), replicated(mesh)
-    )
+    state = jax.device_put(steps.create_state(variables_of(with_a_partial_batch), tx), replicated(mesh))
     _, means = steps.make_train_step(model, tx, with_a_partial_batch, mesh)(state, to_mesh(last, mesh))
     assert {name: float(mean.count) for name, mean in means.items() if name != "alignment"} == dict.fromkeys(
         ("loss", "cross_entropy", "accuracy"), 8.0
@@ -122,7 +133,7 @@ def test_parts_have_the_same_faces_on_any_devices_and_in_a_loop(with_a_partial_b
     config = dataclasses.replace(with_a_partial_batch, gradient_accumulation=2)
     unrolled = trained(config, 1)
     monkeypatch.setattr(steps, "loops_are_fast", lambda mesh: True)
-    assert_same(trained(config, 4), unrolled)
+    assert_same(trained.__wrapped__(config, 4), unrolled)
 
 
 def exchanged(program):
@@ -175,7 +186,7 @@ def test_every_method_takes_a_step_with_action_units(name, with_options):
     options, further = METHODS[name]
     config = with_options(method=name, **options)
     (means,), state = trained(config, 1, batches=1)
-    before = runs.initial_variables(runs.build_model(config, 7), config)["params"]
+    before = variables_of(config)["params"]
     assert set(means) == {"loss", "cross_entropy", "accuracy", "alignment"} | further
     classified = sum(value for term, value in means.items() if term.startswith("cross_entropy"))
     assert means["loss"] == pytest.approx(classified + config.au_weight * means["alignment"], rel=1e-5)
@@ -221,7 +232,7 @@ def test_acol_erases_by_the_label_in_training(with_options):
     config = with_options(method="ACoL", method_options="channels=16")
     (means,), _ = trained(config, 1, batches=1)
     model = methods.build_model("ACoL", backbone="resnet_tiny", options={"channels": 16})
-    variables, batch = runs.initial_variables(model, config), first_batch(config, 8)
+    variables, batch = variables_of(config), first_batch(config, 8)
     read = jax.jit(lambda *given: methods.read(model, *given[:2], train=True, expression=given[2]).activations)
     expected = []
     for expression in (batch.expression, None):
@@ -242,7 +253,7 @@ def test_what_mixes_is_told_which_faces_only_fill_up_the_batch(with_a_partial_ba
     model = runs.build_model(with_a_partial_batch, 7)
     model = model.clone(method=dataclasses.replace(model.method, mix=flag))
     tx, _ = runs.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
-    state = steps.create_state(runs.initial_variables(model, with_a_partial_batch), tx)
+    state = steps.create_state(variables_of(with_a_partial_batch), tx)
     step = steps.make_train_step(model, tx, with_a_partial_batch, mesh)
     _, means = step(jax.device_put(state, replicated(mesh)), to_mesh(last, mesh))
     assert float(means["alignment"].count) == 8
@@ -330,7 +341,8 @@ def test_views_are_normalised_and_know_their_maps_and_labels(with_options):
     def views(batch):
         return steps.training_views(jax.random.key(0), jax.random.key(1), batch, config, 7)
 
-    image, _, has_map, target = jax.vmap(views, axis_name="data")(jax.tree.map(lambda a: jnp.asarray(a)[None], batch))
+    several = jax.jit(jax.vmap(views, axis_name="data"))
+    image, _, has_map, target = several(jax.tree.map(lambda a: jnp.asarray(a)[None], batch))
     mean, deviation = (np.array(v).reshape(1, 1, 1, 3) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
     np.testing.assert_allclose(image[0], (batch.image / 255.0 - mean) / deviation, atol=1e-4)
     np.testing.assert_array_equal(has_map[0], batch.expression != 0)
