@@ -3,6 +3,7 @@
 import ast
 import fnmatch
 import pathlib
+import re
 
 import pytest
 
@@ -143,3 +144,15 @@ def test_heavy_packages_stay_where_they_belong(file):
 def test_imported_thing_is_traced_to_its_module(name):
     expected = {"au_alignment": "losses", "parse": "data.sources.names", "__version__": ""}
     assert _of_ours(name) == expected[name.split(".")[-1]]
+
+
+def test_the_report_imports_by_the_rows_of_its_table():
+    """Every file of the report is in one row of the package's docstring, and imports from no row below."""
+    table = ast.get_docstring(ast.parse((PACKAGE / "report" / "__init__.py").read_text(encoding="utf-8")))
+    rows = [re.findall(r"`(\w+)`", line) for line in table.splitlines() if line.startswith("|")]
+    place = {name: number for number, row in enumerate(rows) for name in row}
+    files = {path.stem for path in (PACKAGE / "report").glob("*.py")} - {"__init__"}
+    assert sorted(name for row in rows for name in row) == sorted(files)
+    for name in files:
+        used = {_of_ours(what).removeprefix("report.") for what in _imports(f"report/{name}.py")} & files
+        assert [other for other in used if place[other] > place[name]] == [], name

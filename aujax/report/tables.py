@@ -61,22 +61,23 @@ class Table(NamedTuple):
         return text.getvalue()
 
     def latex(self, caption: str, *, label: str) -> str:
-        """Returns the table as a LaTeX `table` with the rules of the package booktabs."""
+        """Returns the table as a LaTeX `table`, as wide as the text at most; it needs booktabs and graphicx."""
         columns = "l" * self.left + "r" * (len(self.header) - self.left)
         head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self.rows))
         lines = [
-            r"% \usepackage{booktabs}",
+            r"% \usepackage{booktabs,graphicx}",
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex(caption)}}}",
-            rf"\label{{{label}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
+            rf"\label{{{label}}}\medskip",
+            rf"\sbox0{{\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             head,
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}",
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
