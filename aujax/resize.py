@@ -87,7 +87,7 @@ def _taps(rows: Matrix) -> tuple[np.ndarray, Matrix]:
 
 
 def _few(rows: Matrix) -> bool:
-    return 8 * _taps(rows)[1].shape[1] <= rows.shape[1]
+    return 5 * _taps(rows)[1].shape[1] <= rows.shape[1]
 
 
 def banded(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch h w"]:
