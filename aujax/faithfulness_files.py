@@ -27,8 +27,11 @@ JSON, CSV = "faithfulness.json", "faithfulness.csv"
 RANDOM = "random"  # the map of noise, among the curves
 _CURVES = ("deletion", "insertion", "road")
 # What is said of the use of a face's AUs, by the fields of `faithfulness.Use`: numbers, and where they mean something.
-_REGIONS = {"in_codebook": ("in_codebook", "listed"), "outside": ("outside", "unlisted")}
-_REGIONS |= {"control": ("control", "controlled")}
+_REGIONS = {
+    "in_codebook": ("in_codebook", "listed"),
+    "outside": ("outside", "unlisted"),
+    "control": ("control", "controlled"),
+}
 _TOP = {"top_in_codebook": ("member", "listed"), "chance_in_codebook": ("chance", "listed")}
 
 Columns = dict[str, Any]
