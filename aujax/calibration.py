@@ -137,7 +137,7 @@ def error_of_calibrated(probability: Float[np.ndarray, " faces"], *, bins: int =
     """Returns the `expected_calibration_error` of these probabilities if they mean what they say: mean, middle 95 %.
 
     Whether a face is recognised is drawn by its probability, 2,000 times (consistency resampling: Bröcker and Smith,
-    Weather and Forecasting 22, 2007, 651). The error is never 0 on few faces, nor is its bootstrap interval around it.
+    Weather and Forecasting 22, 2007, 651). On few faces the error is never 0, and its bootstrap lies above it.
 
     >>> error_of_calibrated(np.ones(5))
     Interval(value=0.0, low=0.0, high=0.0)

@@ -68,11 +68,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 numbers = _numbers(totals, epoch)
                 seconds = time.perf_counter() - started
                 step = (epoch + 1) * steps_per_epoch
-                rate = {
-                    "learning_rate": np.asarray(schedule(step - 1)).item(),
-                    "images_per_second": round(len(train) / seconds, 1),
-                }
-                log.write("train", step, {"epoch": epoch + 1} | numbers | rate)
+                rates = _rates(schedule, step, len(train) / seconds)
+                log.write("train", step, {"epoch": epoch + 1} | numbers | rates)
                 if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                     summary = validate(state)
                     score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
@@ -176,6 +173,13 @@ def _numbers(totals: Any, epoch: int) -> dict[str, float]:
             "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
         )
     return numbers
+
+
+def _rates(schedule: optax.Schedule, step: int, images_per_second: float) -> dict[str, float]:
+    return {
+        "learning_rate": np.asarray(schedule(step - 1)).item(),
+        "images_per_second": round(images_per_second, 1),
+    }
 
 
 def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> str:
