@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize
 from aujax.config import Config
@@ -37,6 +37,7 @@ class Outputs(NamedTuple):
     class_sums: dict[str, Array]
 
 
+Drawn = tuple[Array, Array]  # maps (B, h, w) and which faces have one (B,)
 Reader = Callable[[methods.Variables, Batch], Outputs]
 Sink = Callable[[Batch, Outputs], None]
 
@@ -48,25 +49,38 @@ class Evaluation(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
-def make_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.stages.Wrapped:
-    """Returns the jitted pass (variables, batch on the mesh) -> `Outputs`, all that evaluation asks of a network."""
+def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch on the mesh) -> the pass through the network, AU maps, and which there are.
+
+    `make_reader` compares them in a program of its own: within one, XLA on a CPU draws a map anew for every row that
+    is read of it.
+    """
     book = codebook.load(config.codebook)
 
+    def forward(variables: methods.Variables, batch: Batch) -> tuple[methods.Forward, Array, Array]:
+        return _forward(model, config, variables, batch), *_au_maps(batch, book, batch.expression)
+
+    return jax.jit(forward, out_shardings=sharded(mesh))
+
+
+def make_reader(forward: Callable[..., tuple[methods.Forward, Array, Array]], mesh: Mesh) -> Reader:
+    """Returns what a validation reads of a batch: `compare`, after what `make_forward` gave, compiled or yet to be."""
+    comparing = jax.jit(compare, out_shardings=replicated(mesh))
+
     def read(variables: methods.Variables, batch: Batch) -> Outputs:
-        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
-        return compare(methods.forward(model, variables, image, batch.expression), batch, book=book)
+        shown, au_map, has_map = forward(variables, batch)
+        return Outputs(comparing(batch, shown, au_map, has_map), _maps(shown), au_map, {})
 
-    whole, divided = replicated(mesh), sharded(mesh)
-    return jax.jit(read, out_shardings=Outputs(columns=whole, maps=divided, au_map=divided, class_sums=whole))  # type: ignore[arg-type]
+    return read
 
 
-def compare(forward: methods.Forward, batch: Batch, *, book: codebook.Codebook) -> Outputs:
-    """Returns what is made of a pass through the network: its maps beside the AU maps, its logits beside the labels."""
-    au_map, has_map = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
-    maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
-    cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in maps.items()}
+def compare(
+    batch: Batch, forward: methods.Forward, au_map: Float[Array, "batch h w"], has_map: Bool[Array, " batch"]
+) -> dict[str, Array]:
+    """Returns columns of a pass through the network: its maps beside the AU maps, its logits beside the labels."""
+    maps = _maps(forward)
+    cosines = {f"cosine/{name}": metrics.map_cosine(value, au_map) for name, value in maps.items() if name != "cam"}
     if forward.cam is not None:
-        maps["cam"] = forward.cam
         cosines["cosine/cam"] = metrics.resampled_cosine(cams.normalize(forward.cam), au_map, resize.bilinear_matrix)
     informative = {f"informative/{name}": cams.informative(value) for name, value in maps.items()}
     columns = {
@@ -78,7 +92,7 @@ def compare(forward: methods.Forward, batch: Batch, *, book: codebook.Codebook) 
         "has_map": has_map,
         "valid": batch.valid,
     }
-    return Outputs(columns | cosines | informative, maps, au_map, {})
+    return columns | cosines | informative
 
 
 def make_thorough_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader:
@@ -90,38 +104,52 @@ def make_thorough_reader(model: methods.Classifier, config: Config, mesh: Mesh) 
     book = codebook.load(config.codebook)
     whole, divided = replicated(mesh), sharded(mesh)
 
-    def read(variables: methods.Variables, batch: Batch) -> tuple[Outputs, Array | None]:
-        image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
-        forward = methods.forward(model, variables, image, batch.expression)
+    def both(variables: methods.Variables, batch: Batch) -> tuple[methods.Forward, Array | None, dict[str, Drawn]]:
+        forward = _forward(model, config, variables, batch)
+        predicted = forward.logits.argmax(-1)
         # The compiler sees that this is the same pass through the network, but for what an expression decides.
-        of_predicted = methods.forward(model, variables, image, forward.logits.argmax(-1))
-        return compare(forward, batch, book=book), of_predicted.cam
+        of_predicted = _forward(model, config, variables, batch._replace(expression=predicted))
+        drawn = {
+            "label": _au_maps(batch, book, batch.expression),
+            "predicted": _au_maps(batch, book, predicted),
+            "all": _generic_maps(batch, book),
+        }
+        return forward, of_predicted.cam, drawn
 
-    # A program of its own. Where one program draws AU maps and sums them over the batch, the compiler makes the batch
-    # their innermost axis, and drawing them takes ten times as long.
-    def summarize(batch: Batch, outputs: Outputs, predicted_cam: Array | None) -> tuple[dict, dict]:
-        shown = {name: cams.normalize(value) for name, value in outputs.maps.items()} | {"au_map": outputs.au_map}
-        class_sums = _class_sums(shown, batch, len(book.expressions))
-        trivial = _trivial_maps(batch, book)
-        columns = {f"cosine/{name}": metrics.cosine(map_, outputs.au_map) for name, map_ in trivial.items()}
+    # Two programs, as of `make_forward`. Besides, where one both draws AU maps and sums them over the batch, the
+    # compiler makes the batch their innermost axis, and drawing them takes ten times as long.
+    def summarize(
+        batch: Batch, forward: methods.Forward, predicted_cam: Array | None, drawn: dict[str, Drawn]
+    ) -> tuple[dict, dict]:
+        (au_map, has_map), (predicted_map, has_predicted_map) = drawn["label"], drawn["predicted"]
+        maps, trivial = _maps(forward), _trivial_maps(drawn["all"][0])
+        shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
         cells = {name: map_scores.shrunk(map_, _CELLS) for name, map_ in trivial.items()}
-        columns |= _scores("label", outputs.maps | cells, outputs.au_map)
-        maps = outputs.maps | cells | ({} if predicted_cam is None else {"cam": predicted_cam})
-        au_map, drawn = _au_maps(au_maps.batch_au_maps, batch, book, outputs.columns["predicted"])
-        return columns | _scores("predicted", maps, au_map) | {"has_predicted_map": drawn}, class_sums
+        columns = compare(batch, forward, au_map, has_map)
+        columns |= {f"cosine/{name}": metrics.cosine(map_, au_map) for name, map_ in trivial.items()}
+        columns |= _scores("label", maps | cells, au_map)
+        of_predicted = maps | cells | ({} if predicted_cam is None else {"cam": predicted_cam})
+        columns |= _scores("predicted", of_predicted, predicted_map) | {"has_predicted_map": has_predicted_map}
+        return columns, _class_sums(shown, batch, len(book.expressions))
 
-    outputs_on = Outputs(columns=whole, maps=divided, au_map=divided, class_sums=whole)  # type: ignore[arg-type]
-    read_all, summarize_all = (
-        jax.jit(read, out_shardings=(outputs_on, divided)),
-        jax.jit(summarize, out_shardings=whole),
-    )
+    forward_both, summarize_all = jax.jit(both, out_shardings=divided), jax.jit(summarize, out_shardings=whole)
 
-    def thorough(variables: methods.Variables, batch: Batch) -> Outputs:
-        outputs, predicted_cam = read_all(variables, batch)
-        columns, class_sums = summarize_all(batch, outputs, predicted_cam)
-        return outputs._replace(columns=outputs.columns | columns, class_sums=class_sums)
+    def read(variables: methods.Variables, batch: Batch) -> Outputs:
+        shown, predicted_cam, drawn = forward_both(variables, batch)
+        columns, class_sums = summarize_all(batch, shown, predicted_cam, drawn)
+        return Outputs(columns, _maps(shown), drawn["label"][0], class_sums)
 
-    return thorough
+    return read
+
+
+def _forward(model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch) -> methods.Forward:
+    image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
+    return methods.forward(model, variables, image, batch.expression)
+
+
+def _maps(forward: methods.Forward) -> dict[str, Array]:
+    maps = {f"attention/{layer}": attention for layer, attention in forward.attention.items()}
+    return maps if forward.cam is None else maps | {"cam": forward.cam}
 
 
 def _scores(of: str, maps: dict[str, Array], au_map: Float[Array, "batch height width"]) -> dict[str, Array]:
@@ -132,11 +160,10 @@ def _scores(of: str, maps: dict[str, Array], au_map: Float[Array, "batch height 
     }
 
 
-def _trivial_maps(batch: Batch, book: codebook.Codebook) -> dict[str, Float[Array, "batch height width"]]:
-    """Returns what any map must beat: a flat one, a blob in the middle, all action units of the face at once."""
-    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in batch.image.shape[1:3])
+def _trivial_maps(units: Float[Array, "batch h w"]) -> dict[str, Float[Array, "batch h w"]]:
+    """Returns what any map must beat: a flat one, a blob in the middle, and `units`, all action units of the face."""
+    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in units.shape[1:])
     blob = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
-    units, _ = _au_maps(au_maps.batch_generic_maps, batch, book)
     # No constants: for each batch the compiler would compute with them while it compiles, for seconds.
     same = jax.lax.optimization_barrier({"uniform": np.ones_like(blob), "centred_gaussian": blob})
     return {name: jnp.broadcast_to(value, units.shape) for name, value in same.items()} | {"all_au_map": units}
@@ -149,7 +176,7 @@ def class_mean_cosines(
 
     @jax.jit
     def cosines(batch: Batch) -> Array:
-        au_map, _ = _au_maps(au_maps.batch_au_maps, batch, book, batch.expression)
+        au_map, _ = _au_maps(batch, book, batch.expression)
         return metrics.cosine(jnp.asarray(means)[batch.expression], au_map)
 
     return np.concatenate([np.asarray(cosines(batch))[np.asarray(batch.valid)] for batch in batches])
@@ -161,9 +188,14 @@ def _class_sums(maps: dict[str, Array], batch: Batch, num_classes: int) -> dict[
     return {name: jnp.einsum("bk,bhw->khw", one_hot, value, precision=exact) for name, value in maps.items()}
 
 
-def _au_maps(draw: Callable[..., Any], batch: Batch, book: codebook.Codebook, *labels: Any) -> tuple[Array, Array]:
+def _au_maps(batch: Batch, book: codebook.Codebook, expression: Array | np.ndarray) -> Drawn:
     known = batch.has_landmarks & batch.valid
-    return draw(batch.landmarks, *labels, known, size=batch.image.shape[1:3], codebook=book)
+    return au_maps.batch_au_maps(batch.landmarks, expression, known, size=batch.image.shape[1:3], codebook=book)
+
+
+def _generic_maps(batch: Batch, book: codebook.Codebook) -> Drawn:
+    known = batch.has_landmarks & batch.valid
+    return au_maps.batch_generic_maps(batch.landmarks, known, size=batch.image.shape[1:3], codebook=book)
 
 
 def batch_size(config: Config, mesh: Mesh) -> int:

@@ -10,7 +10,6 @@ picture; and picture by picture as the released code does, restated with NumPy a
 """
 
 import argparse
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from readout import plain
 from released_au_maps import EXPRESSION_AUS, released_map
 from released_cosines import released_cam_cosine, released_cosine
 
-from aujax import augment, codebook, evaluation, methods
+from aujax import au_maps, augment, codebook, evaluation, methods
 from aujax.config import Config
 from aujax.data.records import Batch, data_mesh, replicated, to_mesh
 from aujax.evaluation_maps import MapCollector
@@ -78,8 +77,10 @@ def bare(net: Network) -> Callable[[], object]:
 
 def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
     """Returns the work of a validation, or of what `eval.py` does but for reading and writing files."""
-    make = evaluation.make_thorough_reader if files else evaluation.make_reader
-    read = make(net.model, net.config, net.mesh)
+    if files:
+        read = evaluation.make_thorough_reader(net.model, net.config, net.mesh)
+    else:
+        read = evaluation.make_reader(evaluation.make_forward(net.model, net.config, net.mesh), net.mesh)
     images = sum(len(batch.index) for batch in net.batches)
 
     def work() -> object:
@@ -93,8 +94,15 @@ def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
 
 def after(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
     """Returns the work that follows the forward passes of all batches, batch by batch."""
-    compare = jax.jit(functools.partial(evaluation.compare, book=BOOK))
-    return lambda: jax.device_get([compare(*pair).columns for pair in zip(passes, batches, strict=True)])
+    compare = jax.jit(evaluation.compare)
+
+    @jax.jit
+    def drawn(batch: Batch) -> tuple[jax.Array, jax.Array]:
+        size = batch.image.shape[1:3]
+        return au_maps.batch_au_maps(batch.landmarks, batch.expression, batch.valid, size=size, codebook=BOOK)
+
+    pairs = list(zip(batches, passes, strict=True))
+    return lambda: jax.device_get([compare(batch, shown, *drawn(batch)) for batch, shown in pairs])
 
 
 def one_by_one(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
@@ -165,8 +173,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="small networks, a few pictures: does it run at all?")
     parser.add_argument("--small", action="store_true", help="small networks that see 96 pixels")
-    parser.add_argument("--batch", type=int, default=32, help="pictures at a time (default: 32)")
-    parser.add_argument("--images", type=int, default=64, help="pictures in all (default: 64)")
+    parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default: 64)")
+    parser.add_argument("--images", type=int, default=256, help="pictures in all (default: 256)")
     parser.add_argument("--methods", default="CAM,TS-CAM,APViT", help="rows to measure (default: one of each family)")
     options = parser.parse_args()
     batch, images, repeats = (8, 16, 2) if options.smoke else (options.batch, options.images, 9)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from golden_face import LANDMARKS
 
-from aujax import codebook, evaluation, methods
+from aujax import au_maps, codebook, evaluation, methods
 from aujax.data.records import Batch, data_mesh, to_mesh
 from aujax.evaluation import Outputs, evaluate
 
@@ -94,7 +94,10 @@ def test_cosines_are_those_that_the_released_code_reads_one_by_one():
     forward = methods.Forward(
         jnp.zeros((count, 7)), {"a": jnp.asarray(coarse), "b": jnp.asarray(fine)}, jnp.asarray(cam)
     )
-    columns, _, au_map, _ = jax.jit(lambda *given: evaluation.compare(*given, book=codebook.FACS))(forward, batch)
+    au_map, has_map = au_maps.batch_au_maps(
+        batch.landmarks, batch.expression, batch.valid, size=(size, size), codebook=codebook.FACS
+    )
+    columns = jax.jit(evaluation.compare)(batch, forward, au_map, has_map)
     assert columns["has_map"].all()
     for face, drawn in enumerate(np.asarray(au_map)):
         for name, value in (("a", coarse), ("b", fine)):

@@ -147,15 +147,16 @@ def _validation(
     model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, state: TrainState, *, keep: bool
 ) -> Callable[[TrainState], dict[str, Any]]:
     """Returns state -> summary over the split that chooses the best epoch; the host may keep its decoded faces."""
-    reader = evaluation.make_reader(model, config, mesh)
-    read = memory.fitting(
-        lambda size: reader.lower(state.variables, abstract(size, config.picture_size, mesh)),
+    forward = evaluation.make_forward(model, config, mesh)
+    fitting = memory.fitting(
+        lambda size: forward.lower(state.variables, abstract(size, config.picture_size, mesh)),
         evaluation.batch_size(config, mesh),
         unit=mesh.size,
         room=memory.limit(mesh, state.variables),
         option="data.eval_batch_size",
         work="validating",
     )
+    read = evaluation.make_reader(fitting, mesh)
     split = functools.partial(evaluation.whole_split, faces.source(config.chosen_on), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep else split
 
