@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
-from aujax.bootstrap import RESAMPLES, Interval, interval
+from aujax.bootstrap import RESAMPLES, Interval, People, Statistic, bootstrap, interval
 from aujax.errors import UserError
 
 BINS = 15  # as Guo et al. have
@@ -91,8 +91,18 @@ def negative_log_likelihood(
     >>> round(negative_log_likelihood(np.zeros((3, 2)), np.array([0, 1, 1])), 4)  # log 2
     0.6931
     """
-    logs = special.log_softmax(np.asarray(logits, float) / temperature, axis=-1)
-    return float(-np.take_along_axis(logs, expression[:, None], axis=-1).mean())
+    return float(_log_losses(logits, expression, temperature).mean())
+
+
+def negative_log_likelihood_interval(
+    logits: Float[np.ndarray, "faces classes"],
+    expression: Int[np.ndarray, " faces"],
+    *,
+    temperature: float = 1.0,
+    people: People | None = None,
+) -> Interval:
+    """Returns `negative_log_likelihood` with its bootstrap interval."""
+    return _mean_interval(_log_losses(logits, expression, temperature), people)
 
 
 def brier(probabilities: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"]) -> float:
@@ -101,8 +111,17 @@ def brier(probabilities: Float[np.ndarray, "faces classes"], expression: Int[np.
     >>> brier(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
     0.25
     """
-    one_hot = np.arange(probabilities.shape[-1]) == expression[:, None]
-    return float(((probabilities - one_hot) ** 2).sum(-1).mean())
+    return float(_squared_distances(probabilities, expression).mean())
+
+
+def brier_interval(
+    probabilities: Float[np.ndarray, "faces classes"],
+    expression: Int[np.ndarray, " faces"],
+    *,
+    people: People | None = None,
+) -> Interval:
+    """Returns `brier` with its bootstrap interval."""
+    return _mean_interval(_squared_distances(probabilities, expression), people)
 
 
 def reliability(
@@ -169,9 +188,14 @@ def area_under_risk_coverage(probability: Float[np.ndarray, " faces"], correct: 
     >>> area_under_risk_coverage(np.array([0.9, 0.8]), np.array([True, False]))  # (0 / 1 + 1 / 2) / 2
     0.25
     """
-    _, count, right = _by_probability(probability, correct)
-    wrong = np.repeat((count - right) / count, count)
-    return float((wrong.cumsum() / np.arange(1, len(wrong) + 1)).mean())
+    return float(_risk_coverage_areas(probability, correct)(np.ones((1, len(probability))))[0])
+
+
+def area_under_risk_coverage_interval(
+    probability: Float[np.ndarray, " faces"], correct: Bool[np.ndarray, " faces"], *, people: People | None = None
+) -> Interval:
+    """Returns `area_under_risk_coverage` with its bootstrap interval."""
+    return bootstrap(_risk_coverage_areas(probability, correct), len(probability), people=people)
 
 
 def threshold_for_accuracy(
@@ -194,3 +218,43 @@ def _by_probability(
     values, which, count = np.unique(probability, return_inverse=True, return_counts=True)
     right = np.bincount(which, weights=correct, minlength=len(values))
     return values[::-1], count[::-1], right[::-1]
+
+
+def _risk_coverage_areas(probability: Float[np.ndarray, " faces"], correct: Bool[np.ndarray, " faces"]) -> Statistic:
+    """Returns the areas of faces that were drawn so and so often.
+
+    Among faces of one probability, c of them and k wrong, after C surer ones and K wrong, the j-th of a random order
+    leaves (K + j k/c) / (C + j) wrong on average: summed over j, k + (K - C k/c) (1/(C + 1) + ... + 1/(C + c)).
+    """
+    order = np.argsort(-probability, kind="stable")
+    _, first = np.unique(-probability[order], return_index=True)
+
+    def areas(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
+        weights = weights[:, order]
+        count, wrong = (np.add.reduceat(drawn, first, axis=1) for drawn in (weights, weights * ~correct[order]))
+        surer, surer_wrong = count.cumsum(1) - count, wrong.cumsum(1) - wrong
+        share = wrong / np.maximum(count, 1)
+        total = count.sum(1).astype(int)
+        harmonic = np.concatenate([[0.0], (1 / np.arange(1, total.max() + 1)).cumsum()])
+        between = harmonic[(surer + count).astype(int)] - harmonic[surer.astype(int)]
+        return (wrong + (surer_wrong - surer * share) * between).sum(1) / total
+
+    return areas
+
+
+def _mean_interval(values: Float[np.ndarray, " faces"], people: People | None) -> Interval:
+    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=people)
+
+
+def _log_losses(
+    logits: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"], temperature: float
+) -> Float[np.ndarray, " faces"]:
+    logs = special.log_softmax(np.asarray(logits, float) / temperature, axis=-1)
+    return -np.take_along_axis(logs, expression[:, None], axis=-1)[:, 0]
+
+
+def _squared_distances(
+    probabilities: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"]
+) -> Float[np.ndarray, " faces"]:
+    one_hot = np.arange(probabilities.shape[-1]) == expression[:, None]
+    return ((probabilities - one_hot) ** 2).sum(-1)

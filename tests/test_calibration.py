@@ -5,7 +5,7 @@ import pytest
 import sklearn.calibration
 import sklearn.metrics
 
-from aujax import calibration
+from aujax import bootstrap, calibration
 from aujax.errors import UserError
 
 
@@ -134,6 +134,42 @@ def test_risk_is_lowest_where_the_surest_answers_are_right():
 def test_risk_of_one_probability_for_all_is_the_share_of_wrong_answers_in_any_order():
     for correct in ([True, False, False, False], [False, False, True, False]):
         assert calibration.area_under_risk_coverage(np.full(4, 0.5), np.array(correct)) == pytest.approx(0.75)
+
+
+def test_interval_of_risk_is_that_of_areas_counted_face_by_face():
+    rng = np.random.default_rng(0)
+    probability, correct = rng.integers(5, 10, 12) / 10, rng.random(12) < 0.6  # some have the same probability
+    people = rng.integers(0, 6, 12).astype(str)
+
+    def counted(drawn):
+        faces = np.repeat(np.arange(12), drawn.astype(int))
+        surest_first = faces[np.argsort(-probability[faces], kind="stable")]
+        # Among equal probabilities, each face is wrong as often as all of them are.
+        wrong = [(~correct[faces])[probability[faces] == probability[face]].mean() for face in surest_first]
+        return np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1))
+
+    expected = bootstrap.bootstrap(lambda weights: np.array([counted(row) for row in weights]), 12, people=people)
+    found = calibration.area_under_risk_coverage_interval(probability, correct, people=people)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_intervals_of_likelihood_and_brier_score_are_those_of_means_over_people():
+    logits, expression = _overconfident(30)
+    chances = calibration.probabilities(logits, temperature=2.0)
+    people = np.arange(30).astype(str)
+    people[:10] = "one"
+    one_hot = np.eye(chances.shape[-1])[expression]
+    for found, values in (
+        (
+            calibration.negative_log_likelihood_interval(logits, expression, temperature=2.0, people=people),
+            -np.log((chances * one_hot).sum(-1)),
+        ),
+        (calibration.brier_interval(chances, expression, people=people), ((chances - one_hot) ** 2).sum(-1)),
+    ):
+        expected = bootstrap.bootstrap(
+            lambda weights, values=values: weights @ values / weights.sum(1), 30, people=people
+        )
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_threshold_answers_as_many_faces_as_the_wanted_accuracy_allows():

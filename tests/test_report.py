@@ -131,7 +131,7 @@ def test_comparison_has_all_its_parts(pages):
         "Faces side by side",
         "The network trained with AU cues relies more",
         "another seed would differ",
-        "Right of the surest 90 % (%)",
+        "Surest 90 % (%)",
         "By gender, with 95 % intervals",
         "Gaussian in the middle",
     ):

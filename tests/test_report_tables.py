@@ -201,16 +201,17 @@ def test_temperature_is_that_of_the_run(tmp_path):
     plain, fitted = confidence.versions(intervals.measure(run))
     assert (plain.temperature, fitted.temperature) == (1.0, 1.25)
     assert fitted.fitted_on.path.parent.name == "validation"
-    by_run = confidence.by_run([intervals.measure(run)])
-    assert [row[:3] for row in by_run.rows] == [
+    measured = intervals.measure(run)
+    assert [row[:3] for row in confidence.measures_by_run([measured]).rows] == [
         ["run", "as the network gives them", "1.000"],
         ["run", "after temperature 1.25", "1.250"],
     ]
-    assert [row[8] for row in by_run.rows] == [tables.percent(run.metrics["cl"])] * 2
+    accuracy = intervals.percent(measured.accuracy)
+    assert [row[2] for row in confidence.abstention_by_run([measured]).rows] == [accuracy] * 2
     assert fitted.probabilities().argmax(1).tolist() == run.evaluation.examples().predicted.tolist()
     answered = confidence.abstention(plain).rows
     assert answered[0][0] == "100.0"
-    assert answered[0][2] == tables.percent(run.metrics["cl"])
+    assert answered[0][2] == accuracy
 
 
 def test_without_validation_the_command_is_named(tmp_path):

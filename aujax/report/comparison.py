@@ -145,11 +145,12 @@ def _scores(shown: Sequence[Measured]) -> list[str]:
 
 
 def _confidence(shown: Sequence[Measured]) -> list[str]:
-    caption = f"Calibration, and accuracy when the unsure faces are left to a person ({_label([s.run for s in shown])})"
+    label = _label([one.run for one in shown])
     lacking = {one.name: confidence.missing(one.run) for one in shown}
     return [
-        confidence.by_run(shown).html(caption),
+        confidence.measures_by_run(shown).html(f"Calibration ({label})"),
         bullets(confidence.DEFINITIONS),
+        confidence.abstention_by_run(shown).html(f"Accuracy when the unsure faces are left to a person ({label})"),
         *(paragraph(f"**{name}**: {words}") for name, words in lacking.items() if words),
     ]
 

@@ -5,7 +5,7 @@ The temperature is the one that eval.py fitted on the validation split: RUN/cali
 
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ FITTED_ON = "validation"
 RISK = "Area under risk-coverage (%)"
 CALIBRATED = "ECE if calibrated (%)"
 DEFINITIONS = (
+    f"**ECE**, the expected calibration error: the mean gap of probability and accuracy, over {calibration.BINS} bins.",
     f"**{CALIBRATED.removesuffix(' (%)')}**: the calibration error, and its middle 95 %, if probabilities meant what "
     "they say. On few faces it is not 0; only an error above says that the network is not calibrated.",
     f"**{RISK.removesuffix(' (%)')}**: the share of wrong answers among the n surest faces, averaged over n; 0 is "
@@ -106,27 +107,40 @@ def measures(found: list[Calibrated]) -> Table:
     header = ["Probabilities", "Temperature", "ECE (%)", CALIBRATED, "Negative log-likelihood", "Brier score", RISK]
     rows = []
     for one in found:
-        shares, true = one.probabilities(), one.rows.expression
+        shares, true, people = one.probabilities(), one.rows.expression, one.rows.people
         error = calibration.expected_calibration_error(shares.max(1), one.rows.correct)
-        likelihood = calibration.negative_log_likelihood(one.rows.logits, true, temperature=one.temperature)
         errors = [tables.percent(error), intervals.percent(calibration.error_of_calibrated(shares.max(1)))]
-        scores = [tables.cosine(likelihood), tables.cosine(calibration.brier(shares, true))]
-        risk = tables.percent(calibration.area_under_risk_coverage(shares.max(1), one.rows.correct))
-        rows.append([one.title, f"{one.temperature:.3f}", *errors, *scores, risk])
+        likelihood = calibration.negative_log_likelihood_interval(
+            one.rows.logits, true, temperature=one.temperature, people=people
+        )
+        scores = [
+            intervals.cosine(likelihood),
+            intervals.cosine(calibration.brier_interval(shares, true, people=people)),
+        ]
+        risk = calibration.area_under_risk_coverage_interval(shares.max(1), one.rows.correct, people=people)
+        rows.append([one.title, f"{one.temperature:.3f}", *errors, *scores, intervals.percent(risk)])
     return Table(header, rows)
 
 
-def by_run(shown: Sequence[Measured]) -> Table:
-    """Returns the errors of the probabilities of several runs, and how often they are right where they are surest."""
-    coverages = [f"Right of the surest {100 * wanted:.0f} % (%)" for wanted in _COVERAGES]
-    header, rows = [], []
-    for one in shown:
-        found = versions(one)
-        table = measures(found)
-        header = ["Run", *table.header, *coverages]
-        for version, row in zip(found, table.rows, strict=True):
-            rows.append([one.name, *row, *(right for *_, right in abstention(version).rows)])
-    return Table(header, rows, left=2)
+def measures_by_run(shown: Sequence[Measured]) -> Table:
+    """Returns the errors of the probabilities of several runs."""
+    return _by_run(shown, measures)
+
+
+def abstention_by_run(shown: Sequence[Measured]) -> Table:
+    """Returns how often several runs are right where they are surest."""
+
+    def right(found: list[Calibrated]) -> Table:
+        rows = [[one.title, *(row[-1] for row in abstention(one).rows)] for one in found]
+        return Table(["Probabilities", *(f"Surest {100 * wanted:.0f} % (%)" for wanted in _COVERAGES)], rows)
+
+    return _by_run(shown, right)
+
+
+def _by_run(shown: Sequence[Measured], table: Callable[[list[Calibrated]], Table]) -> Table:
+    tables_of = {one.name: table(versions(one)) for one in shown}
+    header = next(iter(tables_of.values())).header
+    return Table(["Run", *header], [[name, *row] for name, found in tables_of.items() for row in found.rows], left=2)
 
 
 def abstention(one: Calibrated) -> Table:
@@ -138,7 +152,9 @@ def abstention(one: Calibrated) -> Table:
         # The threshold that answers at least that share, and hardly more: equal probabilities are answered together.
         place = int((points.coverage < wanted - 1e-9).sum())
         threshold, share = points.threshold[place], points.coverage[place]
-        rows.append([tables.percent(share), f"{threshold:.3f}", tables.percent(points.accuracy[place])])
+        answered = probability >= threshold
+        right = statistics.accuracy_interval(correct[answered], people=one.rows.people[answered])
+        rows.append([tables.percent(share), f"{threshold:.3f}", intervals.percent(right)])
     return Table(["Answered (%)", "From probability", "Right (%)"], rows)
 
 

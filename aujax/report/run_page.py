@@ -181,9 +181,7 @@ def action_units(run: EvaluatedRun) -> list[str]:
 def _confidence(one: Measured, folder: pathlib.Path) -> list[str]:
     found = confidence.versions(one)
     reliability, coverage = confidence.draw(found, folder)
-    parts = [
-        confidence.measures(found).html(f"Calibration: ECE is the mean gap of probability and accuracy ({one.label})")
-    ]
+    parts = [confidence.measures(found).html(f"Calibration ({one.label})")]
     if words := confidence.missing(one.run):
         parts.append(paragraph(words))
     else:
