@@ -43,8 +43,17 @@ def _evaluate(run: runs.Run, faces: Faces, workdir: pathlib.Path, split: str) ->
     tables.print_evaluation(directory)
     figures.draw_evaluation(directory)
     if _FAITHFULNESS.value:
+        found = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
+        if found.value is None:
+            print(f"faithfulness: of probabilities as the network gives them. {found.problem}")
         faithfulness_files.evaluate_faithfulness(
-            run, faces, split, directory, filling=_FILLING.value, limit=_FACES.value
+            run,
+            faces,
+            split,
+            directory,
+            filling=_FILLING.value,
+            temperature=found.value or 1.0,
+            limit=_FACES.value,
         )
 
 

@@ -46,8 +46,8 @@ class Programs(NamedTuple):
     curves: Callable[[methods.Variables, jax.Array, dict[str, jax.Array], jax.Array], Columns]
 
 
-def make_programs(run: Run, mesh: Mesh, *, filling: str) -> Programs:
-    """Returns the programs that read a run's network, batches divided over the mesh."""
+def make_programs(run: Run, mesh: Mesh, *, filling: str, temperature: float = 1.0) -> Programs:
+    """Returns the programs that read a run's network, at that temperature, batches divided over the mesh."""
     config, model = run.config, run.model
     book = codebook.load(config.codebook)
     whole, divided = replicated(mesh), sharded(mesh)
@@ -56,7 +56,7 @@ def make_programs(run: Run, mesh: Mesh, *, filling: str) -> Programs:
         return augment.normalize(image, config.normalization)
 
     def score(variables: methods.Variables, image: jax.Array) -> jax.Array:
-        return model.apply(variables, normalized(image))  # type: ignore[return-value]
+        return model.apply(variables, normalized(image)) / temperature  # type: ignore[operator]
 
     def effects(variables: methods.Variables, image: jax.Array, batch: Batch) -> Columns:
         asked, where = functools.partial(score, variables), batch.has_landmarks & batch.valid
@@ -88,9 +88,9 @@ def make_programs(run: Run, mesh: Mesh, *, filling: str) -> Programs:
     )
 
 
-def make_measurement(run: Run, mesh: Mesh, *, filling: str) -> Callable[[Batch], Columns]:
+def make_measurement(run: Run, mesh: Mesh, *, filling: str, temperature: float = 1.0) -> Callable[[Batch], Columns]:
     """Returns batch on the mesh -> one row per face of all that is measured, still on the devices."""
-    programs, size = make_programs(run, mesh, filling=filling), run.config.picture_size
+    programs, size = make_programs(run, mesh, filling=filling, temperature=temperature), run.config.picture_size
     layer = run.model.method.aligned(run.config.au_layers)[-1]
     variables = jax.device_put(run.variables, replicated(mesh))
     # Another draw than the one that the training may have begun with.
@@ -134,13 +134,15 @@ def evaluate_faithfulness(
     directory: pathlib.Path,
     *,
     filling: str = "blur",
+    temperature: float = 1.0,
     limit: int | None = None,
     progress: Callable[[str], object] = print,
 ) -> None:
     """Writes faithfulness.json and faithfulness.csv into the directory, of `limit` faces of the split (None: of all).
 
-    Which faces is drawn by a shuffle that depends on the number of faces alone. `progress` is told now and then how
-    far it is.
+    Which faces is drawn by a shuffle that depends on the number of faces alone. `temperature` calibrates the
+    probabilities, for drops of a network that is too sure of itself do not compare with those of another. `progress`
+    is told now and then how far it is.
     """
     source, mesh, config = faces.source(split), data_mesh(), run.config
     drawn = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
@@ -148,7 +150,7 @@ def evaluate_faithfulness(
     batches = feed.batches(
         source, drawn, batch_size=batch_size, size=config.picture_size, threads=config.data.read_threads
     )
-    measure, rows, told = make_measurement(run, mesh, filling=filling), [], 0
+    measure, rows, told = make_measurement(run, mesh, filling=filling, temperature=temperature), [], 0
     for batch in to_mesh_ahead(batches, mesh):
         row = measure(batch)
         # As lists, for JAX brings dictionaries into another order, and stages go from the top downwards.
@@ -162,7 +164,7 @@ def evaluate_faithfulness(
     columns = {name: column[valid] for name, column in columns.items()}
     book = codebook.load(config.codebook)
     about = {"num_examples": len(drawn), "filling": filling, "codebook": config.codebook, "checkpoint": run.checkpoint}
-    about["data"] = {"fingerprint": faces.fingerprint}
+    about |= {"temperature": temperature, "data": {"fingerprint": faces.fingerprint}}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / JSON).unlink(missing_ok=True)
     _write_rows(directory / CSV, columns, book)

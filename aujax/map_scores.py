@@ -29,7 +29,8 @@ def scores(
 ) -> dict[str, Float[Array, "*batch"]]:
     """Returns each of `SCORES` for every map and its AU map.
 
-    pointing: 1 where the largest value lies in the region, that is at least half its cell does (Zhang et al. 2018).
+    pointing: 1 where the largest value lies in the region, that is at least half its cell does (Zhang et al. 2018); of
+      several equally large ones, the share that does.
     energy: the share of the map, stretched to [0, 1], that lies in the region (Wang et al. 2020).
     iou: intersection over union of the region and as large an area of the map's highest values.
     mean_iou: the same of what reaches a threshold, averaged over `THRESHOLDS` of the map stretched to [0, 1].
@@ -42,9 +43,9 @@ def scores(
     maps, au_map = cams.normalize(maps), jnp.asarray(au_map, jnp.float32)
     soft, inside = (shrunk(x, maps.shape[-2:]) for x in (au_map, (au_map >= REGION).astype(jnp.float32)))
     values, soft, inside = (cells.reshape(*cells.shape[:-2], -1) for cells in (maps, soft, inside))
-    largest = jnp.take_along_axis(inside, values.argmax(-1, keepdims=True), axis=-1)[..., 0]
+    largest = values == values.max(-1, keepdims=True)
     found = {
-        "pointing": (largest >= 0.5).astype(jnp.float32),
+        "pointing": (largest & (inside >= 0.5)).sum(-1) / jnp.maximum(largest.sum(-1), 1),
         "energy": (values * inside).sum(-1) / jnp.maximum(values.sum(-1), _FLOOR),
         **_ranked(values, inside),
         "mean_iou": sum(_iou(values >= threshold, inside) for threshold in THRESHOLDS) / len(THRESHOLDS),

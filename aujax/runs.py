@@ -39,6 +39,16 @@ class Run(NamedTuple):
     checkpoint: dict[str, Any]
 
 
+def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> run_files.Temperature:
+    """Returns the temperature that calibrates the loaded weights, if it was fitted on the data of this fingerprint."""
+    return run_files.read_temperature(
+        workdir,
+        step=run.checkpoint["step"],
+        fingerprint=fingerprint,
+        remedy="evaluate the validation split again with eval.py",
+    )
+
+
 def build_model(config: Config, num_classes: int) -> methods.Classifier:
     """Returns the network that the configuration describes; parts that do not fit together are a UserError."""
     try:

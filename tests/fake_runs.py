@@ -57,7 +57,8 @@ def make_run(
         _write_table(evaluation / "examples.csv", _example_rows(columns, attributes))
         np.savez(evaluation / "maps.npz", **make_maps(rng, columns))
         if split == "validation":
-            _write(folder / CALIBRATION, {"temperature": 1.25, "split": split, "checkpoint": CHECKPOINT})
+            fitted = {"temperature": 1.25, "split": split, "checkpoint": CHECKPOINT, "data": about["data"]}
+            _write(folder / CALIBRATION, fitted)
         if faithfulness:
             labels = columns["expression"], columns["predicted"]
             measured, rows = fake_interventions.make(rng, *labels, MAPS, au_weight)

@@ -9,14 +9,19 @@ from absl import flags
 
 from aujax import commandline
 from aujax.errors import UserError
+from aujax.run_files import Temperature
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "eval.py"
 
 
 class Prepared(NamedTuple):
-    """A data set that has two splits."""
+    """A data set that has two splits, and a fingerprint that holds what was fitted on it."""
 
     directory: str | None
+
+    @property
+    def fingerprint(self):
+        return Temperature(1.5) if self.directory != "new" else Temperature(None, "None was fitted to it.")
 
     def source(self, split):
         if split not in ("validation", "test"):
@@ -39,6 +44,7 @@ def evaluate(monkeypatch):
         monkeypatch.setattr(module, name, lambda directory: None)
     monkeypatch.setattr(script.runs, "load_run", lambda workdir, which: f"{which} of {workdir}")
     monkeypatch.setattr(script.runs, "open_data", lambda run, data_dir: Prepared(data_dir))
+    monkeypatch.setattr(script.runs, "temperature", lambda run, workdir, fingerprint: fingerprint)
     monkeypatch.setattr(
         script.faithfulness_files, "evaluate_faithfulness", lambda *args, **options: asked.append((args, options))
     )
@@ -60,7 +66,7 @@ def test_faithfulness_is_measured_only_where_it_is_asked_for(evaluate):
     assert evaluate() == []
     ((arguments, options),) = evaluate("--faithfulness")
     assert arguments == ("best of RUN", Prepared(None), "test", pathlib.Path("RUN/eval/test"))
-    assert options == {"filling": "blur", "limit": None}
+    assert options == {"filling": "blur", "temperature": 1.5, "limit": None}
 
 
 def test_options_of_faithfulness_reach_it(evaluate):
@@ -73,7 +79,13 @@ def test_options_of_faithfulness_reach_it(evaluate):
     ]
     ((arguments, options),) = evaluate("--faithfulness", *given)
     assert arguments == ("latest of RUN", Prepared("faces"), "validation", pathlib.Path("RUN/eval/validation"))
-    assert options == {"filling": "road", "limit": 9}
+    assert options == {"filling": "road", "temperature": 1.5, "limit": 9}
+
+
+def test_without_a_temperature_it_is_told_why(evaluate, capsys):
+    ((_, options),) = evaluate("--faithfulness", "--data_dir=new")
+    assert options["temperature"] == 1.0
+    assert "probabilities as the network gives them. None was fitted to it." in capsys.readouterr().out
 
 
 def test_several_splits_are_evaluated_one_after_the_other(evaluate):

@@ -137,10 +137,14 @@ def test_temperature_of_the_run_makes_its_answers_less_sure(tiny_run, stored, ex
         file.write_text(json.dumps({"temperature": 4.0, "checkpoint": {"step": step + 1}}))
         other = model.open_model(tiny_run)
         assert other.temperature == 1.0
-        assert "calibration.json belongs to another checkpoint" in background(other, warped=True).lines[-2]
+        assert f"those of step {step + 1} instead of step {step}" in background(other, warped=True).lines[-2]
+        file.write_text(json.dumps({"temperature": 4.0, "checkpoint": {"step": step}, "data": {"fingerprint": "else"}}))
+        other = model.open_model(tiny_run)
+        assert other.temperature == 1.0
+        assert "was fitted to other data" in background(other, warped=True).lines[-2]
         for content in ("[]", "true", "{}", '{"temperature": 0}', '{"temperature": true}'):
             file.write_text(content)
-            with pytest.raises(UserError, match=r"calibration\.json: expected an object with a temperature above 0"):
+            with pytest.raises(UserError, match=r"calibration\.json: expected an? (object|temperature above 0)"):
                 model.open_model(tiny_run)
     finally:
         file.unlink()

@@ -71,6 +71,22 @@ def test_equal_values_at_the_edge_of_the_area_count_in_part():
     assert _scores([[1, 1, 2, 1], [1, 1, 1, 1]])["iou"] == pytest.approx(common / (4 - common), abs=1e-6)
 
 
+def test_highest_places_of_which_one_lies_in_the_region_point_in_part():
+    values = [[4, 0, 0, 4], [0, 0, 0, 0]]
+    assert _scores(values)["pointing"] == 0.5
+    assert _scores(np.flip(values, 1), np.flip(REGION, 1))["pointing"] == 0.5
+
+
+def test_iou_of_thresholds_is_that_of_scikit_learn():
+    values, inside = np.random.default_rng(3).random((2, 9, 9)).astype(np.float32)
+    heights = (values - values.min()) / (values.max() - values.min())
+    expected = [
+        sklearn_metrics.jaccard_score((inside >= 0.5).ravel(), (heights >= threshold).ravel())
+        for threshold in np.arange(1, 10) / 10
+    ]
+    assert _scores(values, inside)["mean_iou"] == pytest.approx(np.mean(expected), abs=1e-6)
+
+
 def test_auc_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     values = rng.integers(0, 9, (3, 7, 7)).astype(np.float32)  # with ties

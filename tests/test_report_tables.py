@@ -229,6 +229,15 @@ def test_damaged_temperature_is_named(tmp_path):
         confidence.missing(run)
 
 
+def test_temperature_of_other_data_is_not_used(tmp_path):
+    folder = fake_runs.make_run(tmp_path / "run", splits=("test", "validation"))
+    content = json.loads((folder / "calibration.json").read_text()) | {"data": {"fingerprint": "ffff", "dir": "other"}}
+    (folder / "calibration.json").write_text(json.dumps(content))
+    (run,) = opened(folder)
+    assert "was fitted to other data, other." in confidence.missing(run)
+    assert len(confidence.versions(intervals.measure(run))) == 1
+
+
 def test_threshold_that_no_face_reaches_answers_none(tmp_path):
     folder = fake_runs.make_run(tmp_path / "run", splits=("test", "validation"))
     (run,) = opened(folder)

@@ -1,18 +1,15 @@
 """The run behind explanations, and how its faces are found and brought into the form that it was trained on."""
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from aujax import codebook, run_files
 from aujax.data import builders, detection, photos
 from aujax.data.landmarks import read_landmarks
 from aujax.data.photos import Finder
 from aujax.errors import UserError
-from aujax.runs import Run, load_run
+from aujax.runs import Run, load_run, temperature
 
 # Whether a face is warped by five points, by the name of the option; None: as the run's data were prepared.
 ALIGNMENTS = {"run": None, "five-point": True, "none": False}
@@ -35,7 +32,7 @@ class Model(NamedTuple):
 def open_model(run: Run | str | pathlib.Path) -> Model:
     """Returns the run, loaded from its folder where that is given, with the temperature in calibration.json.
 
-    A temperature that was fitted to another checkpoint is left aside, and a note says so.
+    A temperature that was fitted to another checkpoint or to other data is left aside, and a note says so.
     """
     if isinstance(run, Run):
         return Model(run, None, 1.0)
@@ -43,28 +40,11 @@ def open_model(run: Run | str | pathlib.Path) -> Model:
     loaded = load_run(workdir)
     if not (workdir / run_files.CALIBRATION).is_file():
         return Model(loaded, workdir, 1.0)
-    temperature, step = _fitted(workdir / run_files.CALIBRATION)
-    if step != loaded.checkpoint["step"]:
-        note = (
-            f"Probabilities are not calibrated: {run_files.CALIBRATION} belongs to another checkpoint than this one of "
-            f"step {loaded.checkpoint['step']}; evaluate the validation split again with eval.py."
-        )
-        return Model(loaded, workdir, 1.0, (note,))
-    return Model(loaded, workdir, temperature)
-
-
-def _fitted(path: pathlib.Path) -> tuple[float, Any]:
-    """Returns the temperature in the file, and the step of the checkpoint that it was fitted to."""
-    remedy = "evaluate the validation split again with eval.py"
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from error
-    temperature = content.get("temperature") if isinstance(content, dict) else None
-    if not isinstance(temperature, int | float) or isinstance(temperature, bool) or not 0 < temperature < np.inf:
-        raise UserError(f"{path}: expected an object with a temperature above 0, got {content!r:.60}; {remedy}")
-    checkpoint = content.get("checkpoint")
-    return float(temperature), checkpoint.get("step") if isinstance(checkpoint, dict) else None
+    found = temperature(loaded, workdir, fingerprint=loaded.manifest["data"].get("fingerprint"))
+    if found.value is None:
+        words = f"Probabilities are not calibrated. {found.problem} Evaluate the validation split again with eval.py."
+        return Model(loaded, workdir, 1.0, (words,))
+    return Model(loaded, workdir, found.value)
 
 
 def finder(landmarks: str, *, names: Sequence[str], model_file: str = "") -> Finder:

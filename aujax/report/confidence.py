@@ -3,21 +3,20 @@
 The temperature is the one that eval.py fitted on the validation split: RUN/calibration.json.
 """
 
-import math
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from aujax import calibration, run_files, statistics
-from aujax.errors import UserError
 from aujax.report import curves, evaluations, intervals, tables
 from aujax.report.evaluations import EvaluatedRun
 from aujax.report.examples import Examples
 from aujax.report.intervals import Measured
 from aujax.report.tables import Table
+from aujax.run_files import Temperature
 
 FITTED_ON = "validation"
 RISK = "Area under risk-coverage (%)"
@@ -51,8 +50,8 @@ class Calibrated(NamedTuple):
 def versions(one: Measured) -> list[Calibrated]:
     """Returns the probabilities as they are and, where one was fitted to these weights, after the temperature."""
     found = [Calibrated("as the network gives them", 1.0, one.examples, None)]
-    if not missing(one.run):
-        temperature = float(_fitted(one.run)["temperature"])
+    temperature = None if one.run.metrics["split"] == FITTED_ON else _fitted(one.run).value
+    if temperature is not None:
         about = f"after temperature {temperature:.2f}"
         found.append(Calibrated(about, temperature, one.examples, _answers(one.run)))
     return found
@@ -65,26 +64,14 @@ def missing(run: EvaluatedRun) -> str:
             "This page is about the validation split, on which the temperature is fitted: it cannot be judged "
             "there. See the page of the test split."
         )
-    if not (run.folder / run_files.CALIBRATION).is_file():
-        return f"No temperature was fitted, because the run was not evaluated on its validation split. {_renewed(run)}"
-    step = _fitted(run)["checkpoint"]["step"]
-    if step != run.metrics["checkpoint"]["step"]:
-        return (
-            f"No temperature is used: the one in {run_files.CALIBRATION} was fitted to other weights, those of step "
-            f"{step} instead of step {run.metrics['checkpoint']['step']}. {_renewed(run)}"
-        )
-    return ""
+    problem = _fitted(run).problem
+    return problem and f"{problem} To fit one: `{run.command(FITTED_ON)}`, then write this page again."
 
 
-def _fitted(run: EvaluatedRun) -> Mapping[str, Any]:
-    """The content of calibration.json; one that is damaged is a UserError with the command that renews it."""
-    path, remedy = run.folder / run_files.CALIBRATION, f"run {run.command(FITTED_ON)}"
-    content = run_files.read_json(path, remedy=remedy)
-    temperature, checkpoint = content.get("temperature"), content.get("checkpoint")
-    usable = isinstance(temperature, int | float) and 0 < temperature < math.inf
-    if not usable or not isinstance(checkpoint, dict) or "step" not in checkpoint:
-        raise UserError(f"{path}: expected a temperature above 0 and its checkpoint, got {content}; {remedy}")
-    return content
+def _fitted(run: EvaluatedRun) -> Temperature:
+    step, fingerprint = run.metrics["checkpoint"]["step"], run.metrics["data"]["fingerprint"]
+    remedy = f"run {run.command(FITTED_ON)}"
+    return run_files.read_temperature(run.folder, step=step, fingerprint=fingerprint, remedy=remedy)
 
 
 def _answers(run: EvaluatedRun) -> Examples | None:
@@ -96,10 +83,6 @@ def _answers(run: EvaluatedRun) -> Examples | None:
     alike = other.metrics["expressions"] == run.metrics["expressions"]
     same = alike and other.metrics["checkpoint"]["step"] == run.metrics["checkpoint"]["step"]
     return other.examples() if same else None
-
-
-def _renewed(run: EvaluatedRun) -> str:
-    return f"To fit one: `{run.command(FITTED_ON)}`, then write this page again."
 
 
 def measures(found: list[Calibrated]) -> Table:
