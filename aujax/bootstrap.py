@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy import special
 
 LEVEL = 0.95
 RESAMPLES = 2000
+FEWEST = 5  # of fewer faces, or people, even the widest interval of a bootstrap is too narrow
+_MOST_TRIES = 20  # times that number, where a statistic is often NaN
 _AT_ONCE = 2**21  # numbers drawn at a time: some 16 MB
 
 People = Shaped[np.ndarray, " faces"]
@@ -20,7 +23,7 @@ Statistic = Callable[[Float[np.ndarray, "resamples faces"]], Float[np.ndarray, "
 
 
 class Interval(NamedTuple):
-    """A value and the interval that covers the true one in 95 of 100 repetitions; None where there is none."""
+    """A value and the interval meant to cover the true one in 95 of 100 repetitions; None where there is none."""
 
     value: float | None
     low: float | None
@@ -28,40 +31,78 @@ class Interval(NamedTuple):
 
 
 def bootstrap(statistic: Statistic, faces: int, *, people: People | None = None, seed: int = 0) -> Interval:
-    """Returns a statistic with its percentile interval (Efron and Tibshirani, An Introduction to the Bootstrap, 13.3).
+    """Returns a statistic with its expanded percentile interval (Hesterberg, The American Statistician 69, 2015, 371).
 
-    There is no value without a face, and no interval of one face, or one person, alone.
+    A plain percentile interval is too narrow for few faces, by the root of n / (n - 1) and by the normal quantile in
+    place of Student's. There is no value without a face, and no interval below `FEWEST` faces, or people.
 
-    >>> bootstrap(lambda weights: weights @ np.ones(3) / weights.sum(1), 3)
+    >>> bootstrap(lambda weights: weights @ np.ones(5) / weights.sum(1), 5)
     Interval(value=1.0, low=1.0, high=1.0)
     """
     value = float(statistic(np.ones((1, faces)))[0]) if faces else None
     return interval(value, draws(statistic, faces, people=people, seed=seed))
 
 
-def interval(value: float | None, found: Float[np.ndarray, " resamples"]) -> Interval:
-    """Returns the value with the ends between which the middle 95 % of the draws lie.
+class Draws(NamedTuple):
+    """A statistic of every resample, none where it cannot be drawn, and the number of faces, or people, behind it."""
 
-    >>> [round(end, 3) for end in interval(0.5, np.linspace(0, 1, 41))]
+    found: Float[np.ndarray, " resamples"]
+    units: int
+
+
+def interval(value: float | None, drawn: Draws) -> Interval:
+    """Returns the value with the ends of its expanded percentile interval.
+
+    >>> [round(end, 3) for end in interval(0.5, Draws(np.linspace(0, 1, 41), units=10**9))]
     [0.5, 0.025, 0.975]
     """
-    if not found.size:
+    if not drawn.found.size:
         return Interval(value, None, None)
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    beyond = float(special.ndtr(-_widening(drawn.units) * special.stdtrit(drawn.units - 1, (1 + LEVEL) / 2)))
+    low, high = np.quantile(drawn.found, [beyond, 1 - beyond])
     return Interval(value, float(low), float(high))
 
 
-def draws(
-    statistic: Statistic, faces: int, *, people: People | None = None, seed: int = 0
-) -> Float[np.ndarray, " resamples"]:
-    """Returns the statistic of each resample; none where there are not two faces, or people, to draw from."""
+def p_value(drawn: Draws) -> float | None:
+    """Returns the smallest level at which that interval leaves out 0; None where there are no draws.
+
+    It is at least 2 / 2^n: with the signs of n differences thrown by a coin, all point one way as often.
+
+    >>> round(p_value(Draws(np.linspace(-1, 39, 41), units=10**9)), 3)  # two of 41 are not above 0
+    0.143
+    """
+    found, units = drawn
+    if not found.size:
+        return None
+    beyond = min(int((found <= 0).sum()), int((found >= 0).sum()))
+    plain = min(1.0, 2 * (beyond + 1) / (len(found) + 1))
+    student = 2 * float(special.stdtr(units - 1, special.ndtri(plain / 2) / _widening(units)))
+    return max(student, 2.0 ** (1 - min(units, 1000)))
+
+
+def _widening(units: int) -> float:
+    return (units / (units - 1)) ** 0.5
+
+
+def draws(statistic: Statistic, faces: int, *, people: People | None = None, seed: int = 0) -> Draws:
+    """Returns the statistic of each resample; none where there are fewer than `FEWEST` faces, or people, to draw from.
+
+    A resample of which the statistic is NaN, such as one without any face of an expression, is drawn again; where
+    hardly any other is found there are none.
+    """
     units = of_whom(people, faces)
     count = int(units.max(initial=-1)) + 1
-    if count < 2:
-        return np.zeros(0)
+    if count < FEWEST:
+        return Draws(np.zeros(0), count)
     # Looking the draws up face by face takes as long as drawing, and most data sets do not tell who is who.
     spread = (lambda weights: weights) if count == faces else (lambda weights: weights[:, units])
-    return np.concatenate([statistic(spread(weights)) for weights in _weights(count, seed)])
+    found = np.zeros(0)
+    for weights in _weights(count, seed):
+        some = statistic(spread(weights))
+        found = np.concatenate([found, some[~np.isnan(some)]])
+        if len(found) >= RESAMPLES:
+            return Draws(found[:RESAMPLES], count)
+    return Draws(np.zeros(0), count)
 
 
 def of_whom(people: People | None, faces: int) -> Int[np.ndarray, " faces"]:
@@ -79,8 +120,8 @@ def of_whom(people: People | None, faces: int) -> Int[np.ndarray, " faces"]:
 
 
 def _weights(count: int, seed: int) -> Iterator[Float[np.ndarray, "some units"]]:
-    rng, at_once = np.random.default_rng(seed), max(1, _AT_ONCE // count)
-    for start in range(0, RESAMPLES, at_once):
-        rows = min(at_once, RESAMPLES - start)
+    """Yields how often each unit was drawn, in as many resamples as are needed at most."""
+    rng, rows = np.random.default_rng(seed), min(RESAMPLES, max(1, _AT_ONCE // count))
+    for _ in range(0, _MOST_TRIES * RESAMPLES, rows):
         drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)

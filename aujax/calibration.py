@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
-from aujax.bootstrap import RESAMPLES, Interval, People, Statistic, bootstrap, interval
+from aujax.bootstrap import LEVEL, RESAMPLES, Interval, People, Statistic, bootstrap, of_whom
 from aujax.errors import UserError
 
 BINS = 15  # as Guo et al. have
@@ -152,21 +152,25 @@ def expected_calibration_error(
     return float((table.count * abs(table.confidence - table.accuracy)).sum() / table.count.sum())
 
 
-def error_of_calibrated(probability: Float[np.ndarray, " faces"], *, bins: int = BINS, seed: int = 0) -> Interval:
+def error_of_calibrated(
+    probability: Float[np.ndarray, " faces"], *, people: People | None = None, bins: int = BINS, seed: int = 0
+) -> Interval:
     """Returns the `expected_calibration_error` of these probabilities if they mean what they say: mean, middle 95 %.
 
     Whether a face is recognised is drawn by its probability, 2,000 times (consistency resampling: Bröcker and Smith,
-    Weather and Forecasting 22, 2007, 651). On few faces the error is never 0, and its bootstrap lies above it.
+    Weather and Forecasting 22, 2007, 651). On few faces the error is never 0, and its bootstrap lies above it. Faces of
+    one person are right or wrong together, as far as their probabilities allow: one number is drawn for all of them.
 
     >>> error_of_calibrated(np.ones(5))
     Interval(value=0.0, low=0.0, high=0.0)
     """
-    rng = np.random.default_rng(seed)
+    rng, units = np.random.default_rng(seed), of_whom(people, len(probability))
     found = [
-        expected_calibration_error(probability, rng.random(len(probability)) < probability, bins=bins)
+        expected_calibration_error(probability, rng.random(units.max() + 1)[units] < probability, bins=bins)
         for _ in range(RESAMPLES)
     ]
-    return interval(float(np.mean(found)), np.array(found))
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(np.mean(found)), float(low), float(high))
 
 
 def coverage_accuracy(probability: Float[np.ndarray, " faces"], correct: Bool[np.ndarray, " faces"]) -> Coverage:

@@ -2,8 +2,8 @@
 
 Arrays have one row per face. Expressions, predictions and groups may be numbers or names. Faces are taken as
 independent, unless `people` says who is who: several faces of one person tell less than as many people (see
-`bootstrap`). A number that cannot be given is None: the value where nothing was measured, low and high where one face,
-person or seed alone cannot tell a spread.
+`bootstrap`). A number that cannot be given is None: the value where nothing was measured, low and high where too few
+faces, people or seeds cannot tell a spread.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import special
 
-from aujax.bootstrap import LEVEL, Interval, People, Statistic, bootstrap, draws, interval, of_whom
+from aujax.bootstrap import LEVEL, Interval, People, Statistic, bootstrap, draws, interval, of_whom, p_value
 
 FEWEST = 20  # of a group with fewer faces nothing is said
 _NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
@@ -120,7 +120,7 @@ def macro_mean_interval(
 ) -> Interval:
     """Returns `macro_mean` with its bootstrap interval over the counted faces.
 
-    >>> macro_mean_interval(np.array([0.5, 0.5, 0.5]), np.array([0, 0, 1]))
+    >>> macro_mean_interval(np.full(6, 0.5), np.array([0, 0, 0, 1, 1, 1]))
     Interval(value=0.5, low=0.5, high=0.5)
     """
     values, expression, people = _counted(where, values, expression, people)
@@ -164,18 +164,16 @@ def paired_macro_mean(
 ) -> PairedTest:
     """Returns how the `macro_mean` of two runs differs, by a bootstrap that draws both values of a face together.
 
-    The p-value is the smallest at which a percentile interval leaves out 0 (Efron and Tibshirani, 15.4), and at least
-    2 / (RESAMPLES + 1); None where one face or person alone cannot tell.
+    The p-value is the smallest at which the interval leaves out 0 (see `bootstrap.p_value`); None where too few faces
+    or people cannot tell.
 
     >>> paired_macro_mean(np.array([0.25, 0.5]), np.array([0.5, 0.75]), np.array([0, 1])).difference.value
     0.25
     """
     gain, expression, people = _counted(where, second.astype(float) - first.astype(float), expression, people)
-    found = draws(_macro_mean(gain, expression), len(gain), people=people)
-    difference = interval(macro_mean(gain, expression), found)
-    beyond = min(int((found <= 0).sum()), int((found >= 0).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (len(found) + 1)) if found.size else None
-    return PairedTest(difference, p_value, len(gain), int((gain > 0).sum()), int((gain < 0).sum()))
+    drawn = draws(_macro_mean(gain, expression), len(gain), people=people)
+    difference = interval(macro_mean(gain, expression), drawn)
+    return PairedTest(difference, p_value(drawn), len(gain), int((gain > 0).sum()), int((gain < 0).sum()))
 
 
 def over_seeds(values: Sequence[float]) -> Seeds:
@@ -237,9 +235,9 @@ def _macro_mean(values: Values, expression: Labels) -> Statistic:
     scaled = one_hot * values.astype(float)[:, None]
 
     def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
-        # A class of which no face was drawn has the total 0 and is not counted.
+        # Without any face of a class it would be the mean of others: NaN, to be drawn again.
         counts, totals = weights @ one_hot, weights @ scaled
-        return (totals / np.maximum(counts, 1)).sum(-1) / (counts > 0).sum(-1)
+        return (totals / np.where(counts > 0, counts, np.nan)).mean(-1)
 
     return statistic
 
@@ -251,7 +249,7 @@ def _macro_f1(expression: Labels, predicted: Labels) -> Statistic:
 
     def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
         seen = weights @ (labelled + called)
-        return (2 * (weights @ right) / np.maximum(seen, 1)).sum(-1) / (seen > 0).sum(-1)
+        return (2 * (weights @ right) / np.where(seen > 0, seen, np.nan)).mean(-1)
 
     return statistic
 

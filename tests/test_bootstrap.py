@@ -1,7 +1,5 @@
 """Intervals by drawing faces or people again: SciPy as an independent implementation, coverage, who is drawn."""
 
-import time
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -60,14 +58,6 @@ def test_bootstrap_in_parts_is_the_bootstrap_at_once(monkeypatch):
     assert bootstrap.bootstrap(statistic, 40) == pytest.approx(whole, rel=1e-12)
 
 
-def test_interval_of_a_test_split_takes_less_than_a_second():
-    expression, _ = _labels(3068, classes=7)
-    values = np.random.default_rng(0).random(3068)
-    start = time.process_time()
-    statistics.macro_mean_interval(values, expression)
-    assert time.process_time() - start < 1.0
-
-
 def test_intervals_cover_the_truth_as_often_as_they_say():
     rng, hits = np.random.default_rng(0), 0
     expression = np.repeat([0, 1], 30)
@@ -86,12 +76,47 @@ def test_people_are_numbered_and_who_is_unknown_is_somebody_else():
 
 
 def test_people_are_drawn_with_all_their_faces():
-    seen, people = [], np.array(["ann", "bob", "ann", "", "bob"])
-    bootstrap.bootstrap(lambda weights: seen.append(weights) or weights.sum(1), 5, people=people)
+    seen, people = [], np.array(["ann", "bob", "ann", "", "bob", "", ""])
+    bootstrap.bootstrap(lambda weights: seen.append(weights) or weights.sum(1), 7, people=people)
     drawn = seen[1]
     assert (drawn[:, 0] == drawn[:, 2]).all()
     assert (drawn[:, 1] == drawn[:, 4]).all()
-    assert (drawn[:, [0, 1, 3]].sum(1) == 3).all()  # as many people as there are
+    assert (drawn[:, [0, 1, 3, 5, 6]].sum(1) == 5).all()  # as many people as there are
+
+
+@pytest.mark.parametrize("faces", [6, 10])
+def test_intervals_and_tests_of_few_faces_are_as_honest(faces):
+    rng, hits, false = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        found = statistics.paired_macro_mean(np.zeros(faces), rng.normal(size=faces), np.zeros(faces, int))
+        hits += found.difference.low <= 0 <= found.difference.high
+        false += found.p_value <= 0.05
+    assert 0.90 <= hits / 300 <= 0.99
+    assert false / 300 <= 0.08
+
+
+def test_fewer_than_five_faces_or_people_have_no_interval_and_no_p_value():
+    ones, expression = np.arange(1.0, 5.0), np.zeros(4, int)
+    assert statistics.macro_mean_interval(ones, expression) == (2.5, None, None)
+    assert statistics.paired_macro_mean(np.zeros(4), ones, expression).p_value is None
+    values, people = np.arange(40.0), np.repeat(["a", "b", "c", "d"], 10)
+    assert statistics.macro_mean_interval(values, np.zeros(40, int), people=people) == (19.5, None, None)
+
+
+def test_five_differences_of_one_sign_are_no_rarer_than_five_heads():
+    found = statistics.paired_macro_mean(np.zeros(5), np.full(5, 0.1), np.zeros(5, int))
+    assert found.p_value == pytest.approx(2 / 2**5)
+
+
+def test_no_resample_is_the_mean_of_other_expressions():
+    # One face of expression 1: without it the mean would be that of expression 0, which is 0.
+    values, expression = np.array([0.0] * 9 + [1.0]), np.array([0] * 9 + [1])
+    assert statistics.macro_mean_interval(values, expression) == (0.5, 0.5, 0.5)
+    assert statistics.macro_f1_interval(expression, expression) == (1.0, 1.0, 1.0)
+
+
+def test_where_hardly_a_resample_has_all_expressions_there_is_no_interval():
+    assert statistics.macro_mean_interval(np.arange(9.0), np.arange(9)) == (4.0, None, None)
 
 
 def test_names_that_come_once_change_nothing():

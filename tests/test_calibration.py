@@ -197,3 +197,11 @@ def test_the_error_of_calibrated_faces_lies_where_chance_has_it_and_that_of_othe
         probability, correct = _answers(logits, expression, temperature)
         expected = calibration.error_of_calibrated(probability)
         assert (calibration.expected_calibration_error(probability, correct) > expected.high) == above
+
+
+def test_error_of_calibrated_faces_of_the_same_people_is_that_of_so_few_people():
+    probability = np.full(40, 0.5)
+    alone = calibration.error_of_calibrated(np.full(4, 0.5))
+    together = calibration.error_of_calibrated(np.repeat(0.5, 40), people=np.repeat(["a", "b", "c", "d"], 10))
+    assert together == alone
+    assert calibration.error_of_calibrated(probability).high < together.high

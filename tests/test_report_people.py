@@ -51,8 +51,7 @@ def _intervals(folder):
     (female,) = [row for row in by_gender.rows if row[0] == "female"]
     found |= {f"female {place}": _interval(cell) for place, cell in enumerate(female[-5:-1])}
     assert [female[2]] * ("People" in by_gender.header) == ["21"] * people.repeat(one.examples.people)
-    (fear,) = [row for row in intervals.by_expression(one).rows if row[0] == "Fear"]
-    return found | {f"Fear {place}": _interval(cell) for place, cell in enumerate(fear[4:6])}
+    return found
 
 
 def _interval(cell):

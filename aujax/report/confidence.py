@@ -92,7 +92,8 @@ def measures(found: list[Calibrated]) -> Table:
     for one in found:
         shares, true, people = one.probabilities(), one.rows.expression, one.rows.people
         error = calibration.expected_calibration_error(shares.max(1), one.rows.correct)
-        errors = [tables.percent(error), intervals.percent(calibration.error_of_calibrated(shares.max(1)))]
+        chance = calibration.error_of_calibrated(shares.max(1), people=people)
+        errors = [tables.percent(error), intervals.percent(chance)]
         likelihood = calibration.negative_log_likelihood_interval(
             one.rows.logits, true, temperature=one.temperature, people=people
         )
