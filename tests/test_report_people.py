@@ -34,7 +34,7 @@ def test_second_picture_of_a_person_tells_nothing_new(tmp_path):
         single, named, anonymous = (each[name] for each in found)
         assert named.value == pytest.approx(single.value), name
         # A share of independent faces has Wilson's interval, of people who repeat the bootstrap's.
-        assert named.high - named.low == pytest.approx(single.high - single.low, rel=0.15), name
+        assert named.high - named.low == pytest.approx(single.high - single.low, rel=0.25), name
         assert anonymous.high - anonymous.low < 0.9 * (named.high - named.low), name
 
 

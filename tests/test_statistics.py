@@ -138,7 +138,7 @@ def test_paired_difference_is_found_where_faces_differ_more_than_runs():
     alone = [statistics.macro_mean_interval(values, expression) for values in (first, second)]
     assert alone[0].high > alone[1].low  # as intervals of their own they overlap
     assert paired.difference.low > 0.08
-    assert paired.p_value == pytest.approx(2 / 2001, rel=0.1)  # that of 200 faces, and no resample beyond 0
+    assert paired.p_value == pytest.approx(2 / 2001, rel=0.3)  # that of 200 faces, and no resample beyond 0
     assert (paired.count, paired.higher + paired.lower) == (200, 200)
 
 
