@@ -94,7 +94,7 @@ def _class_means(result: Evaluation, collector: MapCollector) -> dict[str, np.nd
 
 def _write_temperature(path: pathlib.Path, columns: Columns, about: dict[str, Any]) -> None:
     temperature = calibration.fit_temperature(columns["logits"].astype(float), columns["expression"])
-    content = {"temperature": temperature} | {name: about[name] for name in ("split", "checkpoint", "data")}
+    content = {"temperature": temperature} | {name: about[name] for name in ("split", "protocol", "checkpoint", "data")}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aujax import augment, codebook, faithfulness, methods, metrics, sanity
+from aujax import augment, codebook, evaluation, faithfulness, methods, metrics, sanity
 from aujax.data import feed
 from aujax.data.builders import Faces
 from aujax.data.records import Batch, data_mesh, replicated, sharded, to_mesh_ahead
@@ -163,8 +163,8 @@ def evaluate_faithfulness(
     valid = columns.pop("valid")
     columns = {name: column[valid] for name, column in columns.items()}
     book = codebook.load(config.codebook)
-    about = {"num_examples": len(drawn), "filling": filling, "codebook": config.codebook, "checkpoint": run.checkpoint}
-    about |= {"temperature": temperature, "data": {"fingerprint": faces.fingerprint}}
+    about = evaluation.describe(run, split, faces)
+    about |= {"num_examples": len(drawn), "filling": filling, "temperature": temperature}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / JSON).unlink(missing_ok=True)
     _write_rows(directory / CSV, columns, book)

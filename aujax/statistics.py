@@ -102,7 +102,7 @@ def accuracy_interval(correct: Mask, *, people: People | None = None) -> Interva
         return Interval(None, None, None)
     if _repeats(people, count):
         if 0 < correct.sum() < count:
-            return bootstrap(lambda weights: weights @ correct / weights.sum(1), count, people=people)
+            return mean_interval(correct, people=people)
         count = int(of_whom(people, count).max()) + 1  # every resample would be the same: people count once
     share, z = float(correct.mean()), _NORMAL_QUANTILE
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
@@ -113,6 +113,15 @@ def accuracy_interval(correct: Mask, *, people: People | None = None) -> Interva
 def mean_class_accuracy_interval(expression: Labels, predicted: Labels, *, people: People | None = None) -> Interval:
     """Returns `mean_class_accuracy` with its bootstrap interval."""
     return macro_mean_interval(expression == predicted, expression, people=people)
+
+
+def mean_interval(values: Values, *, people: People | None = None) -> Interval:
+    """Returns the mean of the faces with its bootstrap interval.
+
+    >>> mean_interval(np.full(6, 0.5))
+    Interval(value=0.5, low=0.5, high=0.5)
+    """
+    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=people)
 
 
 def macro_mean_interval(
@@ -147,7 +156,7 @@ def mcnemar(first: Mask, second: Mask, *, people: People | None = None) -> Paire
     if not count:
         return PairedTest(Interval(None, None, None), None, 0, 0, 0)
     if _repeats(people, count) and higher + lower:
-        difference = bootstrap(lambda weights: weights @ gain / weights.sum(1), count, people=people)
+        difference = mean_interval(gain, people=people)
     else:
         # Where people repeat, all their answers are alike here: they count once.
         units = int(of_whom(people, count).max()) + 1

@@ -57,7 +57,8 @@ def _content(
         drops[name] = {f"AU{n}": float(each) if shown else None for n, each in zip(FACS.all_aus, mean, strict=True)}
     fractions = np.linspace(0, 1, 5)
     curves = {kind: {name: _curve(rng, fractions, kind) for name in (*maps, "random")} for kind in KINDS}
-    about = {"num_examples": len(predicted), "filling": "blur", "codebook": "FACS", "aus": list(FACS.all_aus)}
+    about = {"num_examples": len(predicted), "filling": "blur", "temperature": 1.25, "codebook": "FACS"}
+    about["aus"] = list(FACS.all_aus)
     means = {name: float(use[name][predicted > 0].mean()) for name in USE}  # Neutral has no own AUs
     return about | {"interventions": {"drop": drops, **means}, "curves": {"fractions": fractions.tolist(), **curves}}
 

@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "evaluation.py": ("", *RUNS, "evaluation_summary"),
     "evaluation_maps.py": ("data.records", "evaluation"),
     "evaluation_files.py": ("", *RUNS, "evaluation*"),
-    "faithfulness_files.py": (*RUNS, "sanity"),
+    "faithfulness_files.py": (*RUNS, "evaluation", "sanity"),
     "release/__init__.py": (),
     "release/folders.py": ("errors", "plain_yaml"),
     "release/differences.py": (),

@@ -103,7 +103,7 @@ def test_methods_stand_in_the_papers_order_and_a_method_without_cam_has_a_dash(m
     runs = [make(name.partition("/")[0], method=name, **RAFDB) for name in names]
     fake_runs.change_metrics(runs[0], cam_cos=None, cam_without_pattern=None)
     found = lines(paper_tables.table1(runs, "test", tmp_path))
-    assert [line[1] for line in found[:3]] == ["CAM", "WILDCAT", "APViT"]
+    assert [line[1] for line in found[:3]] == ["CAM", "WILDCAT/reference", "APViT"]
     assert found[2][7:] == ["–", "–"]
     assert found[1][6] == "88.26"
 
@@ -123,12 +123,22 @@ def test_trainings_of_one_method_are_told_apart_by_what_differs(make, tmp_path):
     assert sorted(labels) == ["CAM", "CAM (au_weight=4)", "CAM (au_weight=9)", "CAM (resnet_tiny)"]
 
 
-def test_runs_of_a_folder_that_are_not_evaluated_are_left_out_and_named(make, tmp_path):
+def test_runs_of_a_folder_that_cannot_be_read_are_left_out_and_named(make, tmp_path, caplog):
     make("done", **RAFDB)
     make("to do", splits=[], **RAFDB)
+    (make("cut off", **RAFDB) / "eval/test/metrics.json").write_text('{"cl": 0.')
     paths = paper_tables.table1([tmp_path / "runs"], "test", tmp_path)
-    assert caption(paths).endswith("Left out, for they are not evaluated on this split: to do.")
+    assert caption(paths).endswith(
+        "Left out, for their evaluation on this split is missing or damaged: cut off, to do."
+    )
     assert lines(paths)[1][1] == "most frequent expression"
+    assert [message.split(":")[0] for message in caplog.messages] == ["left out"] * 2
+
+
+def test_a_method_and_what_the_released_code_computes_are_told_apart(make, tmp_path):
+    runs = [make(name.replace("/", " "), method=name, **RAFDB) for name in ("WILDCAT", "WILDCAT/reference")]
+    found = lines(paper_tables.table1(runs, "test", tmp_path))[:2]
+    assert [line[1] for line in found] == ["WILDCAT", "WILDCAT/reference"]
 
 
 def test_layers_are_lines_beside_the_published_ablation(make, tmp_path):
@@ -207,9 +217,11 @@ def test_data_sets_of_one_name_are_told_apart(make):
 
 
 def test_a_folder_without_evaluated_runs_is_refused(make, tmp_path):
-    make("run", splits=[])
-    with pytest.raises(UserError, match=r"runs: expected a run folder, or a folder of runs .* it holds 1 runs"):
+    (make("run", splits=[]) / "empty").mkdir()
+    with pytest.raises(UserError, match=r"run: no evaluation on the split 'test'"):
         paper_tables.table1([tmp_path / "runs"], "test", tmp_path)
+    with pytest.raises(UserError, match=r"expected a run folder, .* or a folder of them; it holds none"):
+        paper_tables.table1([tmp_path / "runs" / "run" / "empty"], "test", tmp_path)
     with pytest.raises(UserError, match="no such run folder"):
         paper_tables.table1([tmp_path / "nothing"], "test", tmp_path)
 

@@ -146,6 +146,16 @@ def test_what_was_not_measured_comes_with_its_command(tmp_path):
     assert "The data say nothing of the people" in text
 
 
+def test_runs_on_other_data_or_broken_ones_are_told_and_the_others_compared(tmp_path, caplog):
+    runs = [fake_runs.make_run(tmp_path / f"runs/{weight:g}", au_weight=weight) for weight in (0.0, 4.0)]
+    other = fake_runs.make_run(tmp_path / "other", evaluated_on="ffff")
+    text = page.write([tmp_path / "runs", other, tmp_path / "nothing"], "test", tmp_path / "out")[0].read_text("utf-8")
+    assert f"Comparison: {runs[0].name}, {runs[1].name}" in text
+    first, second = caplog.messages
+    assert "different data (fingerprints eeee and ffff)" in first
+    assert "nothing: no such run folder" in second
+
+
 def test_method_without_cam_has_a_page(tmp_path):
     run = fake_runs.make_run(tmp_path / "run")
     scores = json.loads((run / "eval/test/metrics.json").read_text())["map_scores"]
@@ -269,3 +279,11 @@ def test_rules_of_a_page_of_its_own_come_last():
     rules = text.partition("<style>")[2].partition("</style>")[0]
     assert len(rules) > 1000
     assert rules.endswith("\n.mine { color: red; }\n")
+
+
+def test_every_figure_of_a_run_says_of_which_split_and_protocol_it_is(tmp_path):
+    run = fake_runs.make_run(tmp_path / "run", au_weight=4.0, splits=("test", "validation"), faithfulness=True)
+    figures = page.write([run], "test", tmp_path / "out")[1:]
+    assert {path.stem for path in figures} >= {"interventions", "removals", "reliability", "coverage"}
+    for path in figures:
+        assert path.stem == "training" or "split test, protocol heldout" in path.read_text("utf-8"), path.name

@@ -196,14 +196,14 @@ def test_curves_name_the_split_that_chose_the_epoch(tmp_path, sheets):
 
 def test_reliability_has_a_bar_for_each_bin_with_faces(tmp_path, sheets):
     bins = calibration.reliability(np.array([0.1, 0.9, 0.95]), np.array([True, True, False]), bins=10)
-    curves.reliability({"as they are": bins}, tmp_path / "reliability.svg")
+    curves.reliability({"as they are": bins}, tmp_path / "reliability.svg", about="run: split test")
     (axes,) = sheets[0].axes[1:]
     assert [(round(bar.get_x(), 3), bar.get_height()) for bar in axes.patches] == [(0.0, 1.0), (0.8, 1.0), (0.9, 0.0)]
 
 
 def test_coverage_goes_through_its_points(tmp_path, sheets):
     points = calibration.coverage_accuracy(np.array([0.9, 0.8]), np.array([True, False]))
-    curves.coverage({"as they are": points}, tmp_path / "coverage.svg")
+    curves.coverage({"as they are": points}, tmp_path / "coverage.svg", about="run: split test")
     np.testing.assert_allclose(sheets[0].axes[1].lines[0].get_xydata(), [[0.5, 1.0], [1.0, 0.5]])
 
 
@@ -212,7 +212,9 @@ def test_removal_curves_are_drawn_for_every_map_and_random_order(tmp_path, sheet
     content = {"fractions": [0, 1]} | {
         kind: {"cam": {"curve": [1, 0]}, "random": {"curve": [1, 0.5]}} for kind in kinds
     }
-    curves.removals(content, {"cam": "CAM", "random": "random order"}, tmp_path / "removals.svg")
+    curves.removals(
+        content, {"cam": "CAM", "random": "random order"}, tmp_path / "removals.svg", about="run: split test"
+    )
     for axes in sheets[0].axes[1:4]:
         assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 0], [1, 0.5]]
     assert [text.get_text() for text in sheets[0].legends[0].get_texts()] == ["CAM", "random order"]
@@ -220,7 +222,13 @@ def test_removal_curves_are_drawn_for_every_map_and_random_order(tmp_path, sheet
 
 def test_drops_frame_the_codebooks_own_units_and_dash_what_is_missing(tmp_path, sheets):
     drop = {"Fear": {"AU1": 0.123, "AU12": -0.05}, "Disgust": {"AU1": None, "AU12": None}}
-    drops.draw(drop, {1: "Inner brow raiser", 12: "Lip corner puller"}, {"Fear": (1,)}, tmp_path / "drops.svg")
+    drops.draw(
+        drop,
+        {1: "Inner brow raiser", 12: "Lip corner puller"},
+        {"Fear": (1,)},
+        tmp_path / "drops.svg",
+        about="run: split test",
+    )
     words = words_of(sheets[0])
     assert {"+12.3", "−5.0", "AU1 inner brow raiser"} <= set(words)
     assert words.count("–") == 2

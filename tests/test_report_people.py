@@ -49,7 +49,7 @@ def _intervals(folder):
     found |= {name: interventions.region_interval(drops, name) for name in interventions.REGIONS}
     by_gender = groups.table(one, "gender")
     (female,) = [row for row in by_gender.rows if row[0] == "female"]
-    found |= {f"female {place}": _interval(cell) for place, cell in enumerate(female[-5:-1])}
+    found |= {f"female {place}": _interval(cell) for place, cell in enumerate(female[-8:-4])}
     assert [female[2]] * ("People" in by_gender.header) == ["21"] * people.repeat(one.examples.people)
     return found
 

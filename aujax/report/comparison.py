@@ -5,7 +5,7 @@ whatever else differs between them is said.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aujax import run_files
 from aujax.report import (
@@ -15,6 +15,7 @@ from aujax.report import (
     evaluations,
     figures,
     gallery,
+    highlights,
     intervals,
     interventions,
     markup,
@@ -24,10 +25,12 @@ from aujax.report import (
     run_page,
     scores,
     seeds,
+    tables,
 )
 from aujax.report.changes import Change
 from aujax.report.evaluations import EvaluatedRun
 from aujax.report.intervals import Measured
+from aujax.report.interventions import Faithfulness
 from aujax.report.markup import Section, bullets, figure, heading, paragraph
 
 
@@ -41,6 +44,7 @@ def content(runs: Sequence[EvaluatedRun], folder: pathlib.Path) -> tuple[str, li
         Section("results", "Results", _results(shown, found)),
         Section("faces", "Faces side by side", _faces(runs)),
         Section("reliance", "Do the networks rely on the codebook's action units?", _reliance(runs)),
+        Section("highlights", "Do highlights matter, and do they stay?", _highlights(runs)),
         Section("expressions", "By expression", _expressions(shown, folder)),
         Section("scores", "Beyond the cosine", _scores(shown)),
         Section("confidence", "Confidence and abstention", _confidence(shown)),
@@ -108,11 +112,7 @@ def _reliance(runs: Sequence[EvaluatedRun]) -> list[str]:
             "hidden, and what counts is by how much the probability of the predicted expression drops."
         )
     ]
-    pairs = [
-        (measured[a.folder], measured[b.folder])
-        for a, b in evaluations.pairs(runs)
-        if a.folder in measured and b.folder in measured
-    ]
+    pairs = _measured_pairs(runs, measured)
     parts += [paragraph(reliance.answer(*pair)) for pair in pairs]
     parts += map(paragraph, reliance.over_seeds(pairs))
     if measured:
@@ -125,15 +125,47 @@ def _reliance(runs: Sequence[EvaluatedRun]) -> list[str]:
     return [*parts, *map(paragraph, lacking)]
 
 
+def _highlights(runs: Sequence[EvaluatedRun]) -> list[str]:
+    measured = {run.folder: found for run in runs if (found := interventions.read(run))}
+    if not measured:
+        return [paragraph("Not measured for any of the runs; the part above names the commands.")]
+    label, found = _label(runs), list(measured.values())
+    parts = [
+        highlights.leads(found).html(f"Lead over noise, with 95 % intervals ({label})"),
+        bullets([highlights.DEFINITION]),
+    ]
+    if pairs := [pair for pair in _measured_pairs(runs, measured) if not reliance.incomparable(*pair)]:
+        parts.append(highlights.differences(pairs).html(f"Second run minus first, paired ({label})"))
+    return [
+        *parts,
+        highlights.steadiness(found).html(
+            f"Same answers, and correlation of maps, after the picture or the network changed ({label})"
+        ),
+    ]
+
+
+def _measured_pairs(
+    runs: Sequence[EvaluatedRun], measured: Mapping[pathlib.Path, Faithfulness]
+) -> list[tuple[Faithfulness, Faithfulness]]:
+    found = ((measured.get(a.folder), measured.get(b.folder)) for a, b in evaluations.pairs(runs))
+    return [(before, after) for before, after in found if before and after]
+
+
 def _expressions(shown: Sequence[Measured], folder: pathlib.Path) -> list[str]:
     runs = [one.run for one in shown]
     table = intervals.by_expression_and_run(shown)
     parts = [table.html(f"By true expression, with 95 % intervals ({_label(runs)})"), *run_page.action_units(runs[0])]
     for one in (run.evaluation for run in runs):
         name = one.name.replace("/", "-")
-        for kind, draw in (("Confusion matrix", figures.confusion), ("Cosines by layer", figures.cosines)):
+        for kind, draw, numbers in (
+            ("Confusion matrix", figures.confusion, tables.confusion),
+            ("Cosines by layer", figures.cosines, tables.by_expression_and_layer),
+        ):
             path = draw(one, folder / f"{name}_{kind.split()[0].lower()}.svg")
-            parts.append(figure(path, f"{kind} of {one.name}; the table above has the numbers by expression."))
+            parts.append(figure(path, f"{kind} of {one.name}; the table below has the numbers."))
+            parts.append(
+                markup.details("The numbers as a table", numbers(one).html(f"{kind} of {one.name} ({_label(runs)})"))
+            )
     return parts
 
 

@@ -164,11 +164,14 @@ def certainty(one: Calibrated, wanted: float) -> str:
     )
 
 
-def draw(found: list[Calibrated], folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+def draw(found: list[Calibrated], folder: pathlib.Path, *, about: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Draw the reliability diagrams and the accuracy by coverage; return the paths."""
     bins, covered = {}, {}
     for one in found:
         probability = one.probabilities().max(1)
         bins[one.title] = calibration.reliability(probability, one.rows.correct)
         covered[one.title] = calibration.coverage_accuracy(probability, one.rows.correct)
-    return curves.reliability(bins, folder / "reliability.svg"), curves.coverage(covered, folder / "coverage.svg")
+    return (
+        curves.reliability(bins, folder / "reliability.svg", about=about),
+        curves.coverage(covered, folder / "coverage.svg", about=about),
+    )

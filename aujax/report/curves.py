@@ -16,12 +16,16 @@ REMOVALS = {
 }
 
 
-def reliability(found: Mapping[str, Reliability], path: Path) -> pathlib.Path:
-    """Draw a reliability diagram for each kind of probabilities; return the path of the picture."""
+def reliability(found: Mapping[str, Reliability], path: Path, *, about: str) -> pathlib.Path:
+    """Draw a reliability diagram for each kind of probabilities; return the path of the picture.
+
+    `about` stands below the title of every picture here: of which run, split and protocol it is.
+    """
     sheet = Sheet(0.9 + 4.3 * max(len(found), 2), 4.5)
     sheet.text(
         0.3, 0.12, "Reliability: how often the answers of each probability are right", fontsize=LARGE, weight="bold"
     )
+    _about(sheet, about)
     for place, (title, bins) in enumerate(found.items()):
         axes = _axes(sheet, place, "Probabilities " + title, "probability of the answer", "share that is right")
         known = bins.count > 0
@@ -37,7 +41,7 @@ def reliability(found: Mapping[str, Reliability], path: Path) -> pathlib.Path:
     return sheet.save(path)
 
 
-def coverage(found: Mapping[str, Coverage], path: Path) -> pathlib.Path:
+def coverage(found: Mapping[str, Coverage], path: Path, *, about: str) -> pathlib.Path:
     """Draw the share of right answers against the share of faces answered; return the path of the picture."""
     sheet = Sheet(9.5, 4.5)
     sheet.text(
@@ -47,6 +51,7 @@ def coverage(found: Mapping[str, Coverage], path: Path) -> pathlib.Path:
         fontsize=LARGE,
         weight="bold",
     )
+    _about(sheet, about)
     axes = _axes(sheet, 0, "", "share of the faces answered", "share that is right", width=5.2)
     for number, (title, points) in enumerate(found.items()):
         style = {"color": LINES[number], "linestyle": STYLES[number]}
@@ -58,16 +63,18 @@ def coverage(found: Mapping[str, Coverage], path: Path) -> pathlib.Path:
     return sheet.save(path)
 
 
-def removals(content: Mapping[str, Any], names: Mapping[str, str], path: Path) -> pathlib.Path:
+def removals(content: Mapping[str, Any], names: Mapping[str, str], path: Path, *, about: str) -> pathlib.Path:
     """Draw deletion, insertion and ROAD curves, a line per map; return the path of the picture.
 
     Args:
       content: "curves" of faithfulness.json.
       names: of the maps, to show.
       path: of the picture.
+      about: of which run, split and protocol it is.
     """
     sheet = Sheet(0.6 + _NARROW * len(REMOVALS), 4.6)
     sheet.text(0.3, 0.12, "Probability of the predicted expression as pixels go or come", fontsize=LARGE, weight="bold")
+    _about(sheet, about)
     handles: dict[str, Any] = {}
     for place, (kind, title) in enumerate(REMOVALS.items()):
         what = "inserted" if kind == "insertion" else "removed"
@@ -90,6 +97,10 @@ def removals(content: Mapping[str, Any], names: Mapping[str, str], path: Path) -
         bbox_to_anchor=(0.03, 0),
     )
     return sheet.save(path)
+
+
+def _about(sheet: Sheet, words: str) -> None:
+    sheet.text(0.3, 0.35, words, fontsize=SMALL, color=GREY)
 
 
 def _axes(

@@ -14,7 +14,7 @@ def content(run: EvaluatedRun, folder: pathlib.Path) -> list[str]:
     found, title = interventions.read(run), heading("What the decisions depend on")
     if found is None:
         return [title, paragraph(interventions.missing(run))]
-    label = f"split {run.metrics['split']}, protocol {run.metrics['protocol']}"
+    label = run.label
     return [
         title,
         paragraph(
@@ -36,7 +36,9 @@ def content(run: EvaluatedRun, folder: pathlib.Path) -> list[str]:
 def _units(found: Faithfulness, folder: pathlib.Path, label: str) -> list[str]:
     book = interventions.units_by_expression(found.run)
     names = {unit: codebook.ACTION_UNITS[unit] for unit in found.content["aus"]}
-    path = drops.draw(found.content["interventions"]["drop"], names, book, folder / "interventions.svg")
+    path = drops.draw(
+        found.content["interventions"]["drop"], names, book, folder / "interventions.svg", about=_about(found)
+    )
     table = interventions.by_unit(found).html(f"Mean drop in points; •: the AU belongs to the expression ({label})")
     return [
         heading("By action unit"),
@@ -61,11 +63,15 @@ def _removals(found: Faithfulness, folder: pathlib.Path, label: str) -> list[str
             "neighbourhood with a little noise."
         ),
         figure(
-            curves.removals(content, names, folder / "removals.svg"),
+            curves.removals(content, names, folder / "removals.svg", about=_about(found)),
             "Probability of the predicted expression by the share of the picture; the areas are in the table below.",
         ),
         interventions.areas(found).html(f"Areas under the curves ({label})"),
     ]
+
+
+def _about(found: Faithfulness) -> str:
+    return f"{found.run.name}: {found.run.label}; {interventions.probabilities(found)}"
 
 
 def _sanity(found: Faithfulness, label: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from aujax.report.sheet import LARGE, NORMAL, SMALL, Sheet
+from aujax.report.sheet import GREY, LARGE, NORMAL, SMALL, Sheet
 
 _WIDTH, _HEIGHT = 0.95, 0.3  # inches of a cell
 COLOURS = "PuOr_r"  # orange lowers, violet raises; colour-blind people tell them apart
@@ -16,6 +16,8 @@ def draw(
     names: Mapping[int, str],
     book: Mapping[str, Sequence[int]],
     path: str | pathlib.Path,
+    *,
+    about: str,
 ) -> pathlib.Path:
     """Draw the mean drop per action unit (rows) and predicted expression (columns); return the path of the picture.
 
@@ -24,6 +26,7 @@ def draw(
       names: of the action units to show, by FACS number.
       book: the FACS numbers of each expression; their cells are framed.
       path: of the picture.
+      about: of which run, split and protocol it is.
     """
     expressions, units = list(drop), list(names)
     cells = [[drop[name].get(f"AU{unit}") for name in expressions] for unit in units]
@@ -56,4 +59,5 @@ def draw(
     ends = (f"{-100 * extent:.0f}".replace("-", "−"), f"{100 * extent:.0f}")
     note = "points; framed: the action unit belongs to the expression in the codebook"
     sheet.colour_bar(left, top + height + 0.25, *ends, note, colours=COLOURS)
+    sheet.text(0.15, top + height + 0.55, about, fontsize=SMALL, color=GREY)
     return sheet.save(path)

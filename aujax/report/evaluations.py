@@ -4,6 +4,7 @@ RUN/{config.json, manifest.json, log.jsonl} and RUN/eval/<split>/{metrics.json, 
 missing, damaged or not comparable is a UserError that names the file and the command to run.
 """
 
+import logging
 import pathlib
 import shlex
 import zipfile
@@ -15,6 +16,8 @@ import numpy as np
 from aujax import run_files
 from aujax.errors import UserError
 from aujax.report.examples import Examples
+
+log = logging.getLogger(__name__)
 
 Path = str | pathlib.Path
 EXPECTED_DIFFERENCE = "au_weight"  # what a pair of runs should differ in, and in nothing else
@@ -85,10 +88,48 @@ class EvaluatedRun(NamedTuple):
         """Whether the method has a class activation map."""
         return self.metrics["cam_without_pattern"] is not None
 
+    @property
+    def label(self) -> str:
+        """The split and the protocol, to stand beside every number."""
+        return f"split {self.metrics['split']}, protocol {self.metrics['protocol']}"
+
     def command(self, split: str, *options: str) -> str:
         """Returns the command that evaluates the same weights on a split."""
         which = self.metrics["checkpoint"]["which"]
         return _command(self.folder, split, *([] if which == "best" else [f"--checkpoint={which}"]), *options)
+
+
+def usable(
+    folders: Sequence[Path], split: str, *, same_faces: bool = False
+) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Returns the run folders, those below a folder of runs too, whose evaluation can be read; and the others.
+
+    Why others cannot be is logged; without a single one that can, the first reason is raised as a UserError. With
+    `same_faces`, runs that were evaluated on other faces than the first are among the others.
+    """
+    kept: dict[pathlib.Path, EvaluatedRun] = {}
+    problems: dict[pathlib.Path, UserError] = {}
+    for folder in dict.fromkeys(run for given in folders for run in _expanded(pathlib.Path(given), split)):
+        try:
+            run = _open(folder, folder.name, split)
+            if same_faces and kept:
+                _check_same_faces(next(iter(kept.values())), run)
+            kept[folder] = run
+        except UserError as error:
+            problems[folder] = error
+    if not kept:
+        raise next(iter(problems.values()))
+    for error in problems.values():
+        log.warning("left out: %s", error)
+    return list(kept), list(problems)
+
+
+def _expanded(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Returns the run folders below a folder of runs, evaluated ones first; otherwise the folder itself."""
+    if (folder / run_files.CONFIG).is_file() or not folder.is_dir():
+        return [folder]
+    below = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
+    return sorted(below, key=lambda run: not (run / "eval" / split / "metrics.json").is_file()) or [folder]
 
 
 def open_runs(folders: Sequence[Path], split: str) -> list[EvaluatedRun]:
@@ -146,12 +187,16 @@ def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
 
 
 def pairs(runs: Sequence[EvaluatedRun]) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
-    """Returns (without AU cues, with AU cues) for the runs that are equal otherwise; two runs always are a pair."""
-    found = equal_but_for(runs, {EXPECTED_DIFFERENCE})
-    if not found and len(runs) == 2:
+    """Returns (without AU cues, with AU cues) for the runs that are equal otherwise.
+
+    Where there are none, two runs are a pair, and of more each one but another seed's is a pair with the first.
+    """
+    if found := equal_but_for(runs, {EXPECTED_DIFFERENCE}):
+        return found
+    if len(runs) == 2:
         first, second = sorted(runs, key=lambda run: run.metrics["au_weight"])
-        found = [(first, second)]
-    return found
+        return [(first, second)]
+    return [(runs[0], other) for other in runs[1:] if not differences([runs[0], other]).keys() <= {SEED}]
 
 
 def equal_but_for(runs: Sequence[EvaluatedRun], options: Collection[str]) -> list[tuple[EvaluatedRun, EvaluatedRun]]:
@@ -184,6 +229,10 @@ def expected_differences(runs: Sequence[EvaluatedRun]) -> tuple[str, ...]:
 def _open(folder: pathlib.Path, name: str, split: str) -> EvaluatedRun:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run folder; expected the --workdir of train.py")
+    if not (folder / run_files.CONFIG).is_file():
+        raise UserError(
+            f"{folder}: expected a run folder, the --workdir of train.py, or a folder of them; it holds none"
+        )
     directory = folder / "eval" / split
     if not all((directory / file).is_file() for file in _FILES):
         others = sorted(path.parent.name for path in folder.glob("eval/*/metrics.json") if path.parent.name != split)

@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aujax import run_files
-from aujax.errors import UserError
 from aujax.report import evaluations, published
 from aujax.report.evaluations import EvaluatedRun, Path
 
@@ -42,7 +40,7 @@ class Training(NamedTuple):
     def label(self) -> str:
         """The method, and what tells the training from others."""
         details = [words for words in (self.first.config.get("backbone"), self.words) if words]
-        return self.method + (f" ({', '.join(details)})" if details else "")
+        return self.metrics["method"] + (f" ({', '.join(details)})" if details else "")
 
     @property
     def aligned(self) -> bool:
@@ -80,7 +78,7 @@ class DataSet(NamedTuple):
         found = [Training(runs) for runs in evaluations.replicates(self.runs)]
         found.sort(
             key=lambda one: (
-                *(order.get(one.method, len(order)), one.method, one.metrics["protocol"]),
+                *(order.get(one.method, len(order)), one.metrics["method"], one.metrics["protocol"]),
                 *(one.metrics["au_weight"], len(one.layers), one.layers),
             )
         )
@@ -94,16 +92,16 @@ class DataSet(NamedTuple):
 
 
 class Experiments(NamedTuple):
-    """Runs by evaluated data set, RAF-DB and AffectNet first, and the folders that are not evaluated yet."""
+    """Runs by evaluated data set, RAF-DB and AffectNet first, and folders whose evaluation is missing or damaged."""
 
     data_sets: list[DataSet]
     left_out: list[pathlib.Path]
 
 
 def open_all(folders: Sequence[Path], split: str) -> Experiments:
-    """Returns the runs and, below a folder of runs, leaves out those that are not evaluated on the split yet."""
+    """Returns the runs, those below a folder of runs too, and leaves out those of which nothing can be read."""
     by_content: dict[str, list[pathlib.Path]] = {}
-    evaluated, left_out = _expanded(folders, split)
+    evaluated, left_out = evaluations.usable(folders, split)
     for folder in evaluated:
         (run,) = evaluations.open_runs([folder], split)
         by_content.setdefault(run.metrics["data"]["fingerprint"], []).append(folder)
@@ -117,25 +115,6 @@ def open_all(folders: Sequence[Path], split: str) -> Experiments:
     ]
     place = {name: number for number, name in enumerate(published.RESULTS)}
     return Experiments(sorted(found, key=lambda each: place.get(each.name, len(place))), left_out)
-
-
-def _expanded(folders: Sequence[Path], split: str) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    evaluated: list[pathlib.Path] = []
-    left_out: list[pathlib.Path] = []
-    for folder in map(pathlib.Path, folders):
-        if (folder / run_files.CONFIG).is_file() or not folder.is_dir():
-            evaluated.append(folder)
-            continue
-        below = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
-        done = [run for run in below if (run / "eval" / split / "metrics.json").is_file()]
-        if not done:
-            raise UserError(
-                f"{folder}: expected a run folder, or a folder of runs that are evaluated on the split {split!r}; "
-                f"it holds {len(below)} runs. Run: python eval.py --workdir=RUN --split={split}"
-            )
-        evaluated += done
-        left_out += [run for run in below if run not in done]
-    return list(dict.fromkeys(evaluated)), left_out
 
 
 def _distinction(training: Training, trainings: Sequence[Training], hidden: Collection[str]) -> str:

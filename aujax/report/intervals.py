@@ -10,6 +10,8 @@ from aujax.report.examples import Examples
 from aujax.report.tables import NONE, Table
 from aujax.statistics import Interval
 
+TRIVIAL = tuple(words[0].upper() + words[1:] for words in tables.BASELINES.values())
+
 
 class Measured(NamedTuple):
     """A run with its faces and its main numbers; a cosine that does not exist (no CAM, no AU map) is None."""
@@ -30,7 +32,7 @@ class Measured(NamedTuple):
     @property
     def label(self) -> str:
         """The split and the protocol, to stand beside every number."""
-        return f"split {self.run.metrics['split']}, protocol {self.run.metrics['protocol']}"
+        return self.run.label
 
 
 def measure(run: EvaluatedRun) -> Measured:
@@ -96,25 +98,27 @@ def by_layer(one: Measured) -> Table:
 
 def by_expression(one: Measured) -> Table:
     """Returns the numbers of every expression, beside the cosines of maps that need no network."""
-    names = [_title(words) for words in tables.BASELINES.values()]
     header = ["Expression", "Faces", "With AU map", "Accuracy (%)", f"ATT-COS ({one.run.evaluation.layer})", "CAM-COS"]
     rows = []
     for expression in one.examples.expressions:
-        baselines = one.run.metrics["per_class"][expression]["baselines"]
-        trivial = [tables.cosine(baselines[name]) for name in tables.BASELINES]
-        rows.append([expression, *_of_expression(one, expression), *trivial])
-    return Table([*header, *names], rows)
+        rows.append([expression, *_of_expression(one, expression), *_trivial(one, expression)])
+    return Table([*header, *TRIVIAL], rows)
 
 
 def by_expression_and_run(shown: Sequence[Measured]) -> Table:
-    """Returns the same of several runs, a row per expression and run, beside the best of those maps."""
-    header = ["Expression", "Run", "Faces", "With AU map", "Accuracy (%)", "ATT-COS", "CAM-COS", "Best trivial map"]
-    rows = []
-    for expression in shown[0].examples.expressions:
-        for one in shown:
-            best = tables.best_trivial(one.run.metrics["per_class"][expression]["baselines"])
-            rows.append([expression, one.name, *_of_expression(one, expression), tables.cosine(best)])
+    """Returns the same of several runs, a row per expression and run."""
+    header = ["Expression", "Run", "Faces", "With AU map", "Accuracy (%)", "ATT-COS", "CAM-COS", *TRIVIAL]
+    rows = [
+        [expression, one.name, *_of_expression(one, expression), *_trivial(one, expression)]
+        for expression in shown[0].examples.expressions
+        for one in shown
+    ]
     return Table(header, rows, left=2)
+
+
+def _trivial(one: Measured, expression: str) -> list[str]:
+    baselines = one.run.metrics["per_class"][expression]["baselines"]
+    return [tables.cosine(baselines[name]) for name in tables.BASELINES]
 
 
 def _of_expression(one: Measured, expression: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from aujax import codebook, run_files, statistics
-from aujax.bootstrap import People, bootstrap
+from aujax.bootstrap import People
 from aujax.errors import UserError
 from aujax.report import intervals, people, scores, tables
 from aujax.report.evaluations import EvaluatedRun
@@ -24,6 +24,10 @@ REGIONS = {
     "outside": "Other AUs",
     "control": "Control",
 }
+_CONTENT = (
+    *("num_examples", "filling", "temperature", "codebook", "aus"),
+    *("interventions", "curves", "randomisation", "stability"),
+)
 FEWEST_PEOPLE = 5  # with fewer of an expression, its mean drop is that of a few pictures
 
 
@@ -69,7 +73,17 @@ def _read(run: EvaluatedRun) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     content = run_files.read_json(path, remedy=f"run {command(run)}")
-    needed = ("num_examples", "filling", "codebook", "aus", "interventions", "curves", "randomisation", "stability")
+    needed = (
+        "num_examples",
+        "filling",
+        "temperature",
+        "codebook",
+        "aus",
+        "interventions",
+        "curves",
+        "randomisation",
+        "stability",
+    )
     if lacking := [name for name in needed if name not in content]:
         raise UserError(f"{path}: expected what eval.py writes, but it lacks {', '.join(lacking)}; run {command(run)}")
     return content
@@ -123,7 +137,17 @@ def how(found: Faithfulness) -> str:
     rest = f" Of the {len(rows):,} drawn faces, {' and '.join(others)} take no part." if others else ""
     return (
         f"On {people.faces(found.people[where])}, one action unit's region at a time was hidden (filling: "
-        f"{found.content['filling']}).{rest}"
+        f"{found.content['filling']}; {probabilities(found)}).{rest}"
+    )
+
+
+def probabilities(found: Faithfulness) -> str:
+    """Returns which probabilities were asked for, in words."""
+    temperature = found.content["temperature"]
+    return (
+        "probabilities as the network gives them"
+        if temperature == 1
+        else f"probabilities at temperature {temperature:.2f}"
     )
 
 
@@ -268,8 +292,7 @@ def _similarities(found: Faithfulness, kind: str, head: str) -> Table:
 
 
 def _mean(found: Faithfulness, name: str) -> Interval:
-    values, _ = found.examples.numbers(name)
-    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=found.people)
+    return statistics.mean_interval(found.examples.numbers(name)[0], people=found.people)
 
 
 def _points(drop: float | None) -> str:

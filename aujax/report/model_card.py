@@ -29,7 +29,7 @@ def lines(one: Measured) -> list[str]:
         f"{len(metrics['expressions'])} expressions: {classes}.",
         "**Intended use.** Research on how classifiers of facial expressions decide, and on explanations that experts "
         "can check against facial action units.",
-        "**Not intended.** Judging people, diagnosis without a clinician, or guessing what somebody feels: expressions "
+        "**Not intended.** Judging people, diagnosis, or guessing what somebody feels: expressions "
         "are not emotions, and labels of photographs are opinions. Emotion recognition at work and in education is "
         "forbidden in the European Union (AI Act, Article 5(1)(f)).",
         f"**Measured.** Accuracy {intervals.percent(one.accuracy)} % on {metrics['num_examples']} faces "

@@ -13,10 +13,11 @@ NAME = "report.html"
 def write(folders: Sequence[Path], split: str, out: Path) -> list[pathlib.Path]:
     """Write OUT/report.html about the runs' evaluations on `split`; return its path, then those of its figures.
 
-    Whatever is missing in a run folder, runs that were evaluated on different faces, and an `out` that cannot be
-    written into are a UserError, before anything is computed.
+    A run of which something is missing, or that was evaluated on other faces than the first, is told and left out. That
+    nothing is left, and an `out` that cannot be written into, is a UserError, before anything is computed.
     """
-    runs = evaluations.open_runs(folders, split)
+    kept, _ = evaluations.usable(folders, split, same_faces=True)
+    runs = evaluations.open_runs(kept, split)
     out = pathlib.Path(out)
     figures = out / "figures"
     output.make_folder(out, NAME)

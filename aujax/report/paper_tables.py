@@ -143,7 +143,7 @@ def _about(shown: Experiments, table: str) -> str:
         )
     if shown.left_out:
         names = ", ".join(folder.name for folder in shown.left_out)
-        sentences.append(f"Left out, for they are not evaluated on this split: {names}.")
+        sentences.append(f"Left out, for their evaluation on this split is missing or damaged: {names}.")
     return " ".join(sentences)
 
 

@@ -39,7 +39,7 @@ class Reliance(NamedTuple):
 
 def answer(before: Faithfulness, after: Faithfulness) -> str:
     """Returns the verdict on a pair of runs, or why there is none."""
-    if differ := _incomparable(before, after):
+    if differ := incomparable(before, after):
         again = " and ".join(f"`{interventions.command(one.run)}`" for one in (before, after))
         return (
             f"**{before.run.name}** and **{after.run.name}** were measured with different {' and '.join(differ)}, so "
@@ -49,12 +49,13 @@ def answer(before: Faithfulness, after: Faithfulness) -> str:
     return verdict(found) if found else "No face was predicted as an expression that has action units by both runs."
 
 
-def _incomparable(before: Faithfulness, after: Faithfulness) -> list[str]:
-    """What keeps the drops of two runs from being compared; [] for nothing."""
+def incomparable(before: Faithfulness, after: Faithfulness) -> list[str]:
+    """Returns what keeps the drops of two runs from being compared; [] for nothing."""
     what = {
         "faces": [one.examples.faces() for one in (before, after)],
         "fillings": [one.content["filling"] for one in (before, after)],
         "codebooks": [one.content["codebook"] for one in (before, after)],
+        "probabilities (calibrated or not)": [one.content["temperature"] != 1.0 for one in (before, after)],
     }
     return [name for name, (first, second) in what.items() if first != second]
 
@@ -117,7 +118,7 @@ def over_seeds(pairs: Sequence[tuple[Faithfulness, Faithfulness]]) -> list[str]:
         by_setting.setdefault((place[pair[0].run.folder], place[pair[1].run.folder]), []).append(pair)
     found = []
     for these in by_setting.values():
-        leads = [lead for pair in these if not _incomparable(*pair) and (lead := _leads(*pair)) is not None]
+        leads = [lead for pair in these if not incomparable(*pair) and (lead := _leads(*pair)) is not None]
         if len(leads) > 1:
             numbers = (statistics.over_seeds(column).mean for column in zip(*leads, strict=True))
             others, control = map(intervals.points, numbers)

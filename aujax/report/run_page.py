@@ -22,7 +22,7 @@ from aujax.report import (
 )
 from aujax.report.evaluations import EvaluatedRun
 from aujax.report.intervals import Measured
-from aujax.report.markup import Section, bullets, figure, heading, paragraph
+from aujax.report.markup import Section, bullets, details, figure, heading, paragraph
 
 
 def content(run: EvaluatedRun, folder: pathlib.Path) -> tuple[str, list[str], list[Section]]:
@@ -127,6 +127,7 @@ def _expressions(one: Measured, folder: pathlib.Path) -> list[str]:
     return [
         intervals.by_expression(one).html(f"By true expression, with 95 % intervals ({one.label})"),
         figure(confusion, f"Confusion matrix. Recognised: {counts}."),
+        details("The numbers as a table", tables.confusion(one.run.evaluation).html(f"Faces ({one.label})")),
     ]
 
 
@@ -136,8 +137,9 @@ def _maps(one: Measured, folder: pathlib.Path) -> list[str]:
         intervals.by_layer(one).html(f"Cosine with the AU map by layer, then maps that need no network ({one.label})"),
         figure(
             figures.cosines(evaluation, folder / "cosines.svg"),
-            "Cosine with the AU map by expression and layer; the table above has the averages.",
+            "Cosine with the AU map by expression and layer; the table below has the numbers.",
         ),
+        details("The numbers as a table", tables.by_expression_and_layer(evaluation).html(f"Cosines ({one.label})")),
         heading("Beyond the cosine"),
         bullets(scores.explanation()),
     ]
@@ -180,7 +182,7 @@ def action_units(run: EvaluatedRun) -> list[str]:
 
 def _confidence(one: Measured, folder: pathlib.Path) -> list[str]:
     found = confidence.versions(one)
-    reliability, coverage = confidence.draw(found, folder)
+    reliability, coverage = confidence.draw(found, folder, about=f"{one.name}: {one.label}")
     parts = [confidence.measures(found).html(f"Calibration ({one.label})")]
     if words := confidence.missing(one.run):
         parts.append(paragraph(words))

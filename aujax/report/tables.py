@@ -152,6 +152,25 @@ def by_expression(one: Evaluation) -> Table:
     return Table(header, rows)
 
 
+def confusion(one: Evaluation) -> Table:
+    """Returns how many faces of each expression (rows) were called what (columns)."""
+    names, matrix = one.metrics["expressions"], one.metrics["confusion_matrix"]
+    rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix, strict=True)]
+    return Table(["True, and recognised as", *names], rows)
+
+
+def by_expression_and_layer(one: Evaluation) -> Table:
+    """Returns the cosine of every layer's attention, and of the CAM, with the AU map, of every expression."""
+    layers, metrics = list(one.metrics["att_cos"]), one.metrics["per_class"]
+    header = ["Expression", *(f"Attention, {layer}" for layer in layers), "CAM", *BASELINES.values()]
+    rows = []
+    for name in one.metrics["expressions"]:
+        values = metrics[name]
+        cosines = [*(values["att_cos"][layer] for layer in layers), values.get("cam_cos")]
+        rows.append([name, *map(cosine, [*cosines, *(values["baselines"][each] for each in BASELINES)])])
+    return Table(header, rows)
+
+
 def best_trivial(baselines: Mapping[str, float | None]) -> float | None:
     """Returns the highest cosine that a map reaches without a network."""
     return max((value for value in baselines.values() if value is not None), default=None)

@@ -109,9 +109,12 @@ def _write(curves: Curves, sweep: Sequence[Training], path: pathlib.Path) -> pat
     """Write the points: shares and cosines, not percent."""
     header = ["au_weight", "protocol", "seeds"]
     header += [column for measure in curves for column in plain_columns(measure)]
+    header += [f"cosine of {words}" for words in tables.BASELINES.values()]
     rows = []
     for place, one in enumerate(sweep):
         numbers = [cell for points in curves.values() for cell in points[place][1].plain()]
-        rows.append([f"{_weight(one):g}", one.metrics["protocol"], str(len(one.runs)), *numbers])
+        known = [one.metrics["baselines"][name] for name in tables.BASELINES]
+        trivial = ["" if value is None else f"{value:.6g}" for value in known]
+        rows.append([f"{_weight(one):g}", one.metrics["protocol"], str(len(one.runs)), *numbers, *trivial])
     path.write_text(tables.Table(header, rows).csv(), encoding="utf-8")
     return path
