@@ -95,6 +95,7 @@ GOOD = {
         ({"flat": ("attention",), "outside": (1.0, 0.6)}, "the attention has no pattern"),
         ({"flat": ("cam",)}, "the class activation map has no pattern"),
         ({"outside": (0.7, 0.6)}, "70 % of the attention lies outside the face"),
+        ({"outside": (0.55, 0.8)}, "55 % of the attention lies outside the face"),
         (
             {"regions": (LIPS._replace(effect=0.0), CHEEKS)},
             "looks most at the lip corners (AU12), but hiding that hardly",

@@ -40,6 +40,7 @@ _NAMED = 2  # places that a sentence can hold
 _TURNED = 20.0  # degrees
 _SMALL = 25.0  # pixels between the eyes
 _LITTLE = 0.15  # the same, in sides of the picture that the network gets; aligned by five points it is 0.31
+_HALF = 0.5  # of the attention outside the face, however little of the picture the face is
 _ENLARGED = 1.5
 _UNSURE = 0.5
 _CLOSE = 0.1
@@ -154,7 +155,7 @@ def warnings(
         found.append(f"{left_out + 1} faces in the photograph: this is the most prominent one")
     found += _about_the_answer(probabilities)
     found += [f"the {_MAPS[name]} has no pattern: it does not say where the model looks" for name in flat]
-    if outside is not None and "attention" not in flat and outside[0] >= outside[1]:
+    if outside is not None and "attention" not in flat and outside[0] >= min(outside[1], _HALF):
         found.append(
             f"{100 * outside[0]:.0f} % of the attention lies outside the face: what decides may be there, and not at "
             "action units"

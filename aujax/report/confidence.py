@@ -24,7 +24,8 @@ CALIBRATED = "ECE if calibrated (%)"
 DEFINITIONS = (
     f"**ECE**, the expected calibration error: the mean gap of probability and accuracy, over {calibration.BINS} bins.",
     f"**{CALIBRATED.removesuffix(' (%)')}**: the calibration error, and its middle 95 %, if probabilities meant what "
-    "they say. On few faces it is not 0; only an error above says that the network is not calibrated.",
+    "they say. On few faces, or people, whose faces may all be right or wrong together, it is not 0; only an error "
+    "above says that the network is not calibrated.",
     f"**{RISK.removesuffix(' (%)')}**: the share of wrong answers among the n surest faces, averaged over n; 0 is "
     "best, and a network whose probabilities say nothing has its share of wrong answers.",
 )

@@ -73,9 +73,11 @@ def _draw(data: DataSet, first: Training, curves: Curves, path: pathlib.Path) ->
         )
     for axes in (cosines, accuracy):
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=SMALL, frameon=False)
+    protocol = metrics["protocol"]
     note = (
-        "Dashed: without AU cues (weight 0). Bars: 95 % intervals, over the faces, or people, for one training, "
-        f"over the seeds for several.\nProtocol {metrics['protocol']}: {PROTOCOLS[metrics['protocol']]}"
+        "Dashed: without AU cues (weight 0). Bars: 95 % intervals, over the faces, or people, for one training, over "
+        "the seeds for several.\nTo choose a weight, draw this of the split validation. "
+        f"Protocol {protocol}: {PROTOCOLS[protocol]}"
     )
     sheet.text(0.3, 4.6, note, fontsize=SMALL, color=GREY)
     return sheet.save(path)
