@@ -19,6 +19,7 @@ from aujax.report import (
     intervals,
     provenance,
     scores,
+    seeds,
     tables,
 )
 from aujax.report.tables import Table
@@ -186,13 +187,12 @@ def test_several_seeds_give_means_and_paired_differences(tmp_path):
         for seed in (0, 1, 2)
     ]
     shown = [intervals.measure(run) for run in opened(*folders)]
-    without, aligned, difference, *trivial = changes.by_seeds(shown).rows
+    without, aligned, difference = seeds.table([one.run for one in shown], seeds.MAIN).rows
     cosines = np.array([one.attention.value for one in shown]).reshape(2, 3)
     assert without[4].startswith(f"{cosines[0].mean():.3f} ± {cosines[0].std(ddof=1):.3f}")
     assert difference[4].startswith(f"+{(cosines[1] - cosines[0]).mean():.3f}")
     assert [row[-1] for row in (without, aligned, difference)] == ["3"] * 3
-    assert len(trivial) == 5
-    assert changes.by_seeds(shown[:1]) is None
+    assert seeds.table([shown[0].run], seeds.MAIN) is None
 
 
 def test_temperature_is_that_of_the_run(tmp_path):

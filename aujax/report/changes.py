@@ -1,4 +1,4 @@
-"""How pairs of runs differ on the same faces, by paired tests; and what several seeds give together.
+"""How pairs of runs differ on the same faces, by paired tests.
 
 Differences are second minus first: with action-unit (AU) cues minus without.
 """
@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from aujax import statistics
 from aujax.errors import UserError
-from aujax.report import evaluations, intervals, tables
+from aujax.report import intervals, tables
 from aujax.report.intervals import Measured
-from aujax.report.seeds import Number
 from aujax.report.tables import Table
 from aujax.statistics import PairedTest
 
@@ -73,30 +72,6 @@ def sentence(change: Change) -> str:
     return f"From **{before.name}** to **{after.name}**, {' and '.join(parts)}."
 
 
-def by_seeds(shown: Sequence[Measured]) -> Table | None:
-    """Returns the mean over the seeds of every setting, and of the differences; None where no setting has several."""
-    by_run = {one.run.folder: one for one in shown}
-    groups = [[by_run[run.folder] for run in group] for group in evaluations.replicates([one.run for one in shown])]
-    if all(len(group) < 2 for group in groups):
-        return None
-    rows = [[_setting(group), *_means([_values(one) for one in group]), str(len(group))] for group in groups]
-    place = {one.run.folder: number for number, group in enumerate(groups) for one in group}
-    differences: dict[tuple[int, int], list[list[float | None]]] = {}
-    for before, after in evaluations.pairs([one.run for one in shown]):
-        values = zip(_values(by_run[before.folder]), _values(by_run[after.folder]), strict=True)
-        difference = [None if a is None or b is None else b - a for a, b in values]
-        differences.setdefault((place[before.folder], place[after.folder]), []).append(difference)
-    for (a, b), found in differences.items():
-        cells = [
-            words(number.interval)
-            for words, number in zip((*[intervals.points] * 3, *[intervals.change] * 2), _numbers(found), strict=True)
-        ]
-        rows.append([f"{_setting(groups[b])} − {_setting(groups[a])}", *cells, str(len(found))])
-    rows += [[row[0], *row[-5:], ""] for row in tables.baseline_rows([one.run.evaluation for one in shown])]
-    header = ["Setting", "Accuracy (%)", "Mean-class accuracy (%)", "Macro F1 (%)", "ATT-COS", "CAM-COS", "Seeds"]
-    return Table(header, rows)
-
-
 def p_words(test: PairedTest) -> str:
     """Returns the p-value in words; too few faces to tell are "1.000".
 
@@ -113,24 +88,3 @@ def _p_words(p_value: float) -> str:
 
 def _p_value(test: PairedTest) -> float:
     return 1.0 if test.p_value is None else test.p_value
-
-
-def _values(one: Measured) -> list[float | None]:
-    return [each and each.value for each in (one.accuracy, one.mean_class, one.macro_f1, one.attention, one.cam)]
-
-
-def _setting(group: Sequence[Measured]) -> str:
-    if len(group) == 1:
-        return group[0].name
-    metrics = group[0].run.metrics
-    return f"{metrics['method']}, AU weight {metrics['au_weight']:g} ({group[0].name}, …)"
-
-
-def _means(rows: Sequence[Sequence[float | None]]) -> list[str]:
-    return [number.percent() if place < 3 else number.cosine() for place, number in enumerate(_numbers(rows))]
-
-
-def _numbers(rows: Sequence[Sequence[float | None]]) -> list[Number]:
-    """Each column over the seeds."""
-    columns = ([value for value in column if value is not None] for column in zip(*rows, strict=True))
-    return [Number(*statistics.over_seeds(column)) if column else Number(None) for column in columns]

@@ -89,9 +89,11 @@ def _results(shown: Sequence[Measured], found: Sequence[Change]) -> list[str]:
         )
         table = changes.table(found).html(f"Second run minus first ({label})")
         parts += [heading("Paired tests"), table, paragraph(tests)]
-    if over_seeds := changes.by_seeds(shown):
-        parts += [heading("Several seeds"), over_seeds.html(f"Trainings that differ in their seed alone ({label})")]
-        parts.append(paragraph(seeds.HOW))
+    runs = [one.run for one in shown]
+    if over_seeds := seeds.table(runs, seeds.MAIN):
+        trivial = [[row[0], *row[-5:], ""] for row in tables.baseline_rows([run.evaluation for run in runs])]
+        over_seeds = over_seeds._replace(rows=over_seeds.rows + trivial)
+        parts += [heading("Several seeds"), over_seeds.html(_of_seeds(label)), paragraph(seeds.HOW)]
     return [*parts, paragraph(run_page.EXPLANATION)]
 
 
@@ -118,6 +120,7 @@ def _reliance(runs: Sequence[EvaluatedRun]) -> list[str]:
     if measured:
         caption = f"Mean drop by what is hidden, with 95 % intervals ({_label(runs)})"
         parts.append(reliance.table(list(measured.values())).html(caption))
+        parts += _over_seeds([one.run for one in measured.values()], reliance.columns(measured), _label(runs))
         words = {one.run.name: interventions.behind(one) for one in measured.values()}
         parts += [paragraph(f"**{name}**: {said}") for name, said in words.items() if said]
         parts += [markup.caution(said) for one in measured.values() if (said := interventions.few(one))]
@@ -141,7 +144,17 @@ def _highlights(runs: Sequence[EvaluatedRun]) -> list[str]:
         highlights.steadiness(found).html(
             f"Same answers, and correlation of maps, after the picture or the network changed ({label})"
         ),
+        *_over_seeds([one.run for one in found], highlights.columns(measured), label),
     ]
+
+
+def _over_seeds(runs: Sequence[EvaluatedRun], columns: Sequence[seeds.Column], label: str) -> list[str]:
+    found = seeds.table(runs, columns)
+    return [found.html(_of_seeds(label))] if found else []
+
+
+def _of_seeds(label: str) -> str:
+    return f"Trainings that differ in their seed alone ({label})"
 
 
 def _measured_pairs(
@@ -173,6 +186,7 @@ def _scores(shown: Sequence[Measured]) -> list[str]:
     parts, label = [bullets(scores.explanation())], _label([one.run for one in shown])
     for of, words in scores.CLASSES.items():
         parts.append(scores.table(shown, of).html(f"{words} ({label})"))
+        parts += _over_seeds([one.run for one in shown], scores.columns(of), label)
     return parts
 
 

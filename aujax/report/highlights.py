@@ -4,14 +4,18 @@ A lead is the area under the curve of noise minus that of the map, per face (del
 (insertion): above 0, the map's highlights matter more than places at random.
 """
 
-from collections.abc import Sequence
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from aujax import statistics
 from aujax.report import changes, intervals
+from aujax.report.evaluations import EvaluatedRun
 from aujax.report.interventions import Faithfulness
+from aujax.report.seeds import Column
 from aujax.report.tables import NONE, Table
 from aujax.statistics import Interval, PairedTest
 
@@ -68,6 +72,25 @@ def steadiness(shown: Sequence[Faithfulness]) -> Table:
             alike = [_mean(one, f"{change}:{name}") for change in (*views, f"randomisation:{anew}")]
             rows.append([one.run.name, words, *map(intervals.cosine, alike)])
     return Table(["Run", "What stays", "mirrored", "shifted", "all weights new"], rows, left=2)
+
+
+def columns(found: Mapping[pathlib.Path, Faithfulness]) -> list[Column]:
+    """Returns mean leads over noise, and how often the answer stays, for several seeds; `found` is by run folder."""
+
+    def lead(kind: str, words: str, run: EvaluatedRun) -> float | None:
+        one = found[run.folder]
+        return float(_lead(one, kind, words).mean()) if words in maps_of(one) else None
+
+    def agreement(view: str, run: EvaluatedRun) -> float:
+        return found[run.folder].content["stability"][view]["agreement"]
+
+    leads = [
+        Column(f"{words}, {title}: lead", functools.partial(lead, kind, words))
+        for words in ("Attention", "CAM")
+        for kind, title in KINDS.items()
+    ]
+    views = {"flip": "Same answer, mirrored (%)", "shift": "shifted (%)"}
+    return leads + [Column(words, functools.partial(agreement, view), is_share=True) for view, words in views.items()]
 
 
 def _lead(found: Faithfulness, kind: str, words: str) -> Float[np.ndarray, " faces"]:

@@ -1,6 +1,8 @@
 """Whether runs rely on the codebook's action units (AUs): their interventions side by side, and paired tests."""
 
-from collections.abc import Sequence
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +10,9 @@ from jaxtyping import Bool
 
 from aujax import statistics
 from aujax.report import changes, evaluations, intervals, interventions, people
+from aujax.report.evaluations import EvaluatedRun
 from aujax.report.interventions import Faithfulness
+from aujax.report.seeds import Column
 from aujax.report.tables import Table
 from aujax.statistics import PairedTest
 
@@ -143,6 +147,17 @@ def _leads(before: Faithfulness, after: Faithfulness) -> list[float] | None:
 def _phrase(test: PairedTest) -> str:
     words = changes.p_words(test)
     return f"p {words}" if words.startswith("<") else f"p = {words}"
+
+
+def columns(found: Mapping[pathlib.Path, Faithfulness]) -> list[Column]:
+    """Returns the means of the interventions, for several seeds; `found` is by run folder."""
+
+    def read(name: str, run: EvaluatedRun) -> float | None:
+        return found[run.folder].content["interventions"][name]
+
+    names = {name: f"{words} (points)" for name, words in interventions.REGIONS.items()}
+    names["top_in_codebook"] = "Top AU is own (%)"
+    return [Column(words, functools.partial(read, name), is_share=True) for name, words in names.items()]
 
 
 def table(shown: Sequence[Faithfulness]) -> Table:

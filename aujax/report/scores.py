@@ -1,10 +1,13 @@
 """How maps agree with AU maps beyond the cosine: the scores of metrics.json in a table, and what they mean."""
 
+import functools
 from collections.abc import Sequence
 
 from aujax import statistics
 from aujax.report import intervals, tables
+from aujax.report.evaluations import EvaluatedRun
 from aujax.report.intervals import Measured
+from aujax.report.seeds import Column
 from aujax.report.tables import Table
 from aujax.statistics import Interval
 
@@ -43,6 +46,20 @@ def table(shown: Sequence[Measured], of: str) -> Table:
         for name, row in tables.trivial_maps(group, lambda metrics: metrics["baseline_scores"][of]):
             rows.append([*[name, whose][: len(names)], *(tables.cosine(row[score]) for score in SCORES)])
     return Table([*names, *(name for name, _ in SCORES.values())], rows, left=len(names))
+
+
+def columns(of: str) -> list[Column]:
+    """Returns the pointing game and AUC of the reported attention and of the CAM, for several seeds."""
+
+    def read(name: str, score: str, run: EvaluatedRun) -> float | None:
+        name = f"attention/{run.evaluation.layer}" if name == "Attention" else "cam"
+        return run.metrics["map_scores"][of].get(name, {}).get(score)
+
+    return [
+        Column(f"{name}: {SCORES[score][0]}", functools.partial(read, name, score))
+        for name in ("Attention", "CAM")
+        for score in ("pointing", "auc")
+    ]
 
 
 def _interval(one: Measured, of: str, name: str, score: str) -> Interval | None:

@@ -3,12 +3,13 @@
 Of several seeds it is their mean, with Student's t interval over them and the standard deviation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from aujax import statistics
-from aujax.report import intervals, tables
+from aujax.report import evaluations, intervals, tables
 from aujax.report.evaluations import EvaluatedRun
+from aujax.report.tables import Table
 from aujax.statistics import Interval
 
 HOW = (
@@ -48,6 +49,58 @@ class Number(NamedTuple):
     def _words(self, words: str, deviation: str) -> str:
         value, bracket, interval = words.partition(" [")
         return words if self.deviation is None else f"{value} ± {deviation}{bracket}{interval}"
+
+
+class Column(NamedTuple):
+    """A number of every run, None where it does not exist: its heading, and whether it is a share, shown in percent."""
+
+    heading: str
+    read: Callable[[EvaluatedRun], float | None]
+    is_share: bool = False
+
+
+MAIN = (
+    Column("Accuracy (%)", lambda run: run.metrics["cl"], is_share=True),
+    Column("Mean-class accuracy (%)", lambda run: run.metrics["balanced_accuracy"], is_share=True),
+    Column("Macro F1 (%)", lambda run: run.metrics["macro_f1"], is_share=True),
+    Column("ATT-COS", lambda run: run.metrics["att_cos"][run.evaluation.layer]),
+    Column("CAM-COS", lambda run: run.metrics["cam_cos"]),
+)
+
+
+def table(runs: Sequence[EvaluatedRun], columns: Sequence[Column]) -> Table | None:
+    """Returns the mean over the seeds of every setting, and of the differences; None where no setting has several."""
+    groups = evaluations.replicates(runs)
+    if all(len(group) < 2 for group in groups):
+        return None
+    rows = []
+    for group in groups:
+        numbers = [_over_seeds([column.read(run) for run in group]) for column in columns]
+        words = [n.percent() if column.is_share else n.cosine() for n, column in zip(numbers, columns, strict=True)]
+        rows.append([_setting(group), *words, str(len(group))])
+    place = {run.folder: number for number, group in enumerate(groups) for run in group}
+    pairs: dict[tuple[int, int], list[tuple[EvaluatedRun, EvaluatedRun]]] = {}
+    for before, after in evaluations.pairs(runs):
+        pairs.setdefault((place[before.folder], place[after.folder]), []).append((before, after))
+    for (a, b), these in pairs.items():
+        words = [
+            (intervals.points if column.is_share else intervals.change)(_difference(column, these).interval)
+            for column in columns
+        ]
+        rows.append([f"{_setting(groups[b])} − {_setting(groups[a])}", *words, str(len(these))])
+    return Table(["Setting", *(column.heading for column in columns), "Seeds"], rows)
+
+
+def _difference(column: Column, pairs: Sequence[tuple[EvaluatedRun, EvaluatedRun]]) -> Number:
+    values = [(column.read(before), column.read(after)) for before, after in pairs]
+    return _over_seeds([b - a for a, b in values if a is not None and b is not None])
+
+
+def _setting(group: Sequence[EvaluatedRun]) -> str:
+    if len(group) == 1:
+        return group[0].name
+    metrics = group[0].metrics
+    return f"{metrics['method']}, AU weight {metrics['au_weight']:g} ({group[0].name}, …)"
 
 
 def accuracy(runs: Sequence[EvaluatedRun]) -> Number:
