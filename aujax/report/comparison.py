@@ -40,11 +40,12 @@ def content(runs: Sequence[EvaluatedRun], folder: pathlib.Path) -> tuple[str, li
     by_folder = {one.run.folder: one for one in shown}
     pairs = [(by_folder[a.folder], by_folder[b.folder]) for a, b in evaluations.pairs(runs)]
     found = [changes.measure(*pair) for pair in pairs]
+    measured = {run.folder: one for run in runs if (one := interventions.read(run))}
     sections = [
         Section("results", "Results", _results(shown, found)),
         Section("faces", "Faces side by side", _faces(runs)),
-        Section("reliance", "Do the networks rely on the codebook's action units?", _reliance(runs)),
-        Section("highlights", "Do highlights matter, and do they stay?", _highlights(runs)),
+        Section("reliance", "Do the networks rely on the codebook's action units?", _reliance(runs, measured)),
+        Section("highlights", "Do highlights matter, and do they stay?", _highlights(runs, measured)),
         Section("expressions", "By expression", _expressions(shown, folder)),
         Section("scores", "Beyond the cosine", _scores(shown)),
         Section("confidence", "Confidence and abstention", _confidence(shown)),
@@ -105,8 +106,7 @@ def _faces(runs: Sequence[EvaluatedRun]) -> list[str]:
     return [paragraph(words), gallery.SCALE, drawn]
 
 
-def _reliance(runs: Sequence[EvaluatedRun]) -> list[str]:
-    measured = {run.folder: found for run in runs if (found := interventions.read(run))}
+def _reliance(runs: Sequence[EvaluatedRun], measured: Mapping[pathlib.Path, Faithfulness]) -> list[str]:
     lacking = [interventions.missing(run) for run in runs if run.folder not in measured]
     parts = [
         paragraph(
@@ -128,8 +128,7 @@ def _reliance(runs: Sequence[EvaluatedRun]) -> list[str]:
     return [*parts, *map(paragraph, lacking)]
 
 
-def _highlights(runs: Sequence[EvaluatedRun]) -> list[str]:
-    measured = {run.folder: found for run in runs if (found := interventions.read(run))}
+def _highlights(runs: Sequence[EvaluatedRun], measured: Mapping[pathlib.Path, Faithfulness]) -> list[str]:
     if not measured:
         return [paragraph("Not measured for any of the runs; the part above names the commands.")]
     label, found = _label(runs), list(measured.values())
