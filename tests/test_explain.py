@@ -128,6 +128,15 @@ def test_explanation_holds_maps_and_every_region(explained):
     assert listed == set(BOOK.aus[one.expression])
 
 
+def test_long_video_keeps_the_pictures_of_a_few_hundred_of_its_faces(explained):
+    video = page.Thinned()
+    for second in range(1000):
+        video.add(explained[0]._replace(second=float(second)))
+    assert [one.second for one in video.all] == list(range(1000))
+    kept = [place for place, one in enumerate(video.all) if one.picture.size]
+    assert kept == [*range(0, 999, 8), 999]
+
+
 def test_temperature_of_the_run_makes_its_answers_less_sure(tiny_run, stored, explained):
     file = tiny_run / run_files.CALIBRATION
     try:

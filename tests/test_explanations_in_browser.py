@@ -12,7 +12,7 @@ from aujax.explain.explanation import Explanation, Region
 
 PHONE, DESK = 390, 1200
 BOOK = codebook.FACS
-FACES = 130
+FACES = 250
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,10 @@ def report(tmp_path_factory):
     facts = {"aus": {name: list(numbers) for name, numbers in BOOK.aus.items()}}
     records = dict.fromkeys(BOOK.expressions, Record(8, 10))
     about = Background(facts, [f"Model: `runs/{'a_long_name_' * 12}`."], records)
-    page.write(path, [explanation(number) for number in range(FACES)], [Problem("bad.jpg", "no image")], about)
+    video = page.Thinned()
+    for number in range(FACES):
+        video.add(explanation(number))
+    page.write(path, video.all, [Problem("bad.jpg", "no image")], about)
     return path
 
 

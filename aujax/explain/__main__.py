@@ -64,14 +64,14 @@ def run(options: argparse.Namespace) -> None:
         every=options.every,
         batch_size=options.batch_size,
     )
-    found: list[Explanation] = []
+    found = page.Thinned()
     for outcome in outcomes:
         if isinstance(outcome, Problem):
             problems.append(outcome)
         else:
-            found.append(outcome)
+            found.add(outcome)
     keeps = model.keeps_cut_out(opened, options.align)
-    _write(out, background(opened, warped=warped, keeps_cut_out=keeps), model.action_units(opened), found, problems)
+    _write(out, background(opened, warped=warped, keeps_cut_out=keeps), model.action_units(opened), found.all, problems)
 
 
 def _write(

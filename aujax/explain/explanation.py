@@ -98,6 +98,11 @@ class Explanation(NamedTuple):
         which = f", face {self.face} of {self.faces}" if self.faces > 1 else ""
         return f"{self.photo}{when}{which}"
 
+    def without_pictures(self) -> "Explanation":
+        """Returns the same with empty pictures and maps: a page cannot show it, tables hold all of it."""
+        nothing, nowhere = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
+        return self._replace(crop=nothing, picture=nothing, attention=nowhere, cam=None, au_map=None)
+
     @property
     def strongest(self) -> Region | None:
         """The region whose hiding lowers the predicted expression most."""

@@ -36,10 +36,10 @@ _READING = (
 def write(
     path: pathlib.Path, explanations: Sequence[Explanation], problems: Sequence[Problem], background: Background
 ) -> None:
-    """Writes the page, with at most 100 of the faces, evenly spaced; charts of videos have them all."""
+    """Writes the page, with at most 100 of the faces with pictures, evenly spaced; charts of videos have them all."""
     names = _short([one.photo for one in explanations])
     called = [one._replace(photo=name).name for one, name in zip(explanations, names, strict=True)]
-    rows = [(place + 1, explanations[place], called[place]) for place in _shown(len(explanations))]
+    rows = [(place + 1, explanations[place], called[place]) for place in _shown(explanations)]
     cards = [
         card(
             one,
@@ -71,9 +71,32 @@ def write(
     path.write_text(page, encoding="utf-8")
 
 
-def _shown(count: int) -> list[int]:
-    """Returns which of the faces the page shows, the first and the last among them."""
-    return np.linspace(0, count - 1, min(count, _MOST)).round().astype(int).tolist()
+class Thinned:
+    """The explanations of a video as they come, of which so many keep their pictures as the page may need.
+
+    The first and the last do, and between them every second, fourth, eighth ... the longer it gets.
+    """
+
+    def __init__(self):
+        self.all: list[Explanation] = []
+        self._step = 1
+
+    def add(self, one: Explanation) -> None:
+        """Takes the next one."""
+        last = len(self.all) - 1
+        if last > 0 and last % self._step:
+            self.all[last] = self.all[last].without_pictures()
+        self.all.append(one)
+        if len(self.all) > 2 * _MOST * self._step:
+            self._step *= 2
+            for place in range(self._step // 2, len(self.all) - 1, self._step):
+                self.all[place] = self.all[place].without_pictures()
+
+
+def _shown(explanations: Sequence[Explanation]) -> list[int]:
+    """Returns which of the faces the page shows, the first and the last of those with pictures among them."""
+    places = np.flatnonzero([one.picture.size > 0 for one in explanations])
+    return places[np.linspace(0, len(places) - 1, min(len(places), _MOST)).round().astype(int)].tolist()
 
 
 def _left_out(shown: int, count: int) -> list[str]:
