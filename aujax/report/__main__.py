@@ -38,7 +38,7 @@ def main() -> None:
         "runs",
         metavar="RUN",
         nargs="+",
-        help="a run folder: the --workdir of train.py and eval.py; for tables and figures also a folder of runs",
+        help="a run folder, the --workdir of train.py and eval.py, or a folder of runs",
     )
     parser.add_argument("--split", default="test", help="the evaluated split (default: %(default)s)")
     parser.add_argument(
