@@ -60,6 +60,16 @@ class Evaluation(NamedTuple):
         """Returns the maps of the fixed sample, the gallery and the averages by class; see `read_maps`."""
         return read_maps(self.directory)
 
+    @property
+    def label(self) -> str:
+        """The split and the protocol, to stand beside every number."""
+        return f"split {self.metrics['split']}, protocol {self.metrics['protocol']}"
+
+    @property
+    def reported(self) -> dict[str, str]:
+        """The maps that are reported, by their names to show; a method may have no CAM."""
+        return {"Attention": f"attention/{self.layer}", "CAM": "cam"}
+
     def examples(self) -> Examples:
         """Returns the rows of examples.csv."""
         return Examples(self.directory / "examples.csv", self.metrics["expressions"])
@@ -91,7 +101,7 @@ class EvaluatedRun(NamedTuple):
     @property
     def label(self) -> str:
         """The split and the protocol, to stand beside every number."""
-        return f"split {self.metrics['split']}, protocol {self.metrics['protocol']}"
+        return self.evaluation.label
 
     def command(self, split: str, *options: str) -> str:
         """Returns the command that evaluates the same weights on a split."""

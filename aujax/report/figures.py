@@ -68,19 +68,14 @@ def confusion(evaluation: Evaluation, path: Path) -> pathlib.Path:
     """Draw the confusion matrix; return the path of the picture."""
     metrics = evaluation.metrics
     title = f"{evaluation.name}: {100 * metrics['cl']:.1f} % of {metrics['num_examples']} faces recognised"
-    title += _protocol(evaluation)
+    title += f"\n{evaluation.label}"
     return charts.confusion(metrics["confusion_matrix"], metrics["expressions"], path, title=title)
 
 
 def cosines(evaluation: Evaluation, path: Path) -> pathlib.Path:
     """Draw the cosines by expression and layer; return the path of the picture."""
-    title = f"{evaluation.name}: agreement with the action-unit map{_protocol(evaluation)}"
+    title = f"{evaluation.name}: agreement with the action-unit map\n{evaluation.label}"
     return charts.cosines(evaluation.metrics, path, title=title)
-
-
-def _protocol(evaluation: Evaluation) -> str:
-    """The second line of a title: the split, and how the model was chosen."""
-    return f"\nsplit {evaluation.metrics['split']}, protocol {evaluation.metrics['protocol']}"
 
 
 def choose(expressions: Integer[np.ndarray, " faces"], *, each: int) -> Integer[np.ndarray, " chosen"]:

@@ -30,8 +30,8 @@ DEFINITION = (
 
 def maps_of(found: Faithfulness) -> dict[str, str]:
     """Returns the maps that were followed, by their names to show: the attention of the reported layer, and the CAM."""
-    names = {"Attention": f"attention/{found.run.evaluation.layer}", "CAM": "cam"}
-    return {words: name for words, name in names.items() if name in found.content["curves"]["deletion"]}
+    followed = found.content["curves"]["deletion"]
+    return {words: name for words, name in found.run.evaluation.reported.items() if name in followed}
 
 
 def leads(shown: Sequence[Faithfulness]) -> Table:

@@ -10,7 +10,12 @@ from aujax.report.examples import Examples
 from aujax.report.tables import NONE, Table
 from aujax.statistics import Interval
 
-TRIVIAL = tuple(words[0].upper() + words[1:] for words in tables.BASELINES.values())
+
+def _title(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+TRIVIAL = tuple(map(_title, tables.BASELINES.values()))
 
 
 class Measured(NamedTuple):
@@ -166,10 +171,6 @@ def change(interval: Interval | None) -> str:
     '+0.125 [+0.100, +0.150]'
     """
     return _words(interval, lambda value: tables.difference(0.0, value))
-
-
-def _title(words: str) -> str:
-    return words[0].upper() + words[1:]
 
 
 def _words(interval: Interval | None, words: Callable[[float | None], str]) -> str:

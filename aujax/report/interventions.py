@@ -73,18 +73,7 @@ def _read(run: EvaluatedRun) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     content = run_files.read_json(path, remedy=f"run {command(run)}")
-    needed = (
-        "num_examples",
-        "filling",
-        "temperature",
-        "codebook",
-        "aus",
-        "interventions",
-        "curves",
-        "randomisation",
-        "stability",
-    )
-    if lacking := [name for name in needed if name not in content]:
+    if lacking := [name for name in _CONTENT if name not in content]:
         raise UserError(f"{path}: expected what eval.py writes, but it lacks {', '.join(lacking)}; run {command(run)}")
     return content
 

@@ -52,8 +52,7 @@ def columns(of: str) -> list[Column]:
     """Returns the pointing game and AUC of the reported attention and of the CAM, for several seeds."""
 
     def read(name: str, score: str, run: EvaluatedRun) -> float | None:
-        name = f"attention/{run.evaluation.layer}" if name == "Attention" else "cam"
-        return run.metrics["map_scores"][of].get(name, {}).get(score)
+        return run.metrics["map_scores"][of].get(run.evaluation.reported[name], {}).get(score)
 
     return [
         Column(f"{name}: {SCORES[score][0]}", functools.partial(read, name, score))
