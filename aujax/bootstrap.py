@@ -43,6 +43,15 @@ def bootstrap(statistic: Statistic, faces: int, *, people: People | None = None,
     return interval(value, draws(statistic, faces, people=people, seed=seed))
 
 
+def mean_interval(values: Shaped[np.ndarray, " faces"], *, people: People | None = None) -> Interval:
+    """Returns the mean of the faces with its bootstrap interval.
+
+    >>> mean_interval(np.full(6, 0.5))
+    Interval(value=0.5, low=0.5, high=0.5)
+    """
+    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=people)
+
+
 class Draws(NamedTuple):
     """A statistic of every resample, none where it cannot be drawn, and the number of faces, or people, behind it."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
-from aujax.bootstrap import LEVEL, RESAMPLES, Interval, People, Statistic, bootstrap, of_whom
+from aujax.bootstrap import LEVEL, RESAMPLES, Interval, People, Statistic, bootstrap, mean_interval, of_whom
 from aujax.errors import UserError
 
 BINS = 15  # as Guo et al. have
@@ -102,7 +102,7 @@ def negative_log_likelihood_interval(
     people: People | None = None,
 ) -> Interval:
     """Returns `negative_log_likelihood` with its bootstrap interval."""
-    return _mean_interval(_log_losses(logits, expression, temperature), people)
+    return mean_interval(_log_losses(logits, expression, temperature), people=people)
 
 
 def brier(probabilities: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"]) -> float:
@@ -121,7 +121,7 @@ def brier_interval(
     people: People | None = None,
 ) -> Interval:
     """Returns `brier` with its bootstrap interval."""
-    return _mean_interval(_squared_distances(probabilities, expression), people)
+    return mean_interval(_squared_distances(probabilities, expression), people=people)
 
 
 def reliability(
@@ -244,10 +244,6 @@ def _risk_coverage_areas(probability: Float[np.ndarray, " faces"], correct: Bool
         return (wrong + (surer_wrong - surer * share) * between).sum(1) / total
 
     return areas
-
-
-def _mean_interval(values: Float[np.ndarray, " faces"], people: People | None) -> Interval:
-    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=people)
 
 
 def _log_losses(

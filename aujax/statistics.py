@@ -14,7 +14,18 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import special
 
-from aujax.bootstrap import LEVEL, Interval, People, Statistic, bootstrap, draws, interval, of_whom, p_value
+from aujax.bootstrap import (
+    LEVEL,
+    Interval,
+    People,
+    Statistic,
+    bootstrap,
+    draws,
+    interval,
+    mean_interval,
+    of_whom,
+    p_value,
+)
 
 FEWEST = 20  # of a group with fewer faces nothing is said
 _NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
@@ -113,15 +124,6 @@ def accuracy_interval(correct: Mask, *, people: People | None = None) -> Interva
 def mean_class_accuracy_interval(expression: Labels, predicted: Labels, *, people: People | None = None) -> Interval:
     """Returns `mean_class_accuracy` with its bootstrap interval."""
     return macro_mean_interval(expression == predicted, expression, people=people)
-
-
-def mean_interval(values: Values, *, people: People | None = None) -> Interval:
-    """Returns the mean of the faces with its bootstrap interval.
-
-    >>> mean_interval(np.full(6, 0.5))
-    Interval(value=0.5, low=0.5, high=0.5)
-    """
-    return bootstrap(lambda weights: weights @ values / weights.sum(1), len(values), people=people)
 
 
 def macro_mean_interval(

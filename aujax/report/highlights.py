@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from aujax import statistics
+from aujax import bootstrap, statistics
 from aujax.report import changes, intervals
 from aujax.report.evaluations import EvaluatedRun
 from aujax.report.interventions import Faithfulness
@@ -39,7 +39,7 @@ def leads(shown: Sequence[Faithfulness]) -> Table:
     rows = []
     for one in shown:
         for words in maps_of(one):
-            means = [statistics.mean_interval(_lead(one, kind, words), people=one.people) for kind in KINDS]
+            means = [bootstrap.mean_interval(_lead(one, kind, words), people=one.people) for kind in KINDS]
             rows.append([one.run.name, words, *map(intervals.change, means)])
     return Table(["Run", "Map", *KINDS.values()], rows, left=2)
 
@@ -103,4 +103,4 @@ def _paired(first: np.ndarray, second: np.ndarray, of: Faithfulness) -> PairedTe
 
 
 def _mean(found: Faithfulness, name: str) -> Interval:
-    return statistics.mean_interval(found.examples.numbers(name)[0], people=found.people)
+    return bootstrap.mean_interval(found.examples.numbers(name)[0], people=found.people)

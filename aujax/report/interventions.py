@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from aujax import codebook, run_files, statistics
+from aujax import bootstrap, codebook, run_files, statistics
 from aujax.bootstrap import People
 from aujax.errors import UserError
 from aujax.report import intervals, people, scores, tables
@@ -281,7 +281,7 @@ def _similarities(found: Faithfulness, kind: str, head: str) -> Table:
 
 
 def _mean(found: Faithfulness, name: str) -> Interval:
-    return statistics.mean_interval(found.examples.numbers(name)[0], people=found.people)
+    return bootstrap.mean_interval(found.examples.numbers(name)[0], people=found.people)
 
 
 def _points(drop: float | None) -> str:
