@@ -15,12 +15,13 @@ import optax
 import rich.console
 import rich.progress
 
-from aujax import evaluation, methods, processes, run_files, runs, weight_files
+from aujax import methods, processes, run_files, runs, weight_files
 from aujax.config import PROTOCOLS, Config
 from aujax.data import feed
 from aujax.data.builders import Faces, open_faces
 from aujax.data.records import abstract, check_divisible, data_mesh, everywhere, replicated
 from aujax.errors import UserError
+from aujax.evaluation import evaluate
 from aujax.models import pretrained
 from aujax.training import memory
 from aujax.training.checkpoint import Checkpoints
@@ -72,9 +73,9 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 log.write("train", step, {"epoch": epoch + 1} | numbers | rates)
                 if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                     summary = validate(state)
-                    score = {name: summary[name] for name in ("cl", "balanced_accuracy", "cam_cos", "att_cos")}
+                    score = {name: summary[name] for name in ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")}
                     log.write("validation", step, {"epoch": epoch + 1, "split": config.chosen_on} | score)
-                    checkpoints.save(step, state, {"cl": summary["cl"], "epoch": epoch + 1})
+                    checkpoints.save(step, state, {"cl": summary["accuracy"], "epoch": epoch + 1})
                     layer = model.method.aligned(config.au_layers)[-1]
                     console.print(_line(epoch + 1, config, numbers, summary, layer))
 
@@ -147,21 +148,23 @@ def _validation(
     model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, state: TrainState, *, keep: bool
 ) -> Callable[[TrainState], dict[str, Any]]:
     """Returns state -> summary over the split that chooses the best epoch; the host may keep its decoded faces."""
-    forward = evaluation.make_forward(model, config, mesh)
+    forward = evaluate.make_forward(model, config, mesh)
     fitting = memory.fitting(
         lambda size: forward.lower(state.variables, abstract(size, config.picture_size, mesh)),
-        evaluation.batch_size(config, mesh),
+        evaluate.batch_size(config, mesh),
         unit=mesh.size,
         room=memory.limit(mesh, state.variables),
         option="data.eval_batch_size",
         work="validating",
     )
-    read = evaluation.make_reader(fitting, mesh)
-    split = functools.partial(evaluation.whole_split, faces.source(config.chosen_on), config, mesh)
+    eval_step = evaluate.make_eval_step(fitting, mesh)
+    layer = model.method.aligned(config.au_layers)[-1]
+    split = functools.partial(evaluate.whole_split, faces.source(config.chosen_on), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep else split
 
     def validate(state: TrainState) -> dict[str, Any]:
-        return evaluation.evaluate(read, state.variables, batches(), mesh=mesh, expressions=faces.expressions).summary
+        predictions = evaluate.predict(eval_step, state.variables, batches(), mesh=mesh)
+        return evaluate.validation_metrics(predictions, faces.expressions, layer=layer)
 
     return validate
 
@@ -192,9 +195,9 @@ def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.
 
 
 def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
-    cosine = summary["att_cos"][layer]
+    cosine = summary["att_cos"]
     attention = "" if cosine is None else f", att_cos {cosine:.3f} ({layer})"
-    accuracy = f"{config.chosen_on} accuracy {summary['cl']:.3f}"
+    accuracy = f"{config.chosen_on} accuracy {summary['accuracy']:.3f}"
     return f"epoch {epoch}/{config.epochs}: loss {numbers['loss']:.3f}; {accuracy}{attention}"
 
 
