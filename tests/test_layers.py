@@ -84,7 +84,7 @@ MAY_IMPORT = {
 # Packages that only some files may import.
 ONLY_IN = {
     "cv2": ("data/*",),
-    "PIL": ("data/*",),
+    "PIL": ("data/*", "report/html.py"),
     "dlib": ("data/detection.py",),
     "tensorflow_datasets": ("data/*",),
     "grain": ("data/*",),
