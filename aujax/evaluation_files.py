@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from aujax import calibration, codebook, evaluation, evaluation_summary, run_files
-from aujax.data.builders import Faces, FaceSource
-from aujax.data.records import Batch, data_mesh, replicated
+from aujax.data.batch import Batch, data_mesh, replicated
+from aujax.data.store import Faces, FaceSource
 from aujax.evaluation import Evaluation, Outputs
 from aujax.evaluation_maps import MapCollector
 from aujax.evaluation_summary import BASELINES, Columns
