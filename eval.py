@@ -9,7 +9,7 @@ import pathlib
 from absl import app, flags
 
 from aujax import commandline, evaluation_files, faithfulness_files, occlusion, runs
-from aujax.data.builders import Faces
+from aujax.data.store import Faces
 from aujax.report import figures, tables
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, as train.py wrote it.", required=True)

@@ -16,6 +16,7 @@ import pytest
             "explain.page",
             "explain.reading",
             "explain.words",
+            "report.html",
             "losses",
             "map_scores",
             "metrics",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from aujax.data import feed
-from aujax.data.builders import open_faces
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 
 OPTIONS = {"size": 48, "threads": 2}

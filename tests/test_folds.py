@@ -5,7 +5,7 @@ import pytest
 from small_folders import blocks, labels, landmarks_within, listing, run, splits, write_image
 
 from aujax.codebook import EXPRESSIONS
-from aujax.data.builders import open_faces
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 
 TRAIN = {f"basic/Image/our_aligned/train_{number:05d}.jpg": number % 7 for number in range(1, 15)}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aujax import evaluation, run_files, runs
-from aujax.data.builders import open_faces
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
 from aujax.training import loop, memory

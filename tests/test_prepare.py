@@ -18,7 +18,7 @@ from small_folders import (
 )
 
 from aujax.data import alignment, images, prepare
-from aujax.data.builders import open_faces
+from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 
 

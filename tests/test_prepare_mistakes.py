@@ -3,9 +3,9 @@ import errno
 import pytest
 from small_folders import NAMES, blocks, drawn_folder, labelled_folder, refused, run, write_csv, write_image
 
-from aujax.data import builders, prepare
-from aujax.data.builders import open_faces
-from aujax.data.detection import detect
+from aujax.data import prepare, store
+from aujax.data.detectors import detect
+from aujax.data.store import open_faces
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_full_disk_keeps_landmarks_and_the_next_run_goes_on(tmp_path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(builders, "_update", full)
+        patch.setattr(store, "_update", full)
         message = refused(capsys, "folder", "--source", source, "--out", tmp_path / "out")
     assert "no space left on the disk" in message
     assert f"are kept in {tmp_path / 'out' / 'landmarks.jsonl'}" in message
@@ -136,7 +136,7 @@ def test_full_disk_as_array_record_tells_it_is_told_the_same_way(tmp_path, sourc
     def full(*_):
         raise RuntimeError("write() failed: No space left on device; writing x")
 
-    monkeypatch.setattr(builders, "_update", full)
+    monkeypatch.setattr(store, "_update", full)
     command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     assert "no space left on the disk" in refused(capsys, *command)
 
@@ -145,7 +145,7 @@ def test_ctrl_c_ends_with_one_line_and_status_130(tmp_path, source, monkeypatch,
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builders, "_update", interrupt)
+    monkeypatch.setattr(store, "_update", interrupt)
     with pytest.raises(SystemExit) as stop:
         run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     assert stop.value.code == 130

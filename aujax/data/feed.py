@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from aujax.data.builders import FaceSource, Record
-from aujax.data.records import Batch
+from aujax.data.batch import Batch
+from aujax.data.store import FaceSource, Record
 from aujax.errors import UserError
 
 

@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from aujax.data import alignment, detection, feed, images, video
-from aujax.data.detection import Box, Landmarks
+from aujax.data import alignment, detectors, feed, images, video
+from aujax.data.batch import Batch
+from aujax.data.detectors import Box, Landmarks
 from aujax.data.images import Pixels
-from aujax.data.records import Batch
 from aujax.data.sources.listing import IMAGE_SUFFIXES
 from aujax.data.stored_face import reason
 from aujax.errors import UserError
@@ -91,7 +91,7 @@ CHOICES: Mapping[str, Callable[[Sequence[Found]], Sequence[Found]]] = {
 
 def by_dlib(model: Path) -> Finder:
     """Returns the finder of all the faces that dlib sees, the large and central ones first."""
-    return lambda photo: [Found(box, landmarks) for box, landmarks in detection.detect_all(photo.pixels, model)]
+    return lambda photo: [Found(box, landmarks) for box, landmarks in detectors.detect_all(photo.pixels, model)]
 
 
 def as_given(landmarks: Mapping[str, Landmarks | None]) -> Finder:

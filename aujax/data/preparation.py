@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from aujax.data import builders, images
-from aujax.data.detection import LandmarkCache, settings
+from aujax.data import images, store
+from aujax.data.detectors import LandmarkCache, settings
 from aujax.data.preparation_report import Findings, Row
 from aujax.data.sources.listing import Listing, SourceImage
 from aujax.data.splits import SPLITS, draw_splits, join_units
@@ -49,7 +49,7 @@ class Wishes:
     allow_unreadable: int | None = None
 
 
-def prepare(listing: Listing, wishes: Wishes, findings: Findings, about: dict[str, Any]) -> builders.Faces:
+def prepare(listing: Listing, wishes: Wishes, findings: Findings, about: dict[str, Any]) -> store.Faces:
     """Write the faces of `listing` below `wishes.out`; what is noticed goes to `findings`.
 
     Raises:
@@ -73,11 +73,11 @@ def prepare(listing: Listing, wishes: Wishes, findings: Findings, about: dict[st
         seed=wishes.seed,
     )
     used = [split for split in SPLITS if split in splits]
-    cache = LandmarkCache(wishes.out / builders.LANDMARK_CACHE)
+    cache = LandmarkCache(wishes.out / store.LANDMARK_CACHE)
     with contextlib.closing(cache), _disk_space(wishes.out, cache):
         rows = _stored(list(zip(listed, splits, strict=True)), contents, cache, wishes, findings)
         with contextlib.closing(rows):  # ends its workers, also when writing fails
-            return builders.write_faces(wishes.out, rows, expressions=listing.expressions, splits=used, about=about)
+            return store.write_faces(wishes.out, rows, expressions=listing.expressions, splits=used, about=about)
 
 
 def _refuse_repeated(listed: Sequence[SourceImage]) -> None:
@@ -162,7 +162,7 @@ def _stored(
     cache: LandmarkCache,
     wishes: Wishes,
     findings: Findings,
-) -> Generator[tuple[str, builders.Record], None, None]:
+) -> Generator[tuple[str, store.Record], None, None]:
     """Each readable face with its split, in order; detections go into the cache on the way."""
     total = len(faces) + len(findings.problems)
     how = settings(wishes.recipe.model) if wishes.recipe.model is not None else ""
@@ -186,7 +186,7 @@ def _stored(
             yield split, _record(image, face)
 
 
-def _record(image: SourceImage, face: StoredFace) -> builders.Record:
+def _record(image: SourceImage, face: StoredFace) -> store.Record:
     return {
         "image": face.data,
         "landmarks": np.zeros((68, 2), np.float32) if face.landmarks is None else face.landmarks,

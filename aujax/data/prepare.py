@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from aujax.commandline import user_errors
-from aujax.data import builders, detection
+from aujax.data import detectors, store
 from aujax.data.landmarks import read_landmarks
 from aujax.data.preparation import Wishes, prepare
 from aujax.data.preparation_report import Findings, render, warnings
@@ -30,7 +30,7 @@ PROGRAM = "python -m aujax.data.prepare"
 REPORT = "report.txt"
 _ALIGN = {"none": False, "five-point": True}
 # What an earlier run may have left in the output folder, and options that do not change the result.
-_OURS = {builders.METADATA, builders.LANDMARK_CACHE, REPORT, "faces", f"{builders.METADATA}.partial"}
+_OURS = {store.METADATA, store.LANDMARK_CACHE, REPORT, "faces", f"{store.METADATA}.partial"}
 _NOT_RECORDED = {"out", "jobs", "overwrite", "allow_unreadable"}
 
 
@@ -89,8 +89,8 @@ def _landmarks(listing: Listing, options: argparse.Namespace) -> tuple[Listing, 
     if not options.landmarks and own:
         return listing, Recipe(align, None, size), "those that come with the data"
     if options.landmarks in ("", "dlib"):
-        model = detection.find_model(options.landmarks_model)
-        return listing.with_landmarks({}), Recipe(align, model), f"dlib. {detection.TERMS}"
+        model = detectors.find_model(options.landmarks_model)
+        return listing.with_landmarks({}), Recipe(align, model), f"dlib. {detectors.TERMS}"
     path = Path(options.landmarks)
     found = read_landmarks(path, [image.id for image in listing.images])
     missing = len(listing.images) - len(found)
@@ -120,14 +120,14 @@ def _is_prepared(out: Path, about: dict[str, Any], overwrite: bool) -> bool:
         return False
     if not out.is_dir():
         raise UserError(f"--out={out}: expected a folder or a new name, found a file; choose another")
-    if not (out / builders.METADATA).exists():
+    if not (out / store.METADATA).exists():
         foreign = sorted(path.name for path in out.iterdir() if path.name not in _OURS)
         if foreign:
             raise UserError(
                 f"--out={out}: expected an empty or new folder, it holds {', '.join(foreign[:5])}; choose another"
             )
         return False
-    before = builders.open_faces(out).about
+    before = store.open_faces(out).about
     differing = [name for name in about if about[name] != before.get(name)]
     if differing:
         changes = ", ".join(

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from aujax.data import alignment, images
-from aujax.data.detection import detect
+from aujax.data.detectors import detect
 from aujax.data.sources.listing import SourceImage
 from aujax.errors import UserError
 

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float
 from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.builders import Faces, FaceSource
-from aujax.data.records import Batch, data_mesh, replicated, sharded, to_mesh
+from aujax.data.store import Faces, FaceSource
+from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh
 from aujax.evaluation.collect import MapCollector
 from aujax.results import calibration, schema, summary
 from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, CAM

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aujax import codebook, run_files
-from aujax.data import builders, detection, photos
+from aujax.data import detectors, photos, store
 from aujax.data.landmarks import read_landmarks
 from aujax.data.photos import Finder
 from aujax.errors import UserError
@@ -53,7 +53,7 @@ def finder(landmarks: str, *, names: Sequence[str], model_file: str = "") -> Fin
     `model_file` is dlib's 68-point predictor, "" the one that is installed.
     """
     if landmarks == "dlib":
-        return photos.by_dlib(detection.find_model(model_file))
+        return photos.by_dlib(detectors.find_model(model_file))
     return photos.whole if landmarks == "none" else photos.as_given(read_landmarks(pathlib.Path(landmarks), names))
 
 
@@ -88,7 +88,7 @@ def keeps_cut_out(model: Model, align: str) -> bool:
 def _prepared(run: Run) -> dict[str, Any]:
     """Returns how the run's data were prepared; by five points where they are not to be found."""
     try:
-        return builders.open_faces(run.config.data.dir).about if run.config.data.dir else {"align": "five-point"}
+        return store.open_faces(run.config.data.dir).about if run.config.data.dir else {"align": "five-point"}
     except UserError:
         return {"align": "five-point"}
 

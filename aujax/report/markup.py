@@ -169,4 +169,4 @@ def _data(kind: str, content: bytes) -> str:
 
 
 def _file(name: str) -> str:
-    return importlib.resources.files("aujax.report").joinpath(name).read_text(encoding="utf-8")
+    return importlib.resources.files("aujax.report").joinpath("templates", name).read_text(encoding="utf-8")

@@ -11,20 +11,20 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from jaxtyping import Array, Bool, Int
 
 from aujax.data import feed
-from aujax.data.builders import FaceSource
-from aujax.data.records import DATA_AXIS, Batch, room, sharded
+from aujax.data.batch import DATA_AXIS, Batch, empty_batch, sharded
+from aujax.data.store import FaceSource
 
 _AT_ONCE = 1024  # faces that the host decodes before they go to their device
 
 
-def held(count: int, mesh: Mesh) -> int:
+def faces_per_device(count: int, mesh: Mesh) -> int:
     """Returns how many of that many faces each device holds."""
     return -(-count // mesh.size)
 
 
 def bytes_per_device(count: int, size: int, mesh: Mesh) -> int:
     """Returns how much memory of each device `load` fills."""
-    return sum(part.nbytes for part in room(1, size)) * held(count, mesh)
+    return sum(part.nbytes for part in empty_batch(1, size)) * faces_per_device(count, mesh)
 
 
 def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
@@ -33,7 +33,7 @@ def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
     Every device holds the same number: the last rows stand for the last face once more. The memory of the host holds a
     small part of them at a time.
     """
-    each = held(len(source), mesh)
+    each = faces_per_device(len(source), mesh)
     shards = []
     for number, device in enumerate(mesh.devices.flat):
         if device.process_index == jax.process_index():
@@ -50,7 +50,7 @@ def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
 def _filled(source: FaceSource, rows: Int[np.ndarray, " faces"], size: int, device: Any, threads: int) -> Batch:
     """Returns these faces on one device."""
     place, count = SingleDeviceSharding(device), min(len(rows), _AT_ONCE)
-    faces = jax.tree.map(lambda x: jnp.zeros((len(rows), *x.shape[1:]), x.dtype, device=place), room(1, size))
+    faces = jax.tree.map(lambda x: jnp.zeros((len(rows), *x.shape[1:]), x.dtype, device=place), empty_batch(1, size))
     for first in range(0, len(rows), count):
         at = min(first, len(rows) - count)  # the last part is as long as the others, and repeats some of them
         part = jax.device_put(_decoded(source, rows[at : at + count], size, threads), device)
@@ -85,7 +85,7 @@ def take(faces: Batch, rows: Int[Array, " batch"], valid: Bool[Array, " batch"])
 
 
 def _decoded(source: FaceSource, rows: Int[np.ndarray, " faces"], size: int, threads: int) -> Batch:
-    faces = room(len(rows), size)
+    faces = empty_batch(len(rows), size)
 
     def write(place: int) -> None:
         face = feed.decoded(source[int(rows[place])], int(rows[place]), size)

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 from small_folders import blocks, landmarks_within
 
 from aujax.codebook import EXPRESSIONS
-from aujax.data import builders, images
-from aujax.data.builders import FaceSource, open_faces, write_faces
+from aujax.data import images, store
+from aujax.data.store import FaceSource, open_faces, write_faces
 from aujax.errors import UserError
 
 
@@ -88,9 +88,9 @@ def test_folder_prepared_before_there_were_attributes_opens_and_has_none(tmp_pat
     def without(mapping):
         return {name: value for name, value in mapping.items() if name != "attributes"}
 
-    features = without(builders._features(EXPRESSIONS))
-    monkeypatch.setattr(builders, "_features", lambda _: tfds.features.FeaturesDict(features))
-    monkeypatch.setattr(builders, "_stored", without)
+    features = without(store._features(EXPRESSIONS))
+    monkeypatch.setattr(store, "_features", lambda _: tfds.features.FeaturesDict(features))
+    monkeypatch.setattr(store, "_stored", without)
     rows = [(split, face | {"attributes": {}}) for split, face in alternating(8)]
     before = write(tmp_path / "before", rows)
     monkeypatch.undo()
@@ -169,7 +169,7 @@ def test_unknown_split_is_refused_with_the_ones_there(tmp_path):
 def test_neither_tensorflow_nor_jax_is_imported_to_read_faces(tmp_path):
     write(tmp_path, alternating(8))
     code = (
-        "import sys; from aujax.data.builders import open_faces; open_faces(sys.argv[1]).source('train')[0]; "
+        "import sys; from aujax.data.store import open_faces; open_faces(sys.argv[1]).source('train')[0]; "
         "print([name for name in ('tensorflow', 'jax') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

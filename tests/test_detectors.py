@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aujax.data import detection
-from aujax.data.detection import LandmarkCache, detect, find_model
+from aujax.data import detectors
+from aujax.data.detectors import LandmarkCache, detect, find_model
 from aujax.data.synthetic import draw_face
 from aujax.errors import UserError
 
@@ -66,10 +66,10 @@ def test_image_without_a_face_gives_none(model):
 def test_other_predictor_is_refused(model, monkeypatch):
     class Shape:
         def parts(self):
-            return [detection._dlib().point(3, 4)] * 5
+            return [detectors._dlib().point(3, 4)] * 5
 
     monkeypatch.setattr(
-        detection, "_load", lambda _: (lambda *_: [detection._dlib().rectangle(0, 0, 9, 9)], lambda *_: Shape())
+        detectors, "_load", lambda _: (lambda *_: [detectors._dlib().rectangle(0, 0, 9, 9)], lambda *_: Shape())
     )
     with pytest.raises(UserError, match=r"must have shape \(68, 2\), got \(5, 2\)"):
         detect(np.zeros((20, 20, 3), np.uint8), model)
