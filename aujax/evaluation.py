@@ -209,7 +209,7 @@ def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batc
         source,
         np.arange(len(source)),
         batch_size=batch_size(config, mesh),
-        size=config.picture_size,
+        size=config.input_size,
         threads=config.data.read_threads,
     )
 
@@ -257,7 +257,7 @@ def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
     config = run.config
     return {
         "split": split,
-        "protocol": config.protocol,
+        "protocol": {"validation": "heldout", "test": "paper"}[config.model_selection],
         "method": config.method,
         "au_weight": config.au_weight,
         "codebook": config.codebook,

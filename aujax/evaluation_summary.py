@@ -46,6 +46,7 @@ def summarize(columns: Columns, expressions: Sequence[str]) -> dict[str, Any]:
     }
     for name, value in cosines.items():
         _nest(summary, name, value)
+    summary |= {"accuracy": summary["cl"], "att_cos_by_layer": summary.get("att_cos", {})}
     summary |= _without_pattern(columns)
     if "has_predicted_map" in columns:
         ways = {"label": (expression, has_map), "predicted": (predicted, columns["has_predicted_map"])}

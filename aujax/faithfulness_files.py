@@ -90,7 +90,7 @@ def make_programs(run: Run, mesh: Mesh, *, filling: str, temperature: float = 1.
 
 def make_measurement(run: Run, mesh: Mesh, *, filling: str, temperature: float = 1.0) -> Callable[[Batch], Columns]:
     """Returns batch on the mesh -> one row per face of all that is measured, still on the devices."""
-    programs, size = make_programs(run, mesh, filling=filling, temperature=temperature), run.config.picture_size
+    programs, size = make_programs(run, mesh, filling=filling, temperature=temperature), run.config.input_size
     layer = run.model.method.aligned(run.config.au_layers)[-1]
     variables = jax.device_put(run.variables, replicated(mesh))
     # Another draw than the one that the training may have begun with.
@@ -148,7 +148,7 @@ def evaluate_faithfulness(
     drawn = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
     batch_size = -(-min(config.data.eval_batch_size, len(drawn)) // mesh.size) * mesh.size
     batches = feed.batches(
-        source, drawn, batch_size=batch_size, size=config.picture_size, threads=config.data.read_threads
+        source, drawn, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
     )
     measure, rows, told = make_measurement(run, mesh, filling=filling, temperature=temperature), [], 0
     for batch in to_mesh_ahead(batches, mesh):
