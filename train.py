@@ -6,7 +6,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from aujax import commandline, processes
-from aujax.config import defaults, from_config_dict
+from aujax.config import OPTIONS, from_config_dict
 from aujax.training.loop import train_and_evaluate
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File with the options (default: configs/synthetic.py).")
@@ -42,6 +42,6 @@ def main(_: list[str]) -> None:
 if __name__ == "__main__":
     # What --help prints.
     __doc__ = f"{__doc__}\n\nOptions, explained in aujax/config.py, and their defaults:\n" + "\n".join(
-        f"  --config.{name}={value}" for name, value in defaults().items()
+        f"  --config.{name}={option.default}" for name, option in OPTIONS.items()
     )
     app.run(main, flags_parser=commandline.parse_flags)

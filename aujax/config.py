@@ -1,27 +1,27 @@
-"""Every option of a training run, once: its type, unit, default and the values it may take.
+"""Every option of a training run, once: its type, default, meaning, and the values it accepts.
 
 `configs/*.py` return `Config(...).to_config_dict()` with what differs from the defaults; a command line overrides
-single options (`--config.au_weight=4`); `from_config_dict` checks the result and gives a typed `Config` back.
+single options (`--config.au_weight=4`); `from_config_dict` checks the result and returns a typed `Config`.
 """
 
+import ast
 import dataclasses
-import difflib
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import ml_collections
 
 from aujax import codebook, methods, run_files
 from aujax.augment import NORMALIZATIONS, Policy
-from aujax.errors import UserError
+from aujax.errors import UserError, nearest
 from aujax.models.resnet import STAGE_STRIDES
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What an option's value must satisfy, and the words for it."""
+    """A condition on the value of an option, and its description for messages."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -48,92 +48,100 @@ AREA = Check(
     lambda value: [type(share) for share in value] == [float, float] and 0 < value[0] <= value[1] < 1,
     "(smallest, largest) share, within (0, 1)",
 )
-# How the best checkpoint is chosen: on faces held out for that, so that the test split is looked at once, or on the
-# test split itself, as the paper's published code does, which makes test accuracies higher than they are on new faces.
-PROTOCOLS = {"heldout": "validation", "paper": "test"}
 
 
-def option(default: Any, check: Check | None = None) -> Any:
-    """Returns a dataclass field with a default and the check its values must pass."""
-    return dataclasses.field(default=default, metadata={"check": check})
+def option(default: Any, about: str, check: Check | None = None) -> Any:
+    """Returns a dataclass field with a default, a description for `--help`, and the check that its values must pass."""
+    return dataclasses.field(default=default, metadata={"about": about, "check": check})
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where the faces are and how they are read."""
+    """Where the faces are stored and how they are loaded."""
 
-    dir: str = ""  # what `python -m aujax.data.prepare ... --out DIR` wrote
-    load_size: int = option(0, NOT_NEGATIVE)  # pixels per side that enter augmentation; 0: 8/7 of what the network sees
-    batch_size: int = option(32, AT_LEAST_ONE)  # pictures per step over all devices
-    eval_batch_size: int = option(64, AT_LEAST_ONE)
-    read_threads: int = option(4, AT_LEAST_ONE)  # threads that read and decode ahead of the step
-    resident: str = option("auto", one_of("auto", "on", "off"))  # decode once and keep on the devices; auto: if it fits
+    dir: str = option("", "prepared data set: the folder that `aujax prepare ... --out DIR` wrote")
+    resize_size: int = option(
+        0, "pixels per side of the images that enter augmentation; 0: 8/7 of the network's input", NOT_NEGATIVE
+    )
+    batch_size: int = option(32, "images per step over all devices", AT_LEAST_ONE)
+    eval_batch_size: int = option(64, "images per batch of an evaluation over all devices", AT_LEAST_ONE)
+    read_threads: int = option(4, "threads that load and decode images ahead of the step", AT_LEAST_ONE)
+    cache: str = option(
+        "auto",
+        "decode training images once and keep them in device memory; auto: if they fit",
+        one_of("auto", "device", "off"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Stochastic gradient descent with Nesterov momentum, as PyTorch computes it, and its schedule."""
 
-    learning_rate: float = option(0.01, POSITIVE)
-    momentum: float = option(0.9, SHARE)
-    weight_decay: float = option(5e-4, NOT_NEGATIVE)  # added to the gradient of every parameter
-    schedule: str = option("cosine", one_of("constant", "step", "cosine"))
-    warmup_epochs: float = option(0.0, NOT_NEGATIVE)  # linear from 0
-    step_epochs: int = option(4, AT_LEAST_ONE)  # schedule "step": every so many epochs ...
-    step_factor: float = option(0.9, FACTOR)  # ... the rate is multiplied by this
-    clip_norm: float = option(0.0, NOT_NEGATIVE)  # largest norm of the whole gradient; 0: no clipping
+    learning_rate: float = option(0.01, "initial learning rate", POSITIVE)
+    momentum: float = option(0.9, "momentum", SHARE)
+    weight_decay: float = option(5e-4, "added to the gradient of every parameter, times the parameter", NOT_NEGATIVE)
+    schedule: str = option("cosine", "learning rate over time", one_of("constant", "step", "cosine"))
+    warmup_epochs: float = option(0.0, "epochs of linear warm-up from 0", NOT_NEGATIVE)
+    step_epochs: int = option(4, "schedule step: epochs between two changes of the learning rate", AT_LEAST_ONE)
+    step_factor: float = option(0.9, "schedule step: factor of each change", FACTOR)
+    clip_norm: float = option(0.0, "largest norm of the whole gradient; 0: no clipping", NOT_NEGATIVE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One training run."""
+    """The configuration of one training run."""
 
-    method: str = option("CAM", one_of(*methods.METHODS))
-    method_options: str = ""  # the method's hyper-parameters, such as "kmax=0.3,kmin=0"; "": as published
-    backbone: str = ""  # "": the method's own
-    output_stride: int = option(0, STRIDE)  # pixels per cell of a convolutional backbone's last map
-    weights: str = ""  # backbone weights: .safetensors, .pth or Hugging Face ids, commas between; "": from scratch
-    image_size: int = option(0, SIZE)  # pixels per side that the network sees; 0: the method's own
-    normalization: str = option("imagenet", one_of(*NORMALIZATIONS))  # of pixels: what the weights were trained on
-    dtype: str = option("float32", one_of("float32", "bfloat16"))  # of activations; parameters stay float32
-    batch_norm: str = option("cross_device", one_of("cross_device", "per_device"))
-    gradient_accumulation: int = option(1, AT_LEAST_ONE)  # parts of a batch that pass the network one after the other
-    rematerialize: bool = False  # the backward pass computes a block's activations again instead of keeping them
+    method: str = option("CAM", "method, a row of aujax/methods.py", one_of(*methods.METHODS))
+    method_options: str = option("", 'hyper-parameters of the method, such as "kmax=0.3,kmin=0"; "": as published')
+    backbone: str = option("", 'network below the head; "": the method\'s own')
+    output_stride: int = option(0, "pixels per cell of a convolutional backbone's last map", STRIDE)
+    weights: str = option(
+        "", 'pretrained backbone: .safetensors, .pth or Hugging Face ids, separated by commas; "": random'
+    )
+    image_size: int = option(0, "pixels per side of the network's input; 0: the method's own", SIZE)
+    normalization: str = option(
+        "imagenet", "mean and deviation of the pixels that the weights were trained on", one_of(*NORMALIZATIONS)
+    )
+    dtype: str = option("float32", "type of activations; parameters stay float32", one_of("float32", "bfloat16"))
+    batch_norm: str = option(
+        "cross_device", "batch statistics over all devices or of each", one_of("cross_device", "per_device")
+    )
+    gradient_accumulation: int = option(1, "parts of a batch that are computed one after the other", AT_LEAST_ONE)
+    rematerialize: bool = option(False, "the backward pass recomputes activations instead of storing them")
 
-    au_weight: float = option(4.0, NOT_NEGATIVE)  # lambda of the paper's Eq. 3; 0: no AU cues
-    au_layers: tuple[str, ...] = ()  # aligned layers by tap name; (): the method's own
-    au_layer_reduction: str = option("mean", one_of("mean", "sum"))
-    codebook: str = "FACS"  # "FACS", "REFERENCE" or a .json file
-    label_smoothing: float = option(0.0, SHARE)
+    au_weight: float = option(4.0, "weight of the alignment loss, lambda of the paper's Eq. 3; 0: off", NOT_NEGATIVE)
+    au_layers: tuple[str, ...] = option((), "aligned layers by tap name, such as ('layer4','layer5'); (): the method's")
+    au_layer_reduction: str = option("mean", "how the losses of several layers are combined", one_of("mean", "sum"))
+    codebook: str = option("FACS", "action units of each expression: FACS, REFERENCE or a .json file")
+    label_smoothing: float = option(0.0, "share of the target spread over all classes", SHARE)
 
-    epochs: int = option(60, AT_LEAST_ONE)
-    seed: int = option(0, SEED)
-    protocol: str = option("heldout", one_of(*PROTOCOLS))  # the best epoch is that of validation, or (paper) of test
-    validate_every: int = option(1, AT_LEAST_ONE)  # epochs between validations; the last epoch always has one
-    keep_checkpoints: int = option(1, AT_LEAST_ONE)  # latest checkpoints kept beside the best one
+    epochs: int = option(60, "number of epochs", AT_LEAST_ONE)
+    seed: int = option(0, "seed of parameters, order and augmentation", SEED)
+    # On the validation split, so that the test split is used once; on the test split as the paper's published code
+    # does, which makes test accuracies higher than they are on new faces.
+    model_selection: str = option(
+        "validation", "split whose accuracy selects the best checkpoint", one_of("validation", "test")
+    )
+    validate_every: int = option(1, "epochs between validations; the last epoch always has one", AT_LEAST_ONE)
+    keep_checkpoints: int = option(1, "latest checkpoints kept beside the best one", AT_LEAST_ONE)
 
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     augment: Policy = dataclasses.field(default_factory=Policy)
 
     @property
-    def chosen_on(self) -> str:
-        """The split whose accuracy chooses the best checkpoint."""
-        return PROTOCOLS[self.protocol]
-
-    @property
-    def picture_size(self) -> int:
-        """Pixels per side that the network sees."""
+    def input_size(self) -> int:
+        """Pixels per side of the network's input."""
         return self.image_size or methods.METHODS[self.method].image_size
 
     @property
-    def load_size(self) -> int:
-        """Pixels per side at which training pictures enter augmentation: 256 for networks that see 224."""
-        return self.data.load_size or round(self.picture_size * 8 / 7)
+    def resize_size(self) -> int:
+        """Pixels per side of the training images that enter augmentation: 256 for an input of 224."""
+        return self.data.resize_size or round(self.input_size * 8 / 7)
 
     @property
     def weight_files(self) -> tuple[str, ...]:
-        """The files or ids of `weights`, one by one."""
+        """The separate files or ids of `weights`."""
         return tuple(filter(None, (source.strip() for source in self.weights.split(","))))
 
     def to_config_dict(self) -> ml_collections.ConfigDict:
@@ -141,83 +149,127 @@ class Config:
         return ml_collections.ConfigDict(dataclasses.asdict(self)).lock()
 
 
-# The augmentation's checks stand here so that ring 0 knows nothing of command lines.
-_RATES = (
-    "crop",
-    "flip_rate",
-    "gray_rate",
-    "jitter_rate",
-    "erase_rate",
-    "rotation_rate",
-    "brightness",
-    "contrast",
-    "saturation",
-)
-_AUGMENT_CHECKS = {
-    **dict.fromkeys(_RATES, RATE),
-    "hue": Check(lambda value: 0 <= value <= 0.5, "from 0 to 0.5"),
-    "rotation": NOT_NEGATIVE,
-    "erase_area": AREA,
+# Checks of `Policy` are written here because augment.py is an array module and knows nothing of command lines.
+_POLICY = {
+    "rotation": ("largest angle in degrees, either way", NOT_NEGATIVE),
+    "rotation_rate": ("probability of a rotation", RATE),
+    "crop": ("largest share of the area that a random square crop removes", RATE),
+    "flip_rate": ("probability of a horizontal flip", RATE),
+    "gray_rate": ("probability of a gray image", RATE),
+    "jitter_rate": ("probability of a color jitter", RATE),
+    "brightness": ("factors from 1 - value to 1 + value", RATE),
+    "contrast": ("factors from 1 - value to 1 + value", RATE),
+    "saturation": ("factors from 1 - value to 1 + value", RATE),
+    "hue": ("turns of the color circle, either way", Check(lambda value: 0 <= value <= 0.5, "from 0 to 0.5")),
+    "erase_rate": ("probability that a rectangle is erased", RATE),
+    "erase_area": ("smallest and largest share of the image that is erased", AREA),
 }
 
 
+class Option(NamedTuple):
+    """One option by its dotted name: type, default, description and check."""
+
+    kind: Any
+    default: Any
+    about: str
+    check: Check | None
+
+
+def _options(schema: type, prefix: str = "") -> dict[str, Option]:
+    types, options = typing.get_type_hints(schema), {}
+    defaults = schema()
+    for field in dataclasses.fields(schema):
+        name, default = prefix + field.name, getattr(defaults, field.name)
+        if dataclasses.is_dataclass(default):
+            options |= _options(type(default), f"{name}.")
+        else:
+            about, check = _POLICY[field.name] if schema is Policy else (field.metadata[k] for k in ("about", "check"))
+            options[name] = Option(types[field.name], default, about, check)
+    return options
+
+
+OPTIONS = _options(Config)  # by dotted names, such as "data.batch_size"
+
+# Names of options before 0.1.0, with their values where those have changed, too.
+RENAMED = {
+    "protocol": ("model_selection", {"heldout": "validation", "paper": "test"}),
+    "data.load_size": ("data.resize_size", {}),
+    "data.resident": ("data.cache", {"on": "device"}),
+}
+
+
+def check_name(name: str) -> None:
+    """Raises a UserError with the new or the most similar names unless `name` (such as "data.dir") is an option."""
+    if name in RENAMED:
+        new, values = RENAMED[name]
+        changes = ", ".join(f"{old} -> {value}" for old, value in values.items())
+        raise UserError(f"--config.{name} is now --config.{new}{f' ({changes})' if changes else ''}")
+    if name not in OPTIONS:
+        raise UserError(f"--config.{name}: no such option. {nearest(name, OPTIONS)}")
+
+
+def from_text(name: str, text: str) -> Any:
+    """Returns the value of an option as a command line gives it: a Python literal, or text where text is expected.
+
+    >>> from_text("au_weight", "4"), from_text("rematerialize", "true"), from_text("data.dir", "faces")
+    (4, True, 'faces')
+    """
+    check_name(name)
+    kind = OPTIONS[name].kind
+    if kind is str:
+        return text
+    if kind is bool and text in ("true", "false"):
+        return text == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text  # which `from_config_dict` refuses with the expected type
+
+
 def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> Config:
-    """Returns the checked configuration; whatever is wrong is a UserError that names the option."""
+    """Returns the checked configuration; options that are not given have their defaults.
+
+    Raises:
+      UserError: an unknown option or a wrong value, by name.
+    """
     plain = options.to_dict() if isinstance(options, ml_collections.ConfigDict) else options
-    config = _typed(Config, plain, "config")
+    values: dict[str, dict[str, Any]] = {"": {}, "data": {}, "optimizer": {}, "augment": {}}
+    for name, value in run_files.flat(plain).items():
+        check_name(name)
+        group, _, leaf = name.rpartition(".")
+        values[group][leaf] = _checked(name, value)
+    config = Config(
+        **values[""],
+        data=DataConfig(**values["data"]),
+        optimizer=OptimizerConfig(**values["optimizer"]),
+        augment=Policy(**values["augment"]),
+    )
     _check_together(config)
     return config
 
 
-def defaults() -> dict[str, Any]:
-    """Returns every option by its dotted name, such as "data.batch_size", with its default."""
-    return run_files.flat(dataclasses.asdict(Config()))
-
-
-def check_name(name: str) -> None:
-    """Raises a UserError, with the most similar names, unless `name` (such as "data.dir") is an option."""
-    if name not in defaults():
-        raise UserError(f"--config.{name}: no such option. {nearest(name, defaults())}")
-
-
-def _typed(schema: type, options: Mapping[str, Any], path: str) -> Any:
-    if not isinstance(options, Mapping):
-        raise UserError(f"--{path}: expected options by name, got {options!r}")
-    fields = {field.name: field for field in dataclasses.fields(schema)}
-    types = typing.get_type_hints(schema)
-    for name in options:
-        if name not in fields:
-            raise UserError(f"--{path}.{name}: no such option. {nearest(name, fields)}")
-    values = {}
-    for name, value in options.items():
-        where = f"{path}.{name}"
-        if dataclasses.is_dataclass(types[name]):
-            values[name] = _typed(typing.cast(type, types[name]), value, where)
-        else:
-            check = fields[name].metadata.get("check") or (_AUGMENT_CHECKS.get(name) if schema is Policy else None)
-            values[name] = _checked(value, types[name], check, where)
-    return schema(**values)
-
-
-def _checked(value: Any, kind: Any, check: Check | None, where: str) -> Any:
-    origin = typing.get_origin(kind) or kind
-    if origin is float and isinstance(value, int) and not isinstance(value, bool):
+def _checked(name: str, value: Any) -> Any:
+    option = OPTIONS[name]
+    kind = typing.get_origin(option.kind) or option.kind
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if origin is tuple and isinstance(value, list):
+    if kind is tuple and isinstance(value, list):
         value = tuple(value)
-    if not isinstance(value, origin) or (origin is int and isinstance(value, bool)):
-        raise UserError(f"--{where}: expected {getattr(origin, '__name__', origin)}, got {value!r}")
-    if check and not check.holds(value):
-        raise UserError(f"--{where}: expected {check.expected}, got {value!r}")
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise UserError(f"--config.{name}: expected {kind.__name__}, got {value!r}")
+    if option.check and not option.check.holds(value):
+        raise UserError(f"--config.{name}: expected {option.check.expected}, got {value!r}")
     return value
 
 
 def _check_together(config: Config) -> None:
+    """Raises a UserError where the method, its options, its layers and the codebook do not fit together."""
     try:
         book = codebook.load(config.codebook)
     except ValueError as error:
         raise UserError(f"--config.codebook: {error}") from error
-    row, options = methods.METHODS[config.method], method_options(config)
+    row = methods.METHODS[config.method]
+    options = method_options(config)
     try:
         row.with_options(options)
     except ValueError as error:
@@ -232,7 +284,7 @@ def _check_together(config: Config) -> None:
 
 
 def method_options(config: Config) -> dict[str, float]:
-    """Returns the hyper-parameters that `config.method_options` names, by name; another form is a UserError."""
+    """Returns the hyper-parameters in `config.method_options` by name; any other form is a UserError."""
     values = {}
     for part in filter(None, config.method_options.replace(" ", "").split(",")):
         name, _, number = part.partition("=")
@@ -243,9 +295,3 @@ def method_options(config: Config) -> dict[str, float]:
                 f"--config.method_options: expected NAME=NUMBER, separated by commas, got {part!r}"
             ) from error
     return values
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns a sentence with the most similar known names, or all of them."""
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f"Did you mean {' or '.join(close)}?" if close else f"There are: {', '.join(known)}."

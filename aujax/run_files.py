@@ -19,6 +19,8 @@ from aujax.errors import UserError
 
 CONFIG, MANIFEST, LOG, CHECKPOINTS = "config.json", "manifest.json", "log.jsonl", "checkpoints"
 CALIBRATION = "calibration.json"
+# Version of the names of options and keys in these files; manifest.json stores it. Raised when one is renamed.
+SCHEMA_VERSION = 1
 
 # Options that change no number: they may differ between a run and its continuation, or between compared runs.
 FREE_OPTIONS = frozenset(
@@ -26,7 +28,7 @@ FREE_OPTIONS = frozenset(
         "data.dir",
         "data.read_threads",
         "data.eval_batch_size",
-        "data.resident",
+        "data.cache",
         "keep_checkpoints",
         "rematerialize",
     }

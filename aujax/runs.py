@@ -26,6 +26,7 @@ from aujax.training import step as steps
 from aujax.training.checkpoint import Checkpoints
 
 _MANIFEST_KEYS = {"expressions", "data", "codebook"}
+_DAMAGED = "train.py writes it, and without it the run folder is damaged"
 _PACKAGES = ("aujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -88,7 +89,7 @@ def abstract_state(model: methods.Classifier, config: Config, tx: optax.Gradient
 
 
 def _blank_picture(config: Config) -> jax.Array:
-    return jnp.zeros((1, config.picture_size, config.picture_size, 3))
+    return jnp.zeros((1, config.input_size, config.input_size, 3))
 
 
 def optimizer_of(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -115,7 +116,7 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
         if workdir.is_dir() and any(workdir.iterdir()):
             raise UserError(f"--workdir: {workdir} is not empty and not a run folder; choose a new folder")
         return
-    manifest = _read(workdir / run_files.MANIFEST)
+    manifest = _read_manifest(workdir)
     if imported := manifest.get("imported"):
         raise UserError(
             f"--workdir: {workdir} holds a released model, imported from {imported['from']}, which is evaluated and "
@@ -173,7 +174,7 @@ def write_imported(
     state = jax.device_put(steps.create_state(variables, tx), replicated(data_mesh()))
     with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
         # Accuracy and epoch are not known; there is no other checkpoint to compare with.
-        checkpoints.save(0, state, {"cl": 0.0, "epoch": 0})
+        checkpoints.save(0, state, {"accuracy": 0.0, "epoch": 0})
     data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
     about = {
         "imported": dict(imported),
@@ -195,7 +196,8 @@ def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
         raise UserError(
             f"--workdir: {workdir} is not a run folder (no config.json); train one: python train.py --workdir={workdir}"
         )
-    config, manifest = from_config_dict(_read(workdir / run_files.CONFIG)), _read(workdir / run_files.MANIFEST)
+    manifest = _read_manifest(workdir)
+    config = from_config_dict(_read(workdir / run_files.CONFIG))
     _check_codebook(workdir, config, manifest)
     model = build_model(config, len(manifest["expressions"]))
     tx, _ = optimizer_of(config, steps_per_epoch=1)
@@ -242,6 +244,7 @@ def _manifest(config: Config, faces: Faces) -> dict[str, Any]:
 
 def _surroundings() -> dict[str, Any]:
     return {
+        "schema_version": run_files.SCHEMA_VERSION,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
@@ -269,12 +272,22 @@ def _check_codebook(workdir: pathlib.Path, config: Config, manifest: dict[str, A
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-    remedy = "train.py writes it, and without it the run folder is damaged"
-    content = run_files.read_json(path, remedy=remedy)
-    needed = _MANIFEST_KEYS if path.name == run_files.MANIFEST else set()
-    if not isinstance(content, dict) or needed - content.keys():
-        raise UserError(f"{path}: expected an object{f' with {sorted(needed)}' if needed else ''}; {remedy}")
-    return content
+    return run_files.read_json(path, remedy=_DAMAGED)
+
+
+def _read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the content of manifest.json; a run folder of another schema version is a UserError."""
+    path = workdir / run_files.MANIFEST
+    manifest = _read(path)
+    if manifest.get("schema_version") != run_files.SCHEMA_VERSION:
+        raise UserError(
+            f"--workdir: {workdir} was written by another version of aujax, whose options and files have other names "
+            f"(schema version {manifest.get('schema_version')}, expected {run_files.SCHEMA_VERSION}); "
+            "train again in a new folder, or use the version that wrote it"
+        )
+    if _MANIFEST_KEYS - manifest.keys():
+        raise UserError(f"{path}: expected an object with {sorted(_MANIFEST_KEYS)}; {_DAMAGED}")
+    return manifest
 
 
 def _write(path: pathlib.Path, content: dict[str, Any]) -> None:

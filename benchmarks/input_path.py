@@ -55,7 +55,7 @@ def bare(config: Config, source: FaceSource) -> timing.Work:
     """Returns the work of as many steps as an epoch has, on a batch that waits on the device."""
     made, state = training.start(config)
     order, batch_size = np.arange(len(source)), config.data.batch_size
-    host = next(iter(feed.batches(source, order, batch_size=batch_size, size=config.load_size, threads=1)))
+    host = next(iter(feed.batches(source, order, batch_size=batch_size, size=config.resize_size, threads=1)))
     batch, carry = to_mesh(host, made.mesh), [state]
     step = steps.make_train_step(*made).lower(state, batch).compile()
 
@@ -68,17 +68,17 @@ def bare(config: Config, source: FaceSource) -> timing.Work:
 
 def measure(source: FaceSource, config: Config, threads: list[int], repeats: int) -> None:
     """Prints both tables."""
-    count, size = len(source), config.load_size
+    count, size = len(source), config.resize_size
     works = [reading(source, size, config.data.batch_size, number) for number in threads]
     works.append(lambda: device_cache.load(source, size, data_mesh(), threads=max(threads)))
     names = [f"fed, {number} threads" for number in threads] + [f"resident, {max(threads)} threads, once"]
     print(f"reading {count} faces at {size} px\n{'':<28}{'a second':>10}")
     for name, seconds in zip(names, timing.in_turns(works, repeats), strict=True):
         print(f"{name:<28}{count / seconds:>10.0f}")
-    with_ = {where: dataclasses.replace(config.data, resident=where) for where in ("on", "off")}
+    with_ = {where: dataclasses.replace(config.data, cache=where) for where in ("device", "off")}
     works = [bare(config, source), *(epoch(dataclasses.replace(config, data=data), source) for data in with_.values())]
     alone, *whole = timing.in_turns(works, repeats)
-    print(f"\nan epoch of {config.method} at {config.picture_size} px, batches of {config.data.batch_size}")
+    print(f"\nan epoch of {config.method} at {config.input_size} px, batches of {config.data.batch_size}")
     print(f"{'':<28}{'a second':>10}{'in the step':>14}")
     print(f"{'bare step':<28}{count / alone:>10.0f}{1:>14.1%}")
     for name, seconds in zip(("resident", "fed"), whole, strict=True):

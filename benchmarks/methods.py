@@ -35,7 +35,7 @@ def config(row: methods.Method, au_weight: float, data: str, *, smoke: bool) -> 
         au_weight=au_weight,
         epochs=epochs,
         validate_every=epochs,
-        data=DataConfig(dir=data, load_size=36 if smoke else 88),
+        data=DataConfig(dir=data, resize_size=36 if smoke else 88),
         optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=1.0, clip_norm=5.0),
     )
 

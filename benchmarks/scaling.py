@@ -71,7 +71,7 @@ def main() -> None:
         data=DataConfig(batch_size=options.batch),
         optimizer=OptimizerConfig(learning_rate=1e-3),
     )
-    batch = faces.batch(options.batch, config.load_size)
+    batch = faces.batch(options.batch, config.resize_size)
     measured = [step_on(count, config, batch) for count in counts]
     times = timing.in_turns([work for work, *_ in measured], repeats)
     print(f"{timing.machine()}; {options.method}, {options.batch} faces, median of {repeats} turns\n")

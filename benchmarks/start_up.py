@@ -48,7 +48,7 @@ def main() -> None:
             sizes = ["--train=64", "--validation=16", "--test=16", "--size=64", "--jobs=1"]
             command = [sys.executable, "-m", "aujax.data.prepare", "synthetic", f"--out={data}", *sizes]
             subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        small = ["--config.image_size=32", "--config.data.load_size=36"] if given.smoke else []
+        small = ["--config.image_size=32", "--config.data.resize_size=36"] if given.smoke else []
         options = [f"--config.data.dir={data}", *small, *given.options]
         cold, warm = (seconds_to_first_step(place / "cache", place / name, options) for name in ("cold", "warm"))
         files = [file for file in (place / "cache").rglob("*") if file.is_file()]

@@ -123,7 +123,7 @@ def main() -> None:
         method=options.method, backbone=small, image_size=size, dtype=options.dtype, data=DataConfig(batch_size=batch)
     )
     made, state = training.start(config)
-    held = jax.device_put(faces.batch(batch, config.load_size), sharded(made.mesh))
+    held = jax.device_put(faces.batch(batch, config.resize_size), sharded(made.mesh))
     program = steps.make_train_step(*made).lower(state, held).compile()
     state, _ = program(state, held)  # the first one allocates
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +132,7 @@ def main() -> None:
                 state, _ = jax.block_until_ready(program(state, held))
         known = operations(program)
         times = durations(folder, known)
-    print(f"{timing.machine()}; {options.method}, {batch} faces of {config.picture_size} px, {options.dtype}")
+    print(f"{timing.machine()}; {options.method}, {batch} faces of {config.input_size} px, {options.dtype}")
     print(f"{memory.shown(memory.needed(program))} a device, {options.steps} steps\n\nby part of the step")
     known[""] = Operation("library kernels in graphs", "")
     table(times, lambda name: part_of(known[name].traced), options.steps)

@@ -41,7 +41,7 @@ def compiled(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     *carry, rows, valid, first, last = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), (*carry, *numbers)
     )
-    held = abstract(STEPS * batch, config.load_size, mesh)
+    held = abstract(STEPS * batch, config.resize_size, mesh)
     program = steps.make_resident_steps(model, tx, config, mesh)
     return program.lower(*carry, held, rows, valid, first, last).compile()
 

@@ -45,7 +45,7 @@ def program(config: Config) -> Program:
     made, state = training.start(config)
     mesh = made.mesh
     batch = config.data.batch_size
-    held = jax.device_put(faces.batch(BATCHES_HELD * batch, config.load_size), sharded(mesh))
+    held = jax.device_put(faces.batch(BATCHES_HELD * batch, config.resize_size), sharded(mesh))
     rows, valid = feed.batch_rows(np.random.default_rng(0).permutation(BATCHES_HELD * batch).astype(np.int32), batch)
     count = STEPS_PER_CALL if steps.loops_are_fast(mesh) else 1
     rows, valid = (np.resize(x, (count, batch)) for x in (rows, valid))

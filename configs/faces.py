@@ -16,7 +16,7 @@ SMALL = Config(
     image_size=112,
     epochs=30,
     validate_every=5,
-    data=DataConfig(load_size=128),
+    data=DataConfig(resize_size=128),
     optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=1.0, clip_norm=5.0),
 )
 

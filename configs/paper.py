@@ -1,4 +1,4 @@
-"""The paper's 44 settings: RAF-DB and AffectNet, eleven methods, without and with AU cues; and two protocols.
+"""The paper's 44 settings: RAF-DB and AffectNet, eleven methods, without and with AU cues; two ways of model selection.
 
 Data:      python -m aujax.data.prepare folds --source RAF-DB --folds wsol-done-right-splits/RAF-DB --out data/rafdb
            (the authors' splits and landmarks; or the sources rafdb and affectnet)
@@ -19,8 +19,8 @@ method trains as CAM does. The release trained in half
 precision (--config.dtype=bfloat16 is near) and started ADL from ImageNet weights moved on by a block; here they are
 in place. The released models, with the options of each: docs/released_weights.md.
 
-Protocol: protocol=heldout, the default, chooses the best epoch on a validation split; protocol=paper on the test set,
-as the authors did, whose accuracies are therefore higher than they are on new faces.
+Model selection: model_selection=validation, the default, selects the best epoch on a validation split;
+model_selection=test on the test set, as the authors did, whose accuracies are therefore higher than on new faces.
 
 The published numbers are in aujax/report/published.py; beside those of your runs, with intervals:
   python -m aujax.report table1 runs/* --out tables   (accuracy and CAM-COS; table2: ATT-COS)
@@ -31,7 +31,7 @@ import dataclasses
 
 import ml_collections
 
-from aujax.config import PROTOCOLS, Config, DataConfig, OptimizerConfig
+from aujax.config import Config, DataConfig, OptimizerConfig
 from aujax.release.options import METHODS, row_of
 
 DATASETS = {
@@ -49,15 +49,16 @@ DATASETS = {
     ),
 }
 AU = {"true": True, "false": False}
+SPLITS = ("validation", "test")
 
 
 def get_config(setting: str = "") -> ml_collections.ConfigDict:
-    """Returns the options of a setting such as "method=WILDCAT,au=false,protocol=paper".
+    """Returns the options of a setting such as "method=WILDCAT,au=false,model_selection=test".
 
-    What is left out is method=CAM,dataset=rafdb,au=true,protocol=heldout.
+    The defaults are method=CAM,dataset=rafdb,au=true,model_selection=validation.
     """
-    chosen = {"method": "CAM", "dataset": "rafdb", "au": "true", "protocol": "heldout"}
-    allowed = {"method": METHODS.values(), "dataset": DATASETS, "au": AU, "protocol": PROTOCOLS}
+    chosen = {"method": "CAM", "dataset": "rafdb", "au": "true", "model_selection": "validation"}
+    allowed = {"method": METHODS.values(), "dataset": DATASETS, "au": AU, "model_selection": SPLITS}
     for part in filter(None, setting.split(",")):
         name, _, value = part.partition("=")
         if name not in chosen:
@@ -73,5 +74,5 @@ def get_config(setting: str = "") -> ml_collections.ConfigDict:
         method=row.name,
         au_weight=config.au_weight if AU[chosen["au"]] else 0.0,
         codebook="REFERENCE",
-        protocol=chosen["protocol"],
+        model_selection=chosen["model_selection"],
     ).to_config_dict()

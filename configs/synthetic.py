@@ -17,7 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
         backbone="resnet_tiny",
         image_size=64,
         epochs=12,
-        data=DataConfig(dir="data/synthetic", load_size=72, batch_size=32),
+        data=DataConfig(dir="data/synthetic", resize_size=72, batch_size=32),
         optimizer=OptimizerConfig(learning_rate=0.05, warmup_epochs=0.5, clip_norm=5.0),
         augment=Policy(jitter_rate=0.4, erase_rate=0.0, gray_rate=0.1),
     ).to_config_dict()

@@ -42,7 +42,7 @@ def tiny_config(tiny_data: pathlib.Path) -> Config:
         backbone="resnet_tiny",
         image_size=32,
         epochs=2,
-        data=DataConfig(dir=str(tiny_data), load_size=36, batch_size=8, eval_batch_size=8, read_threads=1),
+        data=DataConfig(dir=str(tiny_data), resize_size=36, batch_size=8, eval_batch_size=8, read_threads=1),
         optimizer=OptimizerConfig(learning_rate=0.05),
     )
 

@@ -225,7 +225,7 @@ def _example_rows(columns: Columns, attributes: bool) -> Iterator[dict[str, Any]
 def _log(epoch: int, au_weight: float) -> list[dict[str, Any]]:
     train = {"kind": "train", "epoch": epoch, "step": 20 * epoch, "cross_entropy": 2.0 / epoch}
     train |= {"alignment": 0.5 / epoch} if au_weight else {}
-    score = {"cl": 0.2 * epoch, "att_cos": dict.fromkeys(LAYERS, 0.1 * epoch)}
+    score = {"accuracy": 0.2 * epoch, "att_cos_by_layer": dict.fromkeys(LAYERS, 0.1 * epoch)}
     return [train, {"kind": "validation", "epoch": epoch, "step": 20 * epoch, "split": "validation", **score}]
 
 

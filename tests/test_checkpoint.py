@@ -16,7 +16,7 @@ def after_a_worse_epoch(tmp_path):
     """Four epochs; the second is the best, equalled by the third."""
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         for epoch, accuracy in enumerate([0.3, 0.6, 0.6, 0.4], start=1):
-            checkpoints.save(10 * epoch, {"weights": jnp.full(3, float(epoch))}, {"cl": accuracy, "epoch": epoch})
+            checkpoints.save(10 * epoch, {"weights": jnp.full(3, float(epoch))}, {"accuracy": accuracy, "epoch": epoch})
     return tmp_path / "checkpoints"
 
 
@@ -43,13 +43,13 @@ def test_nothing_else_is_kept(after_a_worse_epoch):
 def test_more_can_be_kept(tmp_path):
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         for epoch, accuracy in enumerate([0.9, 0.2, 0.3, 0.4], start=1):
-            checkpoints.save(epoch, {"weights": jnp.zeros(3)}, {"cl": accuracy, "epoch": epoch})
+            checkpoints.save(epoch, {"weights": jnp.zeros(3)}, {"accuracy": accuracy, "epoch": epoch})
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == [1, 3, 4]
 
 
 def test_metrics_come_back_with_the_step(after_a_worse_epoch):
     with Checkpoints(after_a_worse_epoch) as checkpoints:
-        assert checkpoints.find("latest") == (40, {"cl": 0.4, "epoch": 4})
+        assert checkpoints.find("latest") == (40, {"accuracy": 0.4, "epoch": 4})
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):

@@ -47,7 +47,7 @@ def test_every_shipped_configuration_is_valid(path):
     ("changed", "message"),
     [
         ({"au_weight": -1.0}, r"--config\.au_weight: expected 0 or more, got -1\.0"),
-        ({"protocol": "test"}, r"--config\.protocol: expected one of 'heldout', 'paper', got 'test'"),
+        ({"model_selection": "train"}, r"--config\.model_selection: expected one of 'validation', 'test', got 'train'"),
         ({"au_weight": "much"}, r"--config\.au_weight: expected float, got 'much'"),
         ({"epochs": True}, r"--config\.epochs: expected int, got True"),
         ({"method": "FOO"}, r"--config\.method: expected one of 'CAM', .*, got 'FOO'"),
@@ -96,6 +96,19 @@ def test_alignment_needs_a_codebook_with_action_units(tmp_path):
         from_config_dict(options(codebook=str(path)))
 
 
+@pytest.mark.parametrize(
+    ("old", "message"),
+    [
+        ("data.resident", r"--config\.data\.resident is now --config\.data\.cache \(on -> device\)$"),
+        ("data.load_size", r"--config\.data\.load_size is now --config\.data\.resize_size$"),
+        ("protocol", r"is now --config\.model_selection \(heldout -> validation, paper -> test\)$"),
+    ],
+)
+def test_an_old_name_is_answered_with_the_new_one(old, message):
+    with pytest.raises(UserError, match=message):
+        configs.check_name(old)
+
+
 def test_an_unknown_flag_is_told_with_the_nearest_names():
     with pytest.raises(UserError, match=r"--config\.flip_rate: no such option\. Did you mean augment\.flip_rate"):
         configs.check_name("flip_rate")
@@ -120,8 +133,8 @@ def test_method_options_are_read_by_name():
 
 
 def test_the_picture_size_is_the_methods_own_unless_one_is_given():
-    assert [Config(method=name).picture_size for name in ("CAM", "APViT")] == [224, 112]
-    assert Config(method="APViT", image_size=64).picture_size == 64
+    assert [Config(method=name).input_size for name in ("CAM", "APViT")] == [224, 112]
+    assert Config(method="APViT", image_size=64).input_size == 64
 
 
 def test_weight_files_are_separated_by_commas():
@@ -130,5 +143,5 @@ def test_weight_files_are_separated_by_commas():
 
 
 def test_training_pictures_are_loaded_a_little_larger_than_the_network_sees_them():
-    assert [Config(method=name).load_size for name in ("CAM", "APViT")] == [256, 128]
-    assert Config(data=DataConfig(load_size=300)).load_size == 300
+    assert [Config(method=name).resize_size for name in ("CAM", "APViT")] == [256, 128]
+    assert Config(data=DataConfig(resize_size=300)).resize_size == 300

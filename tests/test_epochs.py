@@ -38,7 +38,7 @@ def trained(config, **options):
 @pytest.fixture(scope="module")
 def fed(tiny_config):
     """24 faces in batches of 16, so that the second one is filled up."""
-    return trained(tiny_config, resident="off")
+    return trained(tiny_config, cache="off")
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def looped(tiny_config):
     """The same on four devices, all steps in one program, as an accelerator has them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "loops_are_fast", lambda mesh: True)
-        return trained(tiny_config, devices=4, resident="on")
+        return trained(tiny_config, devices=4, cache="device")
 
 
 def test_resident_faces_give_the_numbers_of_those_that_are_fed(fed, tiny_config):
-    means, state, *_ = trained(tiny_config, resident="on")
+    means, state, *_ = trained(tiny_config, cache="device")
     assert means == pytest.approx(fed[0], rel=1e-6)
     chex.assert_trees_all_close(state, fed[1], rtol=1e-4, atol=1e-6)
 
@@ -101,8 +101,8 @@ def test_faces_that_fit_are_resident(tiny_config, monkeypatch):
 @pytest.mark.usefixtures("sizes")
 def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, monkeypatch):
     monkeypatch.setattr(memory, "limit", lambda mesh, state: 2**10)
-    with pytest.raises(UserError, match=r"resident=on: 24 faces and the step need 104 KiB of each .* set it to auto"):
-        opened(tiny_config, resident="on")
+    with pytest.raises(UserError, match=r"cache=device: 24 faces and the step need 104 KiB of each .* set it to auto"):
+        opened(tiny_config, cache="device")
 
 
 @pytest.mark.usefixtures("sizes")
@@ -112,4 +112,4 @@ def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, mon
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(tiny_config, monkeypatch, room, advice):
     monkeypatch.setattr(memory, "limit", lambda mesh, state: room * 2**20)
     with pytest.raises(UserError, match=rf"batch_size: a step of 16 faces needs 5 MiB of each device.*; {advice}.*; "):
-        opened(tiny_config, resident="off")
+        opened(tiny_config, cache="off")

@@ -32,8 +32,9 @@ def test_every_epoch_is_logged_once(tiny_run):
 def test_validation_reports_accuracy_and_cosines(tiny_run):
     line = log(tiny_run, "validation")[-1]
     assert line["split"] == "validation"
-    assert 0.0 <= line["cl"] <= 1.0
-    assert set(line["att_cos"]) == {"layer1", "layer2", "layer3", "layer4", "layer5"}
+    assert 0.0 <= line["accuracy"] <= 1.0
+    assert line["att_cos"] == line["att_cos_by_layer"]["layer5"]
+    assert set(line["att_cos_by_layer"]) == {"layer1", "layer2", "layer3", "layer4", "layer5"}
 
 
 def test_the_run_folder_says_what_was_run(tiny_run, tiny_config):
@@ -90,11 +91,11 @@ def test_an_option_newer_than_the_run_had_its_default(tiny_run, tiny_config, wit
     for name in (run_files.CONFIG, run_files.MANIFEST):
         shutil.copy(tiny_run / name, tmp_path / name)
     options = json.loads((tmp_path / run_files.CONFIG).read_text())
-    (tmp_path / run_files.CONFIG).write_text(json.dumps({k: v for k, v in options.items() if k != "protocol"}))
+    (tmp_path / run_files.CONFIG).write_text(json.dumps({k: v for k, v in options.items() if k != "model_selection"}))
     faces = open_faces(tiny_config.data.dir)
     runs.check_continuation(tmp_path, tiny_config, faces)
-    with pytest.raises(UserError, match=r"was started with config\.protocol='heldout', now it is 'paper'"):
-        runs.check_continuation(tmp_path, with_options(protocol="paper"), faces)
+    with pytest.raises(UserError, match=r"was started with config\.model_selection='validation', now it is 'test'"):
+        runs.check_continuation(tmp_path, with_options(model_selection="test"), faces)
 
 
 def test_other_data_in_the_same_folder_is_refused(tiny_run, tiny_config, tmp_path):
@@ -140,19 +141,19 @@ def test_data_without_a_validation_split_are_refused_with_what_to_do(tiny_config
     monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(faces, splits={"train": 24, "test": 16}))
     with pytest.raises(
         UserError,
-        match=r"heldout chooses the best epoch on the split 'validation', which .* does not have; prepare the data set "
-        r"again with a share for --validation, or choose it on test with --config\.protocol=paper$",
+        match=r"the best epoch is selected on the split 'validation', which .* does not have; prepare the data set "
+        r"again with a share for --validation, or select it on test with --config\.model_selection=test$",
     ):
         train_and_evaluate(tiny_config, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("protocol", "faces"), [("heldout", 8), ("paper", 16)])
-def test_the_protocol_says_on_which_faces_the_best_epoch_is_chosen(with_options, monkeypatch, protocol, faces):
+@pytest.mark.parametrize(("split", "faces"), [("validation", 8), ("test", 16)])
+def test_the_best_epoch_is_selected_on_the_configured_split(with_options, monkeypatch, split, faces):
     def evaluate(reader, variables, batches, **_):
         return evaluation.Evaluation({"faces": sum(int(batch.valid.sum()) for batch in batches)}, {})
 
     monkeypatch.setattr(loop.evaluation, "evaluate", evaluate)
-    config = with_options(protocol=protocol)
+    config = with_options(model_selection=split)
     model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
     monkeypatch.setattr(loop.memory, "fitting", lambda lower, *_, **__: lower)
     state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
@@ -160,8 +161,8 @@ def test_the_protocol_says_on_which_faces_the_best_epoch_is_chosen(with_options,
     assert validate(state) == {"faces": faces}
 
 
-def test_the_paper_protocol_needs_no_validation_split(with_options, tmp_path, monkeypatch):
-    config = with_options(protocol="paper")
+def test_model_selection_on_test_needs_no_validation_split(with_options, tmp_path, monkeypatch):
+    config = with_options(model_selection="test")
     data = loop.open_faces(config.data.dir)
     monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(data, splits={"train": 24, "test": 16}))
     assert loop._open(config).splits == {"train": 24, "test": 16}
@@ -170,13 +171,13 @@ def test_the_paper_protocol_needs_no_validation_split(with_options, tmp_path, mo
 def test_the_first_and_every_later_line_say_which_split_chooses(tiny_config, with_options, tmp_path):
     data = loop.open_faces(tiny_config.data.dir)
     for config, words in (
-        (tiny_config, "validation (protocol heldout)"),
-        (with_options(protocol="paper"), "test (protocol paper)"),
+        (tiny_config, "validation"),
+        (with_options(model_selection="test"), "test"),
     ):
         opening = loop._opening(0, config, data, loop.data_mesh(), tmp_path)
-        assert f"best epoch chosen on {words}" in opening
+        assert f"best epoch selected on {words}" in opening
     line = loop._line(
-        1, with_options(protocol="paper"), {"loss": 1.0}, {"cl": 0.5, "att_cos": {"layer5": 0.25}}, "layer5"
+        1, with_options(model_selection="test"), {"loss": 1.0}, {"accuracy": 0.5, "att_cos": 0.25}, "layer5"
     )
     assert "test accuracy 0.500" in line
 
@@ -237,6 +238,21 @@ def test_numbers_after_the_checkpoint_are_dropped(tmp_path):
     assert [line["step"] for line in run_files.read_log(tmp_path / "log.jsonl")] == [3]
 
 
+def test_tensorboard_gets_numbers_and_nothing_else(tmp_path, monkeypatch):
+    tensorboard = pytest.importorskip("tensorboardX")
+    written, add_scalar = {}, tensorboard.SummaryWriter.add_scalar
+
+    def record(self, name, value, step):
+        written[name] = (value, step)
+        return add_scalar(self, name, value, step)  # fails for anything but a number
+
+    monkeypatch.setattr(tensorboard.SummaryWriter, "add_scalar", record)
+    numbers = {"split": "test", "accuracy": 0.5, "cam_cos": None, "att_cos_by_layer": {"layer4": None, "layer5": 0.25}}
+    Log(tmp_path, step=0).write("validation", 3, numbers)
+    assert written == {"validation/accuracy": (0.5, 3), "validation/att_cos_by_layer.layer5": (0.25, 3)}
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
 def test_validation_every_second_epoch_and_after_the_last(with_options, tmp_path):
     train_and_evaluate(with_options(validate_every=2, epochs=3), tmp_path / "run")
     assert [line["epoch"] for line in log(tmp_path / "run", "validation")] == [2, 3]
@@ -256,11 +272,22 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tiny_config, tmp_path):
 
 def test_a_manifest_that_lacks_something_is_refused(tiny_run, tmp_path):
     shutil.copytree(tiny_run, tmp_path / "run")
-    (tmp_path / "run" / "manifest.json").write_text("{}")
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps({"schema_version": run_files.SCHEMA_VERSION}))
     with pytest.raises(
         UserError, match=r"manifest\.json: expected an object with \['codebook', 'data', 'expressions'\]"
     ):
         runs.load_run(tmp_path / "run")
+
+
+def test_a_run_folder_of_another_schema_version_is_refused(tiny_run, tiny_config, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    path = tmp_path / "run" / "manifest.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "schema_version"}))
+    message = r"written by another version of aujax.*\(schema version None, expected 1\); train again in a new folder"
+    with pytest.raises(UserError, match=message):
+        runs.load_run(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(tiny_config, tmp_path / "run")
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

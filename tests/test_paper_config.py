@@ -55,7 +55,7 @@ def test_the_published_command_is_met(paper):
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.weight_decay, optimizer.momentum) == (0.002, 0.0005, 0.9)
     assert (optimizer.schedule, optimizer.step_epochs, optimizer.step_factor) == ("step", 4, 0.9)
-    assert (config.au_weight, config.picture_size, config.load_size, config.data.batch_size) == (
+    assert (config.au_weight, config.input_size, config.resize_size, config.data.batch_size) == (
         9.0,
         224,
         256,
@@ -64,7 +64,7 @@ def test_the_published_command_is_met(paper):
 
 
 def test_apvit_sees_small_pictures(paper):
-    assert config_of(paper, "method=APViT").picture_size == 112
+    assert config_of(paper, "method=APViT").input_size == 112
 
 
 def test_the_default_is_cam_on_rafdb_with_au_cues(paper):
@@ -78,8 +78,8 @@ def test_the_default_is_cam_on_rafdb_with_au_cues(paper):
         ("method=ADL/reference", "method must be one of CAM, .*got 'ADL/reference'"),
         ("dataset=RAF", "dataset must be one of rafdb, affectnet, got 'RAF'"),
         ("au=yes", "au must be one of true, false, got 'yes'"),
-        ("protocol=test", "protocol must be one of heldout, paper, got 'test'"),
-        ("CAM", r"expected method=\.\.\.,dataset=\.\.\.,au=\.\.\.,protocol=\.\.\., got 'CAM'"),
+        ("model_selection=train", "model_selection must be one of validation, test, got 'train'"),
+        ("CAM", r"expected method=\.\.\.,dataset=\.\.\.,au=\.\.\.,model_selection=\.\.\., got 'CAM'"),
     ],
 )
 def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(paper, setting, message):
@@ -87,5 +87,6 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do(paper, sett
         paper.get_config(setting)
 
 
-def test_the_best_epoch_is_chosen_on_held_out_faces_unless_the_papers_protocol_is_asked_for(paper):
-    assert [config_of(paper, setting).chosen_on for setting in ("", "protocol=paper")] == ["validation", "test"]
+def test_the_best_epoch_is_selected_on_validation_unless_the_papers_protocol_is_requested(paper):
+    settings = ("", "model_selection=test")
+    assert [config_of(paper, setting).model_selection for setting in settings] == ["validation", "test"]

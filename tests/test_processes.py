@@ -18,7 +18,7 @@ from aujax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = (
-    *("--config=configs/synthetic.py", "--config.image_size=32", "--config.data.load_size=36", "--config.epochs=3"),
+    *("--config=configs/synthetic.py", "--config.image_size=32", "--config.data.resize_size=36", "--config.epochs=3"),
     # All faces in one step, so that what several steps make of rounding does not matter.
     *("--config.data.batch_size=24", "--config.data.eval_batch_size=8", "--config.optimizer.warmup_epochs=0"),
 )

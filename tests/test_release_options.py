@@ -44,8 +44,8 @@ def test_methods_become_the_rows_that_compute_the_published_numbers(theirs, enco
 
 def test_options_become_those_of_a_configuration():
     config = translate().config
-    assert config.protocol == "paper"  # the best epoch on the test split
-    assert (config.image_size, config.data.load_size, config.data.batch_size, config.epochs) == (32, 36, 224, 20)
+    assert config.model_selection == "test"  # the best epoch on the test split
+    assert (config.image_size, config.data.resize_size, config.data.batch_size, config.epochs) == (32, 36, 224, 20)
     assert (config.seed, config.codebook, config.output_stride, config.au_layers) == (3, "REFERENCE", 8, ())
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.momentum, optimizer.weight_decay) == (0.002, 0.9, 0.0005)

@@ -189,7 +189,7 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
 
 
 def test_curves_name_the_split_that_chose_the_epoch(tmp_path, sheets):
-    log = [{"kind": "validation", "split": "test", "epoch": 1, "cl": 0.5, "att_cos": {"layer5": 0.5}}]
+    log = [{"kind": "validation", "split": "test", "epoch": 1, "accuracy": 0.5, "att_cos_by_layer": {"layer5": 0.5}}]
     charts.loss_curves({"run": log}, tmp_path / "curves.png", layers={"run": "layer5"})
     assert "Accuracy (test)" in words_of(sheets[0])
 

@@ -43,7 +43,7 @@ def trained(config, devices, batches=2):
     train_step = steps.make_train_step(model, tx, config, mesh)
     source = faces.source("train")
     order = feed.epoch_order(config.seed, 0, len(source))
-    options = {"batch_size": config.data.batch_size, "size": config.load_size, "threads": 1}
+    options = {"batch_size": config.data.batch_size, "size": config.resize_size, "threads": 1}
     history = []
     for _, batch in zip(range(batches), feed.batches(source, order, **options), strict=False):
         state, means = train_step(state, to_mesh(batch, mesh))
@@ -225,7 +225,7 @@ def views_of(config, batch, mix=augment.unmixed):
 def first_batch(config, size):
     source = open_faces(config.data.dir).source("train")
     order = feed.epoch_order(config.seed, 0, len(source))
-    return next(feed.batches(source, order, batch_size=size, size=config.load_size, threads=1))
+    return next(feed.batches(source, order, batch_size=size, size=config.resize_size, threads=1))
 
 
 def test_acol_erases_by_the_label_in_training(with_options):

@@ -56,7 +56,7 @@ def test_the_papers_layers_are_those_of_its_table():
     assert rows[-2].name == "au_layers=layer2+layer3+layer4+layer5,seed=0"
 
 
-@pytest.mark.parametrize("base", ["rafdb", "faces:small", "paper:method=TS-CAM,protocol=paper"])
+@pytest.mark.parametrize("base", ["rafdb", "faces:small", "paper:method=TS-CAM,model_selection=test"])
 def test_a_sweep_stands_on_any_other_configuration(base):
     name, _, setting = base.partition(":")
     shared = from_config_dict(config_files.options(str(ROOT / "configs" / f"{name}.py") + f":{setting}"))

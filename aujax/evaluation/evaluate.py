@@ -228,7 +228,7 @@ def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batc
         source,
         np.arange(len(source)),
         batch_size=batch_size(config, mesh),
-        size=config.picture_size,
+        size=config.input_size,
         threads=config.data.read_threads,
     )
 
@@ -383,7 +383,7 @@ def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
         maps[CAM] = CAM
     return {
         "split": split,
-        "model_selection": config.protocol,
+        "model_selection": config.model_selection,
         "method": config.method,
         "au_weight": config.au_weight,
         "codebook": config.codebook,

@@ -109,7 +109,7 @@ def make_measurement(
 ) -> tuple[Callable[[Batch], Measured], tuple[str, ...]]:
     """Returns batch on the mesh -> `Measured`, still on the devices, and the stages in the order of randomisation."""
     programs = make_programs(run, mesh, imputation=imputation, temperature=temperature)
-    size = run.config.picture_size
+    size = run.config.input_size
     layer = run.model.method.aligned(run.config.au_layers)[-1]
     variables = jax.device_put(run.variables, replicated(mesh))
     # Not the key with which the training may have begun.
@@ -219,7 +219,7 @@ def evaluate_faithfulness(
     drawn = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
     batch_size = -(-min(config.data.eval_batch_size, len(drawn)) // mesh.size) * mesh.size
     batches = feed.batches(
-        source, drawn, batch_size=batch_size, size=config.picture_size, threads=config.data.read_threads
+        source, drawn, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
     )
     measure, stages = make_measurement(run, mesh, imputation=imputation, temperature=temperature)
     book = codebook.load(config.codebook)

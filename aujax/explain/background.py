@@ -87,7 +87,7 @@ def background(model: Model, *, warped: bool, keeps_cut_out: bool = False) -> Ba
     }
     cues = f"with action-unit cues (weight {config.au_weight:g})" if config.au_weight else "without action-unit cues"
     lines = [
-        f"Model: `{model.workdir or config.method}`, method {config.method}, trained {cues}, {config.picture_size} "
+        f"Model: `{model.workdir or config.method}`, method {config.method}, trained {cues}, {config.input_size} "
         f"pixels a side, codebook {config.codebook}; the attention is that of its layer `{layer}`.",
         _alignment(warped, keeps_cut_out),
         f"Training data: `{run.manifest['data'].get('dir') or run.manifest['data'].get('name') or 'unknown'}`.",
@@ -120,7 +120,7 @@ def _evaluated(model: Model) -> tuple[dict[str, Any], str, dict[str, Record]] | 
     columns = list(zip(*metrics["confusion_matrix"], strict=True))
     records = {name: Record(columns[k][k], sum(columns[k])) for k, name in enumerate(metrics["expressions"])}
     every = Record(sum(one.right for one in records.values()), sum(one.count for one in records.values()))
-    protocol, interval = str(metrics.get("protocol", model.run.config.protocol)), every.share
+    protocol, interval = str(metrics.get("protocol", model.run.config.model_selection)), every.share
     facts = {"split": _SPLIT, "protocol": protocol, "num_examples": every.count}
     facts |= {"accuracy": interval.value, "low": interval.low, "high": interval.high}
     words = (

@@ -85,7 +85,7 @@ def outcomes_of(
     size = -(-batch_size // mesh.size) * mesh.size
     cut_out = {"keep_cut_out": keeps_cut_out(model, align)}
     faces = photos.read_faces(
-        sources, find=find, choose=choose, align=warped, size=run.config.picture_size, every=every, **cut_out
+        sources, find=find, choose=choose, align=warped, size=run.config.input_size, every=every, **cut_out
     )
     book, layer = codebook.load(run.config.codebook), run.model.method.aligned(run.config.au_layers)[-1]
     read = functools.partial(

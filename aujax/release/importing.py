@@ -68,10 +68,10 @@ def _write(source: pathlib.Path, run: pathlib.Path, translated: Translated) -> I
             num_classes=options.CLASSES,
             backbone=config.backbone or None,
             options=method_options(config),
-            image_size=config.picture_size,
+            image_size=config.input_size,
         )
     except ValueError as error:
-        size = f"{folders.OPTIONS} has crop_size {config.picture_size}"
+        size = f"{folders.OPTIONS} has crop_size {config.input_size}"
         raise UserError(f"{weights}: {error}\n  ({size})") from error
     with _new_folder(run) as folder:
         about = _about(source, translated)

@@ -88,7 +88,7 @@ def translate(options: Options, *, backbone: str = "") -> Translated:
         label_smoothing=reader.number("ce_label_smoothing", 0.0),
         epochs=reader.whole("max_epochs", Config.epochs),
         seed=reader.whole("MYSEED", Config.seed),
-        protocol="paper",
+        model_selection="test",
         data=_data(reader),
         optimizer=_optimizer(reader),
     )
@@ -137,7 +137,7 @@ def _layers(reader: "_Reader", row: methods.Method) -> tuple[str, ...]:
 
 def _data(reader: "_Reader") -> DataConfig:
     return DataConfig(
-        load_size=reader.whole("resize_size", DataConfig.load_size),
+        resize_size=reader.whole("resize_size", DataConfig.resize_size),
         batch_size=reader.whole("batch_size", DataConfig.batch_size),
         eval_batch_size=reader.whole("eval_batch_size", DataConfig.eval_batch_size),
     )

@@ -69,7 +69,7 @@ def loss_curves(logs: Mapping[str, Log], path: Path, *, layers: Mapping[str, str
     charts = (
         ("Cross-entropy (training)", "train", lambda line, _: line.get("cross_entropy")),
         ("Alignment loss, 1 − cosine (training)", "train", lambda line, _: line.get("alignment")),
-        (f"Accuracy ({chosen_on})", "validation", lambda line, _: line.get("cl")),
+        (f"Accuracy ({chosen_on})", "validation", lambda line, _: line.get("accuracy")),
         (f"Attention's cosine with the AU map ({chosen_on})", "validation", _attention_cosine),
     )
     handles = {}
@@ -139,7 +139,7 @@ def _split(line: Mapping[str, Any]) -> str:
 
 
 def _attention_cosine(line: Mapping[str, Any], layer: str) -> float | None:
-    return line.get("att_cos", {}).get(layer)
+    return line.get("att_cos_by_layer", {}).get(layer)
 
 
 def _finish(axes: Any, *, bounded: bool, empty: str) -> None:

@@ -8,7 +8,7 @@ from orbax.checkpoint import v1 as orbax
 
 from aujax.errors import UserError
 
-SCORE = "cl"
+SCORE = "accuracy"
 # A parameter of fewer bytes per device is written by one of them: cutting it up takes longer than writing it.
 _LEAST_SLICE = 2**20
 
@@ -37,7 +37,7 @@ class Checkpoints:
         self._checkpointer.close()
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Starts to write the state; `metrics["cl"]` is what makes a checkpoint the best."""
+        """Starts to write the state; `metrics["accuracy"]` is what makes a checkpoint the best."""
         # Forced: by default a save is skipped while the one before is still being written.
         self._checkpointer.save_async(step, state, metrics=metrics, force=True)
 

@@ -49,19 +49,19 @@ class Training(NamedTuple):
 
 
 def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Epochs:
-    """Compiles the step for a state like this, and places the faces as `config.data.resident` says.
+    """Compiles the step for a state like this, and places the faces as `config.data.cache` says.
 
     What does not fit into the devices' memory is a UserError, before anything is trained.
     """
-    wanted, why = training.config.data.resident, ""
+    wanted, why = training.config.data.cache, ""
     if wanted != "off":
         try:
             return _resident(training, source, state)
         except memory.NoRoom as error:
-            if wanted == "on":
+            if wanted == "device":
                 raise UserError(
-                    f"--config.data.resident=on: {len(source)} faces and the step need {error}; set it to auto, "
-                    "lower --config.data.load_size, or use more devices"
+                    f"--config.data.cache=device: {len(source)} faces and the step need {error}; set it to auto, "
+                    "lower --config.data.resize_size, or use more devices"
                 ) from error
             why = f"; to keep them on the devices would take {error}"
     return _fed(training, source, state, why)
@@ -71,7 +71,7 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
     config, mesh = training.config, training.mesh
     looped = step.loops_are_fast(mesh)
     program = _resident_program(training, len(source), state)
-    faces = device_cache.load(source, config.load_size, mesh, threads=config.data.read_threads)
+    faces = device_cache.load(source, config.resize_size, mesh, threads=config.data.read_threads)
 
     def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
         order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
@@ -92,7 +92,7 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
             done = last
         return state, totals
 
-    size = device_cache.bytes_per_device(len(source), config.load_size, mesh)
+    size = device_cache.bytes_per_device(len(source), config.resize_size, mesh)
     return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each", resident=True)
 
 
@@ -100,12 +100,12 @@ def _resident_program(training: Training, count: int, state: TrainState) -> Any:
     """Returns the compiled steps over that many faces; NoRoom if faces and step do not fit together."""
     config, mesh = training.config, training.mesh
     room = memory.limit(mesh, state)
-    memory.check(device_cache.bytes_per_device(count, config.load_size, mesh), room)
+    memory.check(device_cache.bytes_per_device(count, config.resize_size, mesh), room)
     rows, valid = feed.batch_rows(np.arange(count, dtype=np.int32), config.data.batch_size)
     lowered = step.make_resident_steps(*training).lower(
         state,
         replicate(step.no_means(training.model, config), mesh),
-        abstract(device_cache.faces_per_device(count, mesh) * mesh.size, config.load_size, mesh),
+        abstract(device_cache.faces_per_device(count, mesh) * mesh.size, config.resize_size, mesh),
         *replicate((rows, valid, np.int32(0), np.int32(1)), mesh),
     )
     program = memory.compiled(lowered)
@@ -135,7 +135,7 @@ def _fed_program(training: Training, state: TrainState) -> Any:
     config, mesh = training.config, training.mesh
     train_step = step.make_train_step(*training)
     return memory.fitting(
-        lambda faces: train_step.lower(state, abstract(faces, config.load_size, mesh)),
+        lambda faces: train_step.lower(state, abstract(faces, config.resize_size, mesh)),
         config.data.batch_size,
         unit=mesh.size * config.gradient_accumulation,
         room=memory.limit(mesh, state),
@@ -150,7 +150,7 @@ def _batches(source: FaceSource, config: Config, epoch: int) -> Any:
         source,
         feed.epoch_order(config.seed, epoch, len(source)),
         batch_size=config.data.batch_size,
-        size=config.load_size,
+        size=config.resize_size,
         threads=config.data.read_threads,
     )
 

@@ -16,7 +16,7 @@ import rich.console
 import rich.progress
 
 from aujax import methods, processes, run_files, runs, weight_files
-from aujax.config import PROTOCOLS, Config
+from aujax.config import Config
 from aujax.data import feed
 from aujax.data.batch import abstract, check_divisible, data_mesh, replicate, replicated
 from aujax.data.store import Faces, open_faces
@@ -73,11 +73,12 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 log.write("train", step, {"epoch": epoch + 1} | numbers | rates)
                 if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
                     summary = validate(state)
-                    score = {name: summary[name] for name in ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")}
-                    log.write("validation", step, {"epoch": epoch + 1, "split": config.chosen_on} | score)
-                    checkpoints.save(step, state, {"cl": summary["accuracy"], "epoch": epoch + 1})
                     layer = model.method.aligned(config.au_layers)[-1]
-                    console.print(_line(epoch + 1, config, numbers, summary, layer))
+                    names = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")
+                    score = {name: summary[name] for name in names}
+                    log.write("validation", step, {"epoch": epoch + 1, "split": config.model_selection} | score)
+                    checkpoints.save(step, state, {"accuracy": score["accuracy"], "epoch": epoch + 1})
+                    console.print(_line(epoch + 1, config, numbers, score, layer))
 
 
 def _open(config: Config) -> Faces:
@@ -89,7 +90,7 @@ def _open(config: Config) -> Faces:
     faces = open_faces(config.data.dir)
     runs.check_expressions(config, faces)
     faces.source("train")
-    _check_chosen_on(config, faces)
+    _check_selection_split(config, faces)
     if config.au_weight and not faces.landmarks["train"]:
         raise UserError(
             f"--config.au_weight: AU maps need landmarks, but no training face of {faces.directory} has any; "
@@ -98,14 +99,14 @@ def _open(config: Config) -> Faces:
     return faces
 
 
-def _check_chosen_on(config: Config, faces: Faces) -> None:
-    split = config.chosen_on
+def _check_selection_split(config: Config, faces: Faces) -> None:
+    split = config.model_selection
     if split not in faces.splits:
-        others = [name for name, one in PROTOCOLS.items() if one in faces.splits]
+        other = "test" if split == "validation" else "validation"
+        remedy = f", or select it on {other} with --config.model_selection={other}" if other in faces.splits else ""
         raise UserError(
-            f"--config.protocol: {config.protocol} chooses the best epoch on the split {split!r}, which "
-            f"{faces.directory} does not have; prepare the data set again with a share for --{split}"
-            + "".join(f", or choose it on {PROTOCOLS[name]} with --config.protocol={name}" for name in others)
+            f"--config.model_selection: the best epoch is selected on the split {split!r}, which {faces.directory} "
+            f"does not have; prepare the data set again with a share for --{split}{remedy}"
         )
 
 
@@ -150,7 +151,7 @@ def _validation(
     """Returns state -> summary over the split that chooses the best epoch; the host may keep its decoded faces."""
     forward = evaluate.make_forward(model, config, mesh)
     fitting = memory.fitting(
-        lambda size: forward.lower(state.variables, abstract(size, config.picture_size, mesh)),
+        lambda size: forward.lower(state.variables, abstract(size, config.input_size, mesh)),
         evaluate.batch_size(config, mesh),
         unit=mesh.size,
         room=memory.limit(mesh, state.variables),
@@ -159,7 +160,7 @@ def _validation(
     )
     eval_step = evaluate.make_eval_step(fitting, mesh)
     layer = model.method.aligned(config.au_layers)[-1]
-    split = functools.partial(evaluate.whole_split, faces.source(config.chosen_on), config, mesh)
+    split = functools.partial(evaluate.whole_split, faces.source(config.model_selection), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep else split
 
     def validate(state: TrainState) -> dict[str, Any]:
@@ -179,6 +180,8 @@ def _numbers(totals: Any, epoch: int) -> dict[str, float]:
     return numbers
 
 
+
+
 def _rates(schedule: optax.Schedule, step: int, images_per_second: float) -> dict[str, float]:
     return {
         "learning_rate": np.asarray(schedule(step - 1)).item(),
@@ -190,14 +193,14 @@ def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.
     if first_epoch >= config.epochs:
         return f"{workdir} has finished its {config.epochs} epochs already"
     what = f"{config.method} on {faces.splits['train']} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    best = f"best epoch chosen on {config.chosen_on} (protocol {config.protocol})"
+    best = f"best epoch selected on {config.model_selection}"
     return f"{what}; from epoch {first_epoch + 1} of {config.epochs}; {best}; compiling the step"
 
 
 def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
     cosine = summary["att_cos"]
     attention = "" if cosine is None else f", att_cos {cosine:.3f} ({layer})"
-    accuracy = f"{config.chosen_on} accuracy {summary['accuracy']:.3f}"
+    accuracy = f"{config.model_selection} accuracy {summary['accuracy']:.3f}"
     return f"epoch {epoch}/{config.epochs}: loss {numbers['loss']:.3f}; {accuracy}{attention}"
 
 

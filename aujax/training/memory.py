@@ -115,7 +115,7 @@ def exhaustion_explained() -> Iterator[None]:
             raise
         raise UserError(
             f"the memory of a device is full ({str(error).splitlines()[0]}); take a smaller --config.data.batch_size "
-            "or --config.data.eval_batch_size, or set --config.data.resident=off"
+            "or --config.data.eval_batch_size, or set --config.data.cache=off"
         ) from error
 
 

@@ -147,7 +147,7 @@ def training_views(
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, place)
 
     def view(key: Key[Array, ""], image: Array, au_map: Array) -> tuple[Array, Array]:
-        return augment.training_view(key, order, image, au_map, size=config.picture_size, policy=config.augment)
+        return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
 
     image, maps = jax.vmap(view)(keys, image, maps)
     image = augment.normalize(image, config.normalization)
