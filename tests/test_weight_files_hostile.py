@@ -1,7 +1,10 @@
-"""Pickles that PyTorch would not write: refused or harmless; and old ones that it did write."""
+"""Weight files that PyTorch would not write are refused or harmless; unusual ones that it did write are read."""
 
+import contextlib
+import pickle
 import struct
 import tracemalloc
+import zipfile
 
 import ml_dtypes
 import numpy as np
@@ -30,14 +33,25 @@ def get(place):
 
 
 def doubled(opcodes, times, join):
-    """Opcodes of a value of a few bytes that is `2**times` long when written out."""
+    """Opcodes of a value of a few bytes whose text would have `2**times` parts."""
     for place in range(times):
         opcodes = join(opcodes + put(place), get(place))
     return opcodes
 
 
-def test_a_type_of_numbers_cannot_be_changed(pth):
-    # What np.dtype.__setstate__ takes: with it, numbers of two bytes would have one, and writing them go astray.
+@contextlib.contextmanager
+def little_memory():
+    """Fails where the block allocates more than a megabyte at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_dtype_cannot_be_changed(pth):
+    # The state of a dtype: with it, numbers of two bytes would be taken for one byte, and be written out of bounds.
     state = b"(" + number(3) + text("<") + b"NNN" + number(1) + number(1) + number(0) + b"t"
     attack = named("torch.BFloat16Storage") + state + b"b"
     write_zip(pth, mapping({"a": attack, "fc.weight": FC}), STORED)
@@ -76,15 +90,33 @@ def test_a_known_name_is_called_as_pytorch_calls_it_only(pth, called, arguments)
         weight_files.read(pth)
 
 
+@pytest.mark.parametrize("built", [FC, storage_of("0", 12), numbers([1]), b"]", text("name")])
+@pytest.mark.parametrize("state", [mapping({"shape": number(1)}), b"N" + mapping({"shape": number(1)}) + b"\x86"])
+def test_no_other_object_can_be_changed(pth, built, state):
+    write_zip(pth, mapping({"w": FC, "a": built + state + b"b"}), STORED)
+    with pytest.raises(UserError, match=r"must be a file of torch\.save, but reading it failed \(AttributeError"):
+        weight_files.read(pth)
+
+
 @pytest.mark.parametrize(
     ("instruction", "opcodes"),
     [
         ("NEWOBJ", named("collections.OrderedDict") + b")\x81"),
+        ("NEWOBJ_EX", named("collections.OrderedDict") + b")}\x92"),
         ("OBJ", b"(" + named("collections.OrderedDict") + b"o"),
         ("INST", b"(ios\nsystem\n"),
         ("STACK_GLOBAL", text("os") + text("system") + b"\x93"),
+        ("STACK_GLOBAL", text("collections") + text("OrderedDict.fromkeys") + b"\x93"),
         ("EXT1", b"\x82\x01"),
+        ("EXT2", b"\x83\x01\x00"),
+        ("EXT4", b"\x84\x01\x00\x00\x00"),
+        ("PERSID", b"Pstorage\n"),
         ("DUP", b"}2"),
+        ("POP", b"}0"),
+        ("MEMOIZE", b"}\x94"),
+        ("LONG4", b"\x8b\x01\x00\x00\x00\x01"),
+        ("BYTEARRAY8", b"\x96\x01\x00\x00\x00\x00\x00\x00\x00a"),
+        ("NEXT_BUFFER", b"\x97"),
     ],
 )
 def test_an_instruction_that_pytorch_does_not_write_is_refused_by_name(pth, instruction, opcodes):
@@ -93,14 +125,72 @@ def test_an_instruction_that_pytorch_does_not_write_is_refused_by_name(pth, inst
         weight_files.read(pth)
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("builtins", "eval"),
+        ("collections", "OrderedDict.fromkeys"),
+        ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+        ("torch.storage", "_load_from_bytes"),
+        ("aujax.weight_files", "_Name"),
+    ],
+)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_name_that_state_dicts_do_not_need_is_refused(pth, module, name, legacy):
+    opcodes = f"c{module}\n{name}\n".encode() + text("x") + b"\x85R"
+    write_legacy(pth, opcodes, {}) if legacy else write_zip(pth, opcodes, {})
+    with pytest.raises(UserError, match=f"tensors, dicts and numbers only, got {module}.{name}: do not trust this"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        b"N",
+        text("storage"),
+        b"(" + text("storage") + named("collections.OrderedDict") + text("0") + text("cpu") + number(12) + b"t",
+        b"(" + text("storage") + text("torch.FloatStorage") + text("0") + text("cpu") + number(12) + b"t",
+        b"(" + text("module") + named("torch.FloatStorage") + text("0") + text("cpu") + number(12) + b"t",
+        b"(" + text("storage") + named("torch.FloatStorage") + number(0) + text("cpu") + number(12) + b"t",
+        b"(" + text("storage") + named("torch.FloatStorage") + text("0") + text("cpu") + number(-12) + b"t",
+        b"(" + text("storage") + named("torch.FloatStorage") + text("0") + text("cpu") + text("12") + b"t",
+    ],
+)
+def test_a_storage_of_another_description_is_refused(pth, identity):
+    write_zip(pth, mapping({"a": identity + b"Q"}), STORED)
+    with pytest.raises(UserError, match=r"must be one of torch\.save, got a storage that"):
+        weight_files.read(pth)
+
+
 def test_a_high_memo_number_takes_no_memory(pth):
     write_zip(pth, mapping({"fc.weight": FC + b"r\xff\xff\xff\xff"}), STORED)
-    tracemalloc.start()
-    try:
-        np.testing.assert_array_equal(weight_files.read(pth)["fc.weight"], WEIGHT)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
+    with little_memory(), pytest.raises(UserError, match="got a pickle with the memo number 4294967295"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize("code", [b"X", b"T"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_text_that_is_longer_than_the_file_takes_no_memory(pth, code, legacy):
+    opcodes = code + struct.pack("<i", 2**31 - 1) + b"short"
+    write_legacy(pth, opcodes, {}) if legacy else write_zip(pth, opcodes, {})
+    with little_memory(), pytest.raises(UserError, match="damaged or half-copied"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize("record", ["data.pkl", "data/0", "unused"])
+def test_a_compressed_record_is_not_expanded(pth, record):
+    write_zip(pth, mapping({"w": FC}), STORED)
+    with zipfile.ZipFile(pth, "w") as archive:
+        archive.writestr(f"archive/{record}", bytes(50_000_000), zipfile.ZIP_DEFLATED)
+    with little_memory(), pytest.raises(UserError, match=r"an uncompressed record data\.pkl, got another zip file"):
+        weight_files.read(pth)
+
+
+@pytest.mark.parametrize("nested", [b"(" * 200_000 + b"t" * 200_000, b"]" * 200_000 + b"a" * 199_999])
+def test_deep_nesting_has_no_depth_limit(pth, nested):
+    opcodes = mapping({"deep": nested, "w": FC})
+    np.testing.assert_array_equal(weight_files.read(write_zip(pth, opcodes, STORED))["w"], WEIGHT)
 
 
 def test_a_dict_under_many_names_counts_once(pth):
@@ -123,7 +213,7 @@ def test_a_dict_inside_itself_has_an_end(pth):
                 + b"("
                 + storage_of("0", 12)
                 + number(0)
-                # A shape of one "number" that would take 2**60 words to write down.
+                # A shape of one "number" whose text would have 2**60 parts.
                 + pairs
                 + b"\x85"
                 + numbers([1])
@@ -137,6 +227,22 @@ def test_a_tuple_of_tuples_is_neither_hashed_nor_written_out(pth, opcodes, messa
     pairs = doubled(b")", 60, lambda inner, again: inner + again + b"\x86")
     write_zip(pth, opcodes(pairs), STORED)
     with pytest.raises(UserError, match=message):
+        weight_files.read(pth)
+
+
+def test_a_tuple_of_tuples_is_not_looked_up_as_the_key_of_a_storage(pth):
+    write_legacy(pth, mapping({"w": FC}), {})
+    whole = pth.read_bytes().removesuffix(pickle.dumps([], protocol=2))
+    pairs = doubled(b")", 60, lambda inner, again: inner + again + b"\x86")
+    pth.write_bytes(whole + b"]" + pairs + b"a.")
+    with pytest.raises(UserError, match="damaged or half-copied"):
+        weight_files.read(pth)
+
+
+def test_arguments_that_pytorch_does_not_give_are_refused(pth):
+    arguments = FC.rpartition(b"tR")[0] + b"N" * 3 + b"tR"
+    write_zip(pth, mapping({"w": arguments}), STORED)
+    with pytest.raises(UserError, match=r"got a call of torch\._utils\._rebuild_tensor_v2 that PyTorch would not make"):
         weight_files.read(pth)
 
 
@@ -159,7 +265,7 @@ def test_storages_larger_than_the_file_are_refused(pth):
         weight_files.read(pth)
 
 
-def test_a_storage_of_another_size_than_the_pickle_says_is_refused(pth):
+def test_a_storage_of_another_size_than_in_the_pickle_is_refused(pth):
     write_zip(pth, mapping({"w": FC}), {"0": WEIGHT[:2].tobytes()})
     with pytest.raises(UserError, match=r"a storage must have 48 bytes, got 24: .*damaged"):
         weight_files.read(pth)
@@ -184,7 +290,7 @@ def test_a_very_long_name_is_refused(pth):
 
 
 @pytest.mark.parametrize("name", ["torch.ComplexFloatStorage", "torch._utils._rebuild_tensor_v3"])
-def test_numbers_of_a_kind_that_is_not_known_are_named(pth, name):
+def test_an_unknown_kind_of_numbers_is_named(pth, name):
     write_zip(pth, mapping({"w": named(name)}), {})
     with pytest.raises(UserError, match=rf"of bfloat16, .*, got another kind \({name}\): .* with \.float\(\)"):
         weight_files.read(pth)
