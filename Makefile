@@ -48,15 +48,15 @@ $(VENV)/.with-%: pyproject.toml
 
 demo: $(VENV)/.with-$(EXTRAS)
 	@mkdir -p "$(TMPDIR)"
-	@"$(BIN)/python" -m aujax.data.prepare synthetic --out "$(DEMO)/faces" $(DEMO_FACES)
+	@"$(BIN)/aujax" prepare synthetic --out "$(DEMO)/faces" $(DEMO_FACES)
 	@for weight in 0 4; do \
 	  run="$(DEMO)/$$([ $$weight = 0 ] && echo without_au || echo with_au)"; \
 	  echo "Training with au_weight $$weight in $$run"; \
-	  "$(BIN)/python" train.py --config=configs/synthetic.py --config.data.dir="$(DEMO)/faces" \
+	  "$(BIN)/aujax" train --config=synthetic --config.data.dir="$(DEMO)/faces" \
 	    --config.au_weight=$$weight --workdir="$$run" $(DEMO_TRAIN); \
-	  "$(BIN)/python" eval.py --workdir="$$run" --split=validation,test; \
+	  "$(BIN)/aujax" eval --workdir="$$run" --split=validation,test; \
 	done
-	@"$(BIN)/python" -m aujax.report page "$(DEMO)/without_au" "$(DEMO)/with_au" --split test --out "$(DEMO)"
+	@"$(BIN)/aujax" report page "$(DEMO)/without_au" "$(DEMO)/with_au" --split test --out "$(DEMO)"
 
 test: $(VENV)/.with-test
 	@mkdir -p "$(TMPDIR)"

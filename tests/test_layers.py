@@ -45,10 +45,14 @@ MAY_IMPORT = {
     "methods.py": ("augment", "cams", "models.*"),
     "sanity.py": (*ARRAYS, "methods", "models.*"),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
-    "config_files.py": ("config", "errors"),
-    "commandline.py": ("config", "errors"),
+    "config_files.py": ("config", "errors", "run_files"),
+    "commandline.py": ("errors",),
+    "cli.py": (
+        *("", "commandline", "config_files", "errors", "evaluation_files", "faithfulness_files", "occlusion"),
+        *("processes", "report.*", "runs", "training.loop"),
+    ),
     "sweep.py": (
-        *("commandline", "config", "config_files", "data.store", "data.feed", "errors", "evaluation_files"),
+        *("cli", "commandline", "config", "config_files", "data.store", "data.feed", "errors", "evaluation_files"),
         *("run_files", "training.loop"),
     ),
     "data/*": ("", "codebook", "commandline", "data.*", "errors", "plain_yaml"),
