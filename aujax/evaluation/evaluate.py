@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float
 from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.store import Faces, FaceSource
 from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh
+from aujax.data.store import Faces, FaceSource
 from aujax.evaluation.collect import MapCollector
 from aujax.results import calibration, schema, summary
 from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, CAM
@@ -357,6 +357,12 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
     validation = _validation_predictions(workdir, metadata)
     summary.write_evaluation(directory, metadata, table, kept | arrays, validation=validation)
     return directory
+
+
+def evaluate_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Evaluates the best checkpoint of a run folder on a split of its own data; returns RUN/eval/<split>."""
+    run = runs.load_run(workdir)
+    return evaluate(run, runs.open_data(run, None), workdir, split)
 
 
 def _validation_predictions(workdir: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[summary.Faces, float] | None:

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 
 from aujax import augment, codebook, faithfulness, methods
 from aujax.data import feed
-from aujax.data.store import Faces
 from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh_ahead
+from aujax.data.store import Faces
 from aujax.evaluation import evaluate, sanity
 from aujax.results import schema, summary
 from aujax.results.registry import CAM, RANDOM
