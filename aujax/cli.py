@@ -202,7 +202,7 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imputation",
         "--filling",
-        choices=list(occlusion.FILLINGS),
+        choices=list(occlusion.IMPUTATIONS),
         default="blur",
         help="what replaces occluded parts (default: %(default)s)",
     )

@@ -50,12 +50,12 @@ def tiny_config(tiny_data: pathlib.Path) -> Config:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a finished run of `tiny_config`, evaluated on its test split."""
-    from aujax import evaluation_files
+    from aujax.evaluation import evaluate
     from aujax.training.loop import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("run") / "run"
     train_and_evaluate(tiny_config, workdir)
-    evaluation_files.evaluate_run(workdir, "test")
+    evaluate.evaluate_run(workdir, "test")
     return workdir
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize, run_files, runs
+from aujax import au_maps, augment, cams, codebook, methods, metrics, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh
@@ -144,14 +144,14 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         maps = _maps(forward)
         columns, scores = compare(batch, forward, au_map, has_map)
         baselines = _baseline_maps(drawn["all"][0])
-        cells = {name: map_scores.shrunk(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
+        cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
         for name, map_ in baselines.items():
             scores[name] = {"cosine": jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)}
         for name, map_ in (maps | cells).items():
-            scores[name] = scores[name] | _where(has_map, map_scores.scores(map_, au_map))
+            scores[name] = scores[name] | _where(has_map, metrics.scores(map_, au_map))
         maps_of_predicted = maps | cells | ({} if predicted_cam is None else {CAM: predicted_cam})
         predicted_scores = {
-            name: _where(has_predicted_map, map_scores.scores(map_, predicted_map))
+            name: _where(has_predicted_map, metrics.scores(map_, predicted_map))
             for name, map_ in maps_of_predicted.items()
         }
         columns["has_predicted_map"] = has_predicted_map
