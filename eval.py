@@ -18,7 +18,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Prepared data set; default: t
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "Best by validation accuracy, or the latest.")
 _FAITHFULNESS = flags.DEFINE_bool("faithfulness", False, "Also measure which parts of the faces the network uses.")
 _FILLING = flags.DEFINE_enum(
-    "filling", "blur", list(occlusion.FILLINGS), "What --faithfulness fills hidden parts with."
+    "filling", "blur", list(occlusion.IMPUTATIONS), "What --faithfulness fills hidden parts with."
 )
 _FACES = flags.DEFINE_integer(
     "faithfulness_faces", None, "Number of faces that --faithfulness draws; default: all.", lower_bound=1

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize
+from aujax import au_maps, augment, cams, codebook, methods, metrics, resize
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.builders import Faces, FaceSource
@@ -96,7 +96,7 @@ def compare(
 
 
 def make_thorough_reader(model: methods.Classifier, config: Config, mesh: Mesh) -> Reader:
-    """Returns a reader that also gives the cosines of trivial maps, `map_scores` and the class sums.
+    """Returns a reader that also gives the cosines of trivial maps, `metrics.scores` and the class sums.
 
     The scores are those of maps and AU maps of the labelled class ("label:<map>:<score>") and of the predicted one
     ("predicted:<map>:<score>", where "has_predicted_map").
@@ -124,7 +124,7 @@ def make_thorough_reader(model: methods.Classifier, config: Config, mesh: Mesh) 
         (au_map, has_map), (predicted_map, has_predicted_map) = drawn["label"], drawn["predicted"]
         maps, trivial = _maps(forward), _trivial_maps(drawn["all"][0])
         shown = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
-        cells = {name: map_scores.shrunk(map_, _CELLS) for name, map_ in trivial.items()}
+        cells = {name: resize.area_resize(map_, _CELLS) for name, map_ in trivial.items()}
         columns = compare(batch, forward, au_map, has_map)
         columns |= {f"cosine/{name}": metrics.cosine(map_, au_map) for name, map_ in trivial.items()}
         columns |= _scores("label", maps | cells, au_map)
@@ -156,7 +156,7 @@ def _scores(of: str, maps: dict[str, Array], au_map: Float[Array, "batch height 
     return {
         f"{of}:{name}:{score}": value
         for name, map_ in maps.items()
-        for score, value in map_scores.scores(map_, au_map).items()
+        for score, value in metrics.scores(map_, au_map).items()
     }
 
 

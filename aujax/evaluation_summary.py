@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from aujax import map_scores, metrics, statistics
+from aujax import metrics, statistics
 
 BASELINES = ("uniform", "centred_gaussian", "class_mean_au_map", "all_au_map")  # maps that any network must beat
 SCORED_BASELINES = ("uniform", "centred_gaussian", "all_au_map")  # those that know nothing of a class
@@ -70,7 +70,7 @@ def _map_scores(
         means, counts = metrics.per_class_mean(values[where].astype(float), classes[where], int(classes.max()) + 1)
         return _mean(means[counts > 0].tolist())
 
-    return {name: {score: mean(columns[f"{of}:{name}:{score}"]) for score in map_scores.SCORES} for name in maps}
+    return {name: {score: mean(columns[f"{of}:{name}:{score}"]) for score in metrics.SCORES} for name in maps}
 
 
 def read_maps(columns: Iterable[str]) -> list[str]:

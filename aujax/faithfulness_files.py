@@ -1,6 +1,6 @@
 """What `eval.py --faithfulness` leaves behind: faithfulness.json and faithfulness.csv, from interventions on a run.
 
-Per face: the drop of the predicted class's probability by each hidden action unit (`faithfulness.au_effects`), the
+Per face: the drop of the predicted class's probability by each hidden action unit (`occlusion.occlude_aus`), the
 curves of deletion, insertion and ROAD of the reported attention, the CAM and noise, and how alike all maps stay when
 stages are randomised and when the picture is mirrored or shifted (`sanity`). The CAM is that of the predicted class.
 """
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aujax import augment, codebook, evaluation, faithfulness, methods, metrics, sanity
+from aujax import augment, codebook, evaluation, methods, metrics, occlusion, sanity
 from aujax.data import feed
 from aujax.data.builders import Faces
 from aujax.data.records import Batch, data_mesh, replicated, sharded, to_mesh_ahead
@@ -26,13 +26,13 @@ from aujax.runs import Run
 JSON, CSV = "faithfulness.json", "faithfulness.csv"
 RANDOM = "random"  # the map of noise, among the curves
 _CURVES = ("deletion", "insertion", "road")
-# What is said of the use of a face's AUs, by the fields of `faithfulness.Use`: numbers, and where they mean something.
+# Means over AUs by name, as the fields of `occlusion.TargetAUSummary`: the number, and where it has a meaning.
 _REGIONS = {
-    "in_codebook": ("in_codebook", "listed"),
-    "outside": ("outside", "unlisted"),
-    "control": ("control", "controlled"),
+    "in_codebook": ("target_drop", "has_target"),
+    "outside": ("non_target_drop", "has_non_target"),
+    "control": ("control_drop", "has_control"),
 }
-_TOP = {"top_in_codebook": ("member", "listed"), "chance_in_codebook": ("chance", "listed")}
+_TOP = {"top_in_codebook": ("top_is_target", "has_target"), "chance_in_codebook": ("target_share", "has_target")}
 
 Columns = dict[str, Any]
 
@@ -60,11 +60,11 @@ def make_programs(run: Run, mesh: Mesh, *, filling: str, temperature: float = 1.
 
     def effects(variables: methods.Variables, image: jax.Array, batch: Batch) -> Columns:
         asked, where = functools.partial(score, variables), batch.has_landmarks & batch.valid
-        found = faithfulness.au_effects(asked, image, batch.landmarks, where, codebook=book, filling=filling)
+        found = occlusion.occlude_aus(asked, image, batch.landmarks, where, codebook=book, imputation=filling)
         predicted = found.probability.argmax(-1)
-        drop = jnp.take_along_axis(found.drop, predicted[:, None, None], axis=-1)[..., 0]
-        use = faithfulness.use(found, aus=book.all_aus, codebook=book)
-        return {"predicted": predicted, "drop": drop, "drawn": found.drawn, **use._asdict()}
+        drop = jnp.take_along_axis(found.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
+        use = occlusion.target_au_summary(found, aus=book.all_aus, codebook=book)
+        return {"predicted": predicted, "drop": drop, "drawn": found.has_region, **use._asdict()}
 
     def look(
         variables: methods.Variables, image: jax.Array, expression: jax.Array
@@ -76,8 +76,9 @@ def make_programs(run: Run, mesh: Mesh, *, filling: str, temperature: float = 1.
     def curves(
         variables: methods.Variables, image: jax.Array, maps: dict[str, jax.Array], expression: jax.Array
     ) -> Columns:
-        draw = functools.partial(faithfulness.curves, functools.partial(score, variables), image, maps, expression)
-        found = draw(filling=filling) | {"road": draw(kinds=("deletion",), filling="road")["deletion"]}
+        classifier = functools.partial(score, variables)
+        draw = functools.partial(occlusion.perturbation_curves, classifier, image, maps, expression)
+        found = draw(imputation=filling) | {"road": draw(kinds=("deletion",), imputation="road")["deletion"]}
         return {f"{kind}:{name}": curve for kind, by_map in found.items() for name, curve in by_map.items()}
 
     return Programs(
@@ -98,7 +99,7 @@ def make_measurement(run: Run, mesh: Mesh, *, filling: str, temperature: float =
     fresh = jax.device_put(methods.init(run.model, key, jnp.zeros((1, size, size, 3))), replicated(mesh))
     order = sanity.stages(run.model, size)
     randomised = {stage: sanity.randomised(variables, fresh, order[: i + 1]) for i, stage in enumerate(order)}
-    alike, noise = jax.jit(_each(sanity.similarity)), jax.jit(faithfulness.random_maps)
+    alike, noise = jax.jit(_each(sanity.similarity)), jax.jit(occlusion.random_maps)
     views = {
         name: (jax.jit(view.picture), jax.jit(_each(view.similarity)))
         for name, view in sanity.views((size, size)).items()
@@ -183,13 +184,13 @@ def summarize(columns: dict[str, np.ndarray], book: codebook.Codebook) -> dict[s
         for k, label in enumerate(book.expressions)
     }
     # The three are compared on the same faces.
-    complete = columns["listed"] & columns["unlisted"] & columns["controlled"]
-    where = dict.fromkeys(_REGIONS, complete) | dict.fromkeys(_TOP, columns["listed"])
+    complete = columns["has_target"] & columns["has_non_target"] & columns["has_control"]
+    where = dict.fromkeys(_REGIONS, complete) | dict.fromkeys(_TOP, columns["has_target"])
     means = {
         name: _by_expression(columns[field], predicted, where[name], len(book.expressions))
         for name, (field, _) in (_REGIONS | _TOP).items()
     }
-    curves: dict[str, Any] = {"fractions": list(faithfulness.FRACTIONS)}
+    curves: dict[str, Any] = {"fractions": list(occlusion.FRACTIONS)}
     for kind in _CURVES:
         curves[kind] = {
             name.partition(":")[2]: {"curve": curve.mean(0).tolist(), "area": float(areas(curve).mean())}
@@ -207,7 +208,7 @@ def summarize(columns: dict[str, np.ndarray], book: codebook.Codebook) -> dict[s
 
 def areas(curve: np.ndarray) -> np.ndarray:
     """Returns the area under the curve of each face: the mean probability over all fractions."""
-    return np.trapezoid(curve, faithfulness.FRACTIONS, axis=-1)
+    return np.trapezoid(curve, occlusion.FRACTIONS, axis=-1)
 
 
 def _nested(columns: dict[str, np.ndarray], kind: str) -> dict[str, dict[str, float]]:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aujax import codebook, faithfulness, faithfulness_files, methods, runs
+from aujax import codebook, faithfulness_files, methods, occlusion, runs
 from aujax.config import Config
 from aujax.data.records import data_mesh
 
 FACS = codebook.FACS
 # Faces that fill up a batch are asked for no action units.
-OF_LANDMARKS = {"drop", "drawn", *faithfulness.Use._fields}
+OF_LANDMARKS = {"drop", "drawn", *occlusion.TargetAUSummary._fields}
 
 
 @pytest.fixture(scope="module")
@@ -127,21 +127,21 @@ def _columns():
     drop, drawn = np.zeros((4, 20)), np.ones((4, 20), bool)
     drop[:3, FACS.all_aus.index(12)] = [0.2, 0.4, 0.9]
     drawn[1, FACS.all_aus.index(12)] = False
-    curve = np.linspace(1.0, 0.0, len(faithfulness.FRACTIONS)) * np.ones((4, 1))
+    curve = np.linspace(1.0, 0.0, len(occlusion.FRACTIONS)) * np.ones((4, 1))
     return {
         "index": np.arange(4),
         "expression": np.zeros(4, int),
         "predicted": np.array([happiness, happiness, sadness, 0]),
         "drop": drop,
         "drawn": drawn,
-        "in_codebook": np.array([0.1, 0.3, 0.6, 0.0]),
-        "outside": np.array([0.1, 0.1, 0.3, 0.7]),
-        "control": np.array([0.0, 0.0, 0.1, 0.0]),
-        "member": np.array([1.0, 0.0, 1.0, 0.0]),
-        "chance": np.array([0.2, 0.2, 0.4, 0.0]),
-        "listed": np.array([True, True, True, False]),
-        "unlisted": np.ones(4, bool),
-        "controlled": np.array([True, True, True, False]),
+        "target_drop": np.array([0.1, 0.3, 0.6, 0.0]),
+        "non_target_drop": np.array([0.1, 0.1, 0.3, 0.7]),
+        "control_drop": np.array([0.0, 0.0, 0.1, 0.0]),
+        "top_is_target": np.array([1.0, 0.0, 1.0, 0.0]),
+        "target_share": np.array([0.2, 0.2, 0.4, 0.0]),
+        "has_target": np.array([True, True, True, False]),
+        "has_non_target": np.ones(4, bool),
+        "has_control": np.array([True, True, True, False]),
         "deletion:cam": curve,
     }
 
