@@ -236,7 +236,9 @@ def test_one_device_gives_the_scores_of_eight(evaluated, tiny_run, tiny_data):
     del stored[ScoreKey("cosine", "class_mean_au_map", "label")]  # needs all faces first
     assert stored.keys() == found.scores.keys()
     for key, values in found.scores.items():
-        np.testing.assert_allclose(values, stored[key], atol=2e-4, err_msg=str(key))
+        # The area that IoU compares ends among equal values of a map: rounding decides which of them count.
+        tolerance = 5e-3 if key.metric == "iou" else 2e-4
+        np.testing.assert_allclose(values, stored[key], atol=tolerance, err_msg=str(key))
 
 
 def test_a_split_that_does_not_exist_is_refused(tiny_run):

@@ -12,10 +12,9 @@ import pytest
 from small_folders import blocks, write_image
 
 import aujax.explain
-from aujax import codebook, faithfulness, run_files, runs
-from aujax.data import photos
-from aujax.data.batch import Batch
-from aujax.data.store import open_faces
+from aujax import codebook, occlusion, run_files, runs
+from aujax.data import photos, records
+from aujax.data.builders import open_faces
 from aujax.data.synthetic import draw_face
 from aujax.errors import UserError
 from aujax.explain import __main__ as command
@@ -35,7 +34,7 @@ def batch():
     """One drawn face, four times."""
     face = draw_face(0, 1, size=64)
     four = {"image": face.image, "landmarks": face.landmarks, "expression": np.int32(0), "index": np.int32(0)}
-    return Batch(*(np.stack([part] * 4) for part in (*four.values(), np.True_, np.True_)))
+    return records.Batch(*(np.stack([part] * 4) for part in (*four.values(), np.True_, np.True_)))
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +47,12 @@ def found(batch):
     aus, classes = len(BOOK.all_aus), len(BOOK.expressions)
     lips = BOOK.all_aus.index(12), BOOK.all_aus.index(15)
     drop = jnp.zeros((4, aus, classes)).at[:, lips, 1].set(0.4).at[:, lips, 2].set(-0.9)
-    effects = faithfulness.Effects(
+    effects = occlusion.Effects(
         probability=jnp.zeros((4, classes)).at[:, 1].set(1.0),
-        drop=drop,
-        drawn=jnp.ones((4, aus), bool),
-        control=jnp.broadcast_to(jnp.array([0.1, 0.3, 0.0])[:, None], (4, 3, classes)),
-        control_drawn=jnp.array([[True, True, False]] * 4),
+        probability_drop=drop,
+        has_region=jnp.ones((4, aus), bool),
+        control_drop=jnp.broadcast_to(jnp.array([0.1, 0.3, 0.0])[:, None], (4, 3, classes)),
+        has_control=jnp.array([[True, True, False]] * 4),
     )
     measured = jax.jit(functools.partial(reading.measured, book=BOOK))
     return jax.device_get(measured({"attention": maps, "cam": jnp.ones((4, 8, 8))}, effects, batch))

@@ -10,8 +10,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "aujax"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
-DRAWING = ("codebook", "rendering", "au_maps", "resize", "augment", "occlusion")
-MEASURING = ("losses", "metrics", "cams", "map_scores", "faithfulness", "bootstrap", "statistics", "calibration")
+DRAWING = ("codebook", "ellipses", "au_maps", "resize", "augment", "occlusion")
+MEASURING = ("losses", "metrics", "cams", "bootstrap", "statistics", "calibration")
 ARRAYS = (*DRAWING, *MEASURING)
 NETWORKS = ("methods", "models.*")
 FILES_OF_A_RUN = ("config", "data.*", "run_files", "runs", "weight_files", "training.*")
@@ -30,15 +30,13 @@ MAY_IMPORT = {
     "bootstrap.py": (),
     "statistics.py": ("bootstrap",),
     "calibration.py": ("bootstrap", "errors"),
-    "metrics.py": ("resize",),
+    "metrics.py": ("cams", "resize"),
     "losses.py": ("resize", "metrics"),
-    "rendering.py": ("codebook", "resize"),
-    "au_maps.py": ("codebook", "rendering", "resize"),
+    "ellipses.py": ("codebook", "resize"),
+    "au_maps.py": ("codebook", "ellipses", "resize"),
     "augment.py": ("resize",),
     "cams.py": ("resize",),
-    "map_scores.py": ("cams", "resize"),
-    "occlusion.py": ("resize",),
-    "faithfulness.py": ("au_maps", "cams", "codebook", "map_scores", "occlusion", "rendering", "resize"),
+    "occlusion.py": ("au_maps", "cams", "codebook", "metrics", "resize"),
     "models/taps.py": (),
     "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
     "models/*": (*ARRAYS, "models.*"),
@@ -75,7 +73,7 @@ MAY_IMPORT = {
     "explain/words.py": ("explain.explanation",),
     "explain/reading.py": (*ARRAYS, "data.batch", "methods"),
     "explain/*": (
-        *("", "codebook", "commandline", "data.*", "errors", "explain.*", "faithfulness", "report.*", "run_files"),
+        *("", "codebook", "commandline", "data.*", "errors", "explain.*", "occlusion", "report.*", "run_files"),
         *("runs", "statistics"),
     ),
     "report/__main__.py": ("commandline", "report.*"),

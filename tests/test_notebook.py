@@ -5,7 +5,7 @@ import nbclient
 import nbformat
 import pytest
 
-from aujax import codebook, map_scores
+from aujax import codebook, metrics
 
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 PERCENT = r"(-?\d+\.\d)%"
@@ -70,12 +70,12 @@ def test_notebook_compares_with_a_flat_map(inspected):
 
 
 def test_notebook_scores_lie_between_those_of_a_map_that_says_nothing_and_of_the_au_map_itself(inspected):
-    columns = r" +(-?\d\.\d\d)" * len(map_scores.SCORES)
+    columns = r" +(-?\d\.\d\d)" * len(metrics.SCORES)
     flat, best, cam = (
-        dict(zip(map_scores.SCORES, numbers(name + columns, inspected), strict=True))
+        dict(zip(metrics.SCORES, numbers(name + columns, inspected), strict=True))
         for name in ("a flat map", "the AU map itself", "CAM")
     )
-    assert flat == dict.fromkeys(map_scores.SCORES, 0) | {"auc": 0.5}
+    assert flat == dict.fromkeys(metrics.SCORES, 0) | {"auc": 0.5}
     assert best.pop("energy") > 0.8  # the rims of the ellipses lie outside the region
     assert best.pop("mean_iou") > 0.5
     assert set(best.values()) == {1}

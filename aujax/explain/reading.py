@@ -1,7 +1,7 @@
 """What is read from the network about a batch of faces, in one jitted pass.
 
-Shares are of a map taken from its least value to its largest, as in `map_scores`; a map without pattern has shares of
-0. Action units with the same region make one row, as in `Codebook.same_region`.
+Shares are of a map taken from its least value to its largest, as in `metrics.scores`; a map without pattern has
+shares of 0. Action units with the same region make one row, as in `Codebook.same_region`.
 """
 
 import functools
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, faithfulness, map_scores, methods, resize
-from aujax.codebook import Codebook
+from aujax import au_maps, augment, cams, methods, metrics, occlusion, resize
+from aujax.codebook import Codebook, single_aus
 from aujax.data.batch import Batch
 
 _FLOOR = 1e-8
@@ -74,19 +74,20 @@ def read(
     forward = methods.forward(model, variables, normalized(image))
     maps = {"attention": forward.attention[layer]} | ({} if forward.cam is None else {"cam": forward.cam})
     where = batch.has_landmarks & batch.valid
-    effects = faithfulness.au_effects(score, image, batch.landmarks, where, codebook=book)
+    effects = occlusion.occlude_aus(score, image, batch.landmarks, where, codebook=book)
     return measured(maps, effects, batch, book=book)
 
 
 def measured(
-    maps: dict[str, Float[Array, "batch h w"]], effects: faithfulness.Effects, batch: Batch, *, book: Codebook
+    maps: dict[str, Float[Array, "batch h w"]], effects: occlusion.Effects, batch: Batch, *, book: Codebook
 ) -> Reading:
     """Returns what is made of the maps and of what hiding the regions did."""
     where, size = batch.has_landmarks & batch.valid, batch.image.shape[1:3]
     first = np.array([book.all_aus.index(group[0]) for group in book.same_region(book.all_aus)])
     predicted = effects.probability.argmax(-1)[:, None, None]
-    drop, control = (jnp.take_along_axis(x, predicted, axis=-1)[..., 0] for x in (effects.drop, effects.control))
-    count = effects.control_drawn.sum(-1)
+    drop = jnp.take_along_axis(effects.probability_drop, predicted, axis=-1)[..., 0]
+    control = jnp.take_along_axis(effects.control_drop, predicted, axis=-1)[..., 0]
+    count = effects.has_control.sum(-1)
     expected, _ = au_maps.batch_au_maps(
         batch.landmarks, effects.probability.argmax(-1), where, size=size, codebook=book
     )
@@ -100,12 +101,12 @@ def measured(
         patterned={name: cams.informative(value) for name, value in maps.items()},
         share=share,
         area=area,
-        drawn=effects.drawn[:, first],
+        drawn=effects.has_region[:, first],
         effect=drop[:, first],
         control=control.sum(-1) / jnp.maximum(count, 1),
         controlled=count > 0,
         outside=(1 - inside, 1 - face.mean((1, 2))),
-        au_map=map_scores.shrunk(expected, (CELLS, CELLS)),
+        au_map=resize.area_resize(expected, (CELLS, CELLS)),
     )
 
 
@@ -119,13 +120,12 @@ def region_shares(
 ) -> tuple[dict[str, Float[Array, "batch regions"]], Float[Array, "batch regions"]]:
     """Returns the share of each map, which starts at 0, in every region of the codebook, and the regions' areas."""
     groups = book.same_region(book.all_aus)
-    table = {f"AU{group[0]}": [group[0]] for group in groups}
-    single = codebook.custom(table, expressions=tuple(table), geometry=book)
+    single = single_aus([group[0] for group in groups], geometry=book)
 
     def one(row: Array) -> tuple[dict[str, Array], Array]:
         rows = jnp.broadcast_to(row, where.shape)
         drawn, _ = au_maps.batch_au_maps(landmarks, rows, where, size=size, codebook=single)
-        region = (drawn >= map_scores.REGION).astype(jnp.float32)
+        region = (drawn >= metrics.REGION).astype(jnp.float32)
         return {name: share_inside(value, region) for name, value in maps.items()}, region.mean((1, 2))
 
     # One region after the other: all pictures of a batch at once would take much memory.
@@ -138,5 +138,5 @@ def share_inside(maps: Float[Array, "batch h w"], region: Float[Array, "batch he
     >>> share_inside(jnp.ones((1, 2, 2)), jnp.zeros((1, 4, 4)).at[:, 0].set(1.0))
     Array([0.25], dtype=float32)
     """
-    cells = map_scores.shrunk(region, maps.shape[1:])
+    cells = resize.area_resize(region, maps.shape[1:])
     return (maps * cells).sum((1, 2)) / jnp.maximum(maps.sum((1, 2)), _FLOOR)
