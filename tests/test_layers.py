@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "occlusion.py": ("resize",),
     "faithfulness.py": ("au_maps", "cams", "codebook", "map_scores", "occlusion", "rendering", "resize"),
     "models/taps.py": (),
-    "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
+    "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it builds the models whose names it converts
     "models/*": (*ARRAYS, "models.*"),
     "readouts.py": ("cams", "models.heads"),
     "methods.py": ("augment", "cams", "models.*", "readouts"),
