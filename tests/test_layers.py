@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "cams.py": ("resize",),
     "occlusion.py": ("au_maps", "cams", "codebook", "metrics", "resize"),
     "models/taps.py": (),
-    "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
+    "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it builds the models whose names it converts
     "models/*": (*ARRAYS, "models.*"),
     "methods.py": ("augment", "cams", "models.*"),
     "sanity.py": (*ARRAYS, "methods", "models.*"),

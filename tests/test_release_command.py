@@ -43,7 +43,7 @@ def test_folders_below_are_imported_each_and_bad_ones_listed(tmp_path, capsys):
     assert "  model.encoder_weights = 'moon': here pixels are normalised by" in printed.out
     assert "(CAM-AffectNet-no_au)" in printed.out
     assert "2 of 5 released folders were not imported" in printed.err
-    assert "GradCAM++-RAF-DB-au is not; choose another name" in printed.err
+    assert "GradCAM++-RAF-DB-au: expected a new or empty folder; choose another name" in printed.err
     assert "these weights do not fit method PRM" in printed.err
 
 

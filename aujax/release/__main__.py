@@ -64,8 +64,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.out}: the weights of {options.run}")
         return
     out = options.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out}: expected a new or empty folder; choose another name")
+    folders.check_new(out)
     sources = folders.find(options.released)
     if sources == [options.released]:
         imported = folders.import_folder(options.released, out, backbone=options.backbone)

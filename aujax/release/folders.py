@@ -72,6 +72,12 @@ def read_options(folder: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}; {_COPY}") from error
 
 
+def check_new(folder: pathlib.Path) -> None:
+    """Raises a UserError unless the folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={folder}: expected a new or empty folder; choose another name")
+
+
 def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = "", below: bool = False) -> Imported:
     """Makes the run folder `out` from a released folder, or `out/METHOD-DATASET-au` (`-no_au`) if it goes `below`.
 
@@ -113,8 +119,7 @@ def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = ""
 @contextlib.contextmanager
 def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a folder to write to, which is renamed to `folder` on success; on failure nothing is left behind."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--out: expected a new or empty folder, {folder} is not; choose another name")
+    check_new(folder)
     folder = folder.resolve()
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     missing = [parent for parent in folder.parents if not parent.exists()]
