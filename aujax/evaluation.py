@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float
 from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.builders import Faces, FaceSource
-from aujax.data.records import Batch, replicated, sharded, to_mesh
+from aujax.data.batch import Batch, replicated, sharded, to_mesh
+from aujax.data.store import Faces, FaceSource
 from aujax.evaluation_summary import summarize
 from aujax.runs import Run, versions
 

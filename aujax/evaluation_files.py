@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from aujax import calibration, codebook, evaluation, evaluation_summary, run_files
-from aujax.data.builders import Faces, FaceSource
-from aujax.data.records import Batch, data_mesh, replicated
+from aujax.data.batch import Batch, data_mesh, replicated
+from aujax.data.store import Faces, FaceSource
 from aujax.evaluation import Evaluation, Outputs
 from aujax.evaluation_maps import MapCollector
 from aujax.evaluation_summary import BASELINES, Columns
@@ -111,7 +111,13 @@ def _examples(columns: Columns, source: FaceSource, expressions: Sequence[str]) 
 
         has_map, has_predicted_map = (bool(columns[name][row]) for name in ("has_map", "has_predicted_map"))
         label, predicted = (expressions[columns[name][row]] for name in ("expression", "predicted"))
-        values = {"index": index, "id": face["id"], "group": face["group"], "expression": label, "predicted": predicted}
+        values = {
+            "index": index,
+            "id": face["id"],
+            "group": face["subject_id"],
+            "expression": label,
+            "predicted": predicted,
+        }
         values |= {"probability": number("probability"), "correct": int(label == predicted), "has_map": int(has_map)}
         values |= {
             _column(name): number(f"cosine/{name}", has_map)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from aujax.data.records import Batch
+from aujax.data.batch import Batch
 from aujax.evaluation import Outputs
 
 _SAMPLES_PER_EXPRESSION = 2

@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from aujax import augment, codebook, evaluation, faithfulness, methods, metrics, sanity
 from aujax.data import feed
-from aujax.data.builders import Faces
-from aujax.data.records import Batch, data_mesh, replicated, sharded, to_mesh_ahead
+from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh_ahead
+from aujax.data.store import Faces
 from aujax.runs import Run
 
 JSON, CSV = "faithfulness.json", "faithfulness.csv"

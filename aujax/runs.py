@@ -18,8 +18,8 @@ import optax
 
 from aujax import codebook, methods, processes, run_files
 from aujax.config import Config, from_config_dict, method_options
-from aujax.data.builders import Faces, open_faces
-from aujax.data.records import data_mesh, replicated
+from aujax.data.batch import data_mesh, replicated
+from aujax.data.store import Faces, open_faces
 from aujax.errors import UserError
 from aujax.training import optimizer
 from aujax.training import step as steps

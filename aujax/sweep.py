@@ -32,8 +32,8 @@ import rich.table
 from aujax import cli, config_files, run_files
 from aujax.commandline import INTERRUPTED, keep_compiled_programs
 from aujax.config import Config
-from aujax.data.builders import Faces, open_faces
 from aujax.data.feed import num_batches
+from aujax.data.store import Faces, open_faces
 from aujax.errors import UserError
 
 FINISHED = "finished"

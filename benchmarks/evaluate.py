@@ -25,7 +25,7 @@ from released_cosines import released_cam_cosine, released_cosine
 
 from aujax import au_maps, augment, codebook, evaluation, methods
 from aujax.config import Config
-from aujax.data.records import Batch, data_mesh, replicated, to_mesh
+from aujax.data.batch import Batch, data_mesh, replicated, to_mesh
 from aujax.evaluation_maps import MapCollector
 
 BOOK = codebook.FACS

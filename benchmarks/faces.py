@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aujax.data.records import Batch
+from aujax.data.batch import Batch
 
 CANVAS = 224  # pixels a side of the picture that the landmarks of `random_faces` belong to
 

@@ -17,7 +17,7 @@ import timing
 from evaluate import BOOK, Network, bare, network
 
 from aujax import au_maps, augment, faithfulness, map_scores, methods, occlusion
-from aujax.data.records import Batch
+from aujax.data.batch import Batch
 
 PASSES = 1 + len(BOOK.same_region(BOOK.all_aus)) + faithfulness.CONTROLS
 

@@ -19,8 +19,10 @@ import timing
 import training
 
 from aujax.config import Config, DataConfig
-from aujax.data import feed, prepare, records, resident
-from aujax.data.builders import FaceSource, open_faces
+from aujax.data import device_cache, feed
+from aujax.data.batch import data_mesh, to_mesh
+from aujax.data.prepare import __main__ as prepare
+from aujax.data.store import FaceSource, open_faces
 from aujax.training import epochs
 from aujax.training import step as steps
 
@@ -55,7 +57,7 @@ def bare(config: Config, source: FaceSource) -> timing.Work:
     made, state = training.start(config)
     order, batch_size = np.arange(len(source)), config.data.batch_size
     host = next(iter(feed.batches(source, order, batch_size=batch_size, size=config.resize_size, threads=1)))
-    batch, carry = records.to_mesh(host, made.mesh), [state]
+    batch, carry = to_mesh(host, made.mesh), [state]
     step = steps.make_train_step(*made).lower(state, batch).compile()
 
     def work() -> None:
@@ -69,7 +71,7 @@ def measure(source: FaceSource, config: Config, threads: list[int], repeats: int
     """Prints both tables."""
     count, size = len(source), config.resize_size
     works = [reading(source, size, config.data.batch_size, number) for number in threads]
-    works.append(lambda: resident.load(source, size, records.data_mesh(), threads=max(threads)))
+    works.append(lambda: device_cache.load(source, size, data_mesh(), threads=max(threads)))
     names = [f"fed, {number} threads" for number in threads] + [f"resident, {max(threads)} threads, once"]
     print(f"reading {count} faces at {size} px\n{'':<28}{'a second':>10}")
     for name, seconds in zip(names, timing.in_turns(works, repeats), strict=True):

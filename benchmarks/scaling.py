@@ -23,7 +23,7 @@ import training
 
 from aujax import methods
 from aujax.config import Config, DataConfig, OptimizerConfig
-from aujax.data import records
+from aujax.data.batch import Batch, data_mesh, to_mesh
 from aujax.training import memory
 from aujax.training import step as steps
 
@@ -40,11 +40,11 @@ def exchanged(program: jax.stages.Compiled) -> dict[str, int]:
     return sizes
 
 
-def step_on(devices: int, config: Config, batch: records.Batch) -> tuple[timing.Work, jax.stages.Compiled, list[float]]:
+def step_on(devices: int, config: Config, batch: Batch) -> tuple[timing.Work, jax.stages.Compiled, list[float]]:
     """Returns the work of one step, its program, and the losses of the first three."""
-    mesh = records.data_mesh(jax.devices()[:devices])
+    mesh = data_mesh(jax.devices()[:devices])
     made, state = training.start(config, mesh)
-    placed = records.to_mesh(batch, mesh)
+    placed = to_mesh(batch, mesh)
     compiled = steps.make_train_step(*made).lower(state, placed).compile()
     carry = [state]
 

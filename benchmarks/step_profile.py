@@ -23,7 +23,7 @@ import training
 
 from aujax import methods
 from aujax.config import Config, DataConfig
-from aujax.data import records
+from aujax.data.batch import sharded
 from aujax.training import memory
 from aujax.training import step as steps
 
@@ -123,7 +123,7 @@ def main() -> None:
         method=options.method, backbone=small, image_size=size, dtype=options.dtype, data=DataConfig(batch_size=batch)
     )
     made, state = training.start(config)
-    held = jax.device_put(faces.batch(batch, config.resize_size), records.sharded(made.mesh))
+    held = jax.device_put(faces.batch(batch, config.resize_size), sharded(made.mesh))
     program = steps.make_train_step(*made).lower(state, held).compile()
     state, _ = program(state, held)  # the first one allocates
     with tempfile.TemporaryDirectory() as folder:

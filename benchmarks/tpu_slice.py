@@ -24,7 +24,7 @@ from scaling import exchanged
 
 from aujax import methods, runs
 from aujax.config import Config, DataConfig
-from aujax.data import records
+from aujax.data.batch import abstract, data_mesh, replicated
 from aujax.training import memory
 from aujax.training import step as steps
 
@@ -39,9 +39,9 @@ def compiled(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     numbers = (np.zeros((STEPS, batch), np.int32), np.zeros((STEPS, batch), bool), np.int32(0), np.int32(0))
     carry = (runs.abstract_state(model, config, tx), steps.no_means(model, config))
     *carry, rows, valid, first, last = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=records.replicated(mesh)), (*carry, *numbers)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), (*carry, *numbers)
     )
-    held = records.abstract(STEPS * batch, config.resize_size, mesh)
+    held = abstract(STEPS * batch, config.resize_size, mesh)
     program = steps.make_resident_steps(model, tx, config, mesh)
     return program.lower(*carry, held, rows, valid, first, last).compile()
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"], help="of activations")
     parser.add_argument("--rematerialize", action="store_true", help="compute activations again in the backward pass")
     options = parser.parse_args()
-    mesh = records.data_mesh(topologies.get_topology_desc(options.slice, "tpu").devices)
+    mesh = data_mesh(topologies.get_topology_desc(options.slice, "tpu").devices)
     print(f"{timing.machine()}; for {mesh.size} x {mesh.devices.flat[0].device_kind}, {options.dtype}\n")
     for name in options.methods.split(","):
         row = methods.method(name)

@@ -4,16 +4,14 @@ import jax
 
 from aujax import runs
 from aujax.config import Config
-from aujax.data import records
+from aujax.data.batch import data_mesh, replicate
 from aujax.training.epochs import Training
 from aujax.training.step import TrainState, create_state
 
 
 def start(config: Config, mesh: jax.sharding.Mesh | None = None) -> tuple[Training, TrainState]:
     """Returns what a step is made of, for seven expressions, and its first state, on the mesh or on all devices."""
-    mesh = mesh or records.data_mesh()
+    mesh = mesh or data_mesh()
     model = runs.build_model(config, 7)
     tx, _ = runs.optimizer_of(config, steps_per_epoch=1000)
-    return Training(model, tx, config, mesh), records.everywhere(
-        create_state(runs.initial_variables(model, config), tx), mesh
-    )
+    return Training(model, tx, config, mesh), replicate(create_state(runs.initial_variables(model, config), tx), mesh)

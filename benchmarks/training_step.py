@@ -22,7 +22,8 @@ import training
 
 from aujax import methods
 from aujax.config import Config, DataConfig
-from aujax.data import feed, records
+from aujax.data import feed
+from aujax.data.batch import replicate, sharded
 from aujax.training import memory
 from aujax.training import step as steps
 
@@ -44,12 +45,12 @@ def program(config: Config) -> Program:
     made, state = training.start(config)
     mesh = made.mesh
     batch = config.data.batch_size
-    held = jax.device_put(faces.batch(BATCHES_HELD * batch, config.resize_size), records.sharded(mesh))
+    held = jax.device_put(faces.batch(BATCHES_HELD * batch, config.resize_size), sharded(mesh))
     rows, valid = feed.batch_rows(np.random.default_rng(0).permutation(BATCHES_HELD * batch).astype(np.int32), batch)
     count = STEPS_PER_CALL if steps.loops_are_fast(mesh) else 1
     rows, valid = (np.resize(x, (count, batch)) for x in (rows, valid))
-    fixed = (held, *records.everywhere((rows, valid, np.int32(0), np.int32(count)), mesh))
-    carry = [state, records.everywhere(steps.no_means(made.model, config), mesh)]
+    fixed = (held, *replicate((rows, valid, np.int32(0), np.int32(count)), mesh))
+    carry = [state, replicate(steps.no_means(made.model, config), mesh)]
     started = time.perf_counter()
     compiled = steps.make_resident_steps(*made).lower(*carry, *fixed).compile()
     seconds = time.perf_counter() - started

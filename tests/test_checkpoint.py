@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aujax.data.records import data_mesh, replicated
+from aujax.data.batch import data_mesh, replicated
 from aujax.errors import UserError
 from aujax.training.checkpoint import Checkpoints
 

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from aujax import augment
 from aujax.augment import Views
-from aujax.data.records import DATA_AXIS, data_mesh
+from aujax.data.batch import DATA_AXIS, data_mesh
 
 HEIGHT, WIDTH, CLASSES = 8, 12, 7
 LAST = np.arange(16) < 13  # the way a batch is filled up

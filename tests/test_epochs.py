@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from aujax import runs
-from aujax.data.builders import open_faces
-from aujax.data.records import data_mesh, replicated
+from aujax.data.batch import data_mesh, replicated
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.training import epochs, memory
 from aujax.training import step as steps

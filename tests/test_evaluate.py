@@ -11,7 +11,7 @@ import pytest
 from golden_face import LANDMARKS
 
 from aujax import au_maps, codebook, evaluation, methods
-from aujax.data.records import Batch, data_mesh, to_mesh
+from aujax.data.batch import Batch, data_mesh, to_mesh
 from aujax.evaluation import Outputs, evaluate
 
 _PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "released_cosines.py"

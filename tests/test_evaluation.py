@@ -14,8 +14,8 @@ import pytest
 
 from aujax import au_maps, codebook, evaluation, evaluation_files, metrics, runs
 from aujax.data import feed
-from aujax.data.builders import open_faces
-from aujax.data.records import data_mesh, replicated
+from aujax.data.batch import data_mesh, replicated
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.evaluation import evaluate, summarize
 from aujax.report import figures, page, tables

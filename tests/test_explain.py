@@ -13,8 +13,9 @@ from small_folders import blocks, write_image
 
 import aujax.explain
 from aujax import codebook, faithfulness, run_files, runs
-from aujax.data import photos, records
-from aujax.data.builders import open_faces
+from aujax.data import photos
+from aujax.data.batch import Batch
+from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 from aujax.errors import UserError
 from aujax.explain import __main__ as command
@@ -34,7 +35,7 @@ def batch():
     """One drawn face, four times."""
     face = draw_face(0, 1, size=64)
     four = {"image": face.image, "landmarks": face.landmarks, "expression": np.int32(0), "index": np.int32(0)}
-    return records.Batch(*(np.stack([part] * 4) for part in (*four.values(), np.True_, np.True_)))
+    return Batch(*(np.stack([part] * 4) for part in (*four.values(), np.True_, np.True_)))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from aujax import codebook, faithfulness, faithfulness_files, methods, runs
 from aujax.config import Config
-from aujax.data.records import data_mesh
+from aujax.data.batch import data_mesh
 
 FACS = codebook.FACS
 # Faces that fill up a batch are asked for no action units.

@@ -53,19 +53,19 @@ MAY_IMPORT = {
         *("processes", "report.*", "runs", "training.loop"),
     ),
     "sweep.py": (
-        *("cli", "commandline", "config", "config_files", "data.builders", "data.feed", "errors", "evaluation_files"),
+        *("cli", "commandline", "config", "config_files", "data.feed", "data.store", "errors", "evaluation_files"),
         *("run_files", "training.loop"),
     ),
     "data/*": ("", "codebook", "commandline", "data.*", "errors", "plain_yaml"),
     "torch_pickles.py": ("errors",),
     "weight_files.py": ("errors", "torch_pickles"),
     "training/checkpoint.py": ("errors",),
-    "training/step.py": (*ARRAYS, "config", "data.records", "data.resident", "methods"),
+    "training/step.py": (*ARRAYS, "config", "data.batch", "data.device_cache", "methods"),
     "training/*": ("", *RUNS, "evaluation"),
     "runs.py": ("", *RUNS),
     "evaluation_summary.py": ARRAYS,
     "evaluation.py": ("", *RUNS, "evaluation_summary"),
-    "evaluation_maps.py": ("data.records", "evaluation"),
+    "evaluation_maps.py": ("data.batch", "evaluation"),
     "evaluation_files.py": ("", *RUNS, "evaluation*"),
     "faithfulness_files.py": (*RUNS, "evaluation", "sanity"),
     "release/__init__.py": (),
@@ -77,7 +77,7 @@ MAY_IMPORT = {
     "explain/__init__.py": ("explain.*",),
     "explain/explanation.py": (),
     "explain/words.py": ("explain.explanation",),
-    "explain/reading.py": (*ARRAYS, "data.records", "methods"),
+    "explain/reading.py": (*ARRAYS, "data.batch", "methods"),
     "explain/*": (
         *("", "codebook", "commandline", "data.*", "errors", "explain.*", "faithfulness", "report.*", "run_files"),
         *("runs", "statistics"),
@@ -89,7 +89,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "cv2": ("data/*",),
     "PIL": ("data/*",),
-    "dlib": ("data/detection.py",),
+    "dlib": ("data/detectors.py",),
     "tensorflow_datasets": ("data/*",),
     "grain": ("data/*",),
     "orbax": ("training/checkpoint.py",),
@@ -144,9 +144,9 @@ def test_heavy_packages_stay_where_they_belong(file):
     assert {name for name in packages if _matches(file, NEVER.get(name, ()))} == set()
 
 
-@pytest.mark.parametrize("name", ["aujax.losses.au_alignment", "aujax.data.sources.names.parse", "aujax.__version__"])
+@pytest.mark.parametrize("name", ["aujax.losses.au_alignment", "aujax.data.sources.folder.parse", "aujax.__version__"])
 def test_imported_thing_is_traced_to_its_module(name):
-    expected = {"au_alignment": "losses", "parse": "data.sources.names", "__version__": ""}
+    expected = {"au_alignment": "losses", "parse": "data.sources.folder", "__version__": ""}
     assert _of_ours(name) == expected[name.split(".")[-1]]
 
 

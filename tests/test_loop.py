@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aujax import evaluation, run_files, runs
-from aujax.data.builders import open_faces
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
 from aujax.training import loop, memory
@@ -99,7 +99,7 @@ def test_an_option_newer_than_the_run_had_its_default(tiny_run, tiny_config, wit
 
 
 def test_other_data_in_the_same_folder_is_refused(tiny_run, tiny_config, tmp_path):
-    from aujax.data import prepare
+    from aujax.data.prepare import __main__ as prepare
 
     prepare.main(
         ["synthetic", f"--out={tmp_path / 'other'}", "--train=7", "--validation=7", "--test=7", "--size=48", "--seed=1"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aujax.data.records import data_mesh
+from aujax.data.batch import data_mesh
 from aujax.errors import UserError
 from aujax.training import memory
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from small_folders import blocks, write_image
 
-from aujax.data import alignment, detection, feed, images, photos, video
+from aujax.data import alignment, detectors, feed, images, photos, video
 from aujax.data.photos import Face, Photo, Problem
 from aujax.data.synthetic import draw_face
 
@@ -38,7 +38,7 @@ def side_by_side():
 
 @pytest.fixture(scope="module")
 def two_faces():
-    found = photos.by_dlib(detection.find_model())(Photo("two", side_by_side()))
+    found = photos.by_detector(detectors.load_dlib())(Photo("two", side_by_side()))
     assert len(found) == 2
     return found
 
@@ -46,7 +46,7 @@ def two_faces():
 def test_all_faces_are_found_the_prominent_one_first(two_faces):
     larger, smaller = (one.box for one in two_faces)
     assert larger[2] <= 200 <= smaller[0]
-    expected = detection.detect(side_by_side(), detection.find_model())
+    expected = detectors.load_dlib().faces(side_by_side())[0].landmarks
     np.testing.assert_array_equal(two_faces[0].landmarks, expected)
 
 
@@ -100,7 +100,7 @@ def test_whole_photograph_is_read_as_a_stored_face_is(tmp_path):
 def test_photograph_without_landmarks_in_the_table_is_squeezed():
     pixels = blocks(3, height=60, width=90)
     face = only(read(pixels, find=photos.as_given({"photo 1": None})))
-    np.testing.assert_array_equal(face.picture, alignment.squeeze(pixels)[0])
+    np.testing.assert_array_equal(face.picture, alignment.resize_to_square(pixels)[0])
     assert face.found.landmarks is None
 
 
@@ -140,12 +140,12 @@ def test_every_bad_file_is_told_and_the_others_are_read(tmp_path):
 
 def test_photograph_without_a_face_is_told():
     blank = np.full((120, 100, 3), 128, np.uint8)
-    found = read(blank, find=photos.by_dlib(detection.find_model()))
+    found = read(blank, find=photos.by_detector(detectors.load_dlib()))
     assert found == [Problem("photo 1", "no face found")]
 
 
 def test_strip_of_one_pixel_has_no_face_and_the_others_go_on():
-    strip, find = np.zeros((1, 3000, 3), np.uint8), photos.by_dlib(detection.find_model())
+    strip, find = np.zeros((1, 3000, 3), np.uint8), photos.by_detector(detectors.load_dlib())
     assert read(strip, find=find) == [Problem("photo 1", "no face found")]
 
 

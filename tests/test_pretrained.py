@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch_shapes import BASIC, BOTTLENECK, random_state
 
 from aujax import methods, runs, weight_files
-from aujax.data.records import data_mesh
+from aujax.data.batch import data_mesh
 from aujax.errors import UserError
 from aujax.models import apvit, heads, pretrained, resnet, vit
 from aujax.models.heads import LinearHead

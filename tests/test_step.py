@@ -15,8 +15,8 @@ import pytest
 from aujax import augment, losses, methods, runs
 from aujax.config import Config, OptimizerConfig
 from aujax.data import feed
-from aujax.data.builders import open_faces
-from aujax.data.records import abstract, data_mesh, replicated, to_mesh
+from aujax.data.batch import abstract, data_mesh, replicated, to_mesh
+from aujax.data.store import open_faces
 from aujax.training import optimizer
 from aujax.training import step as steps
 

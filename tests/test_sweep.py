@@ -11,7 +11,7 @@ import pytest
 
 from aujax import cli, config_files, sweep
 from aujax.config import from_config_dict
-from aujax.data.builders import open_faces
+from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.sweep import FINISHED, Row
 from aujax.training import loop

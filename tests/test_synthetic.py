@@ -8,10 +8,10 @@ import pytest
 
 from aujax import codebook
 from aujax.data import synthetic
-from aujax.data.drawing import portrait, scene
-from aujax.data.drawing.canvas import Canvas
-from aujax.data.drawing.face_shape import AU_MOTION, MEAN_FACE, face_points, rotation
-from aujax.data.drawing.person import meet
+from aujax.data.synthetic import portrait, scene
+from aujax.data.synthetic.canvas import Canvas
+from aujax.data.synthetic.face_shape import AU_MOTION, MEAN_FACE, face_points, rotation
+from aujax.data.synthetic.person import meet
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from aujax.data import alignment, detection, feed, images, video
-from aujax.data.detection import Box, Landmarks
+from aujax.data import alignment, feed, images, video
+from aujax.data.batch import Batch
+from aujax.data.detectors import Box, Detector
+from aujax.data.images import SUFFIXES as IMAGE_SUFFIXES
 from aujax.data.images import Pixels
-from aujax.data.records import Batch
-from aujax.data.sources.listing import IMAGE_SUFFIXES
-from aujax.data.stored_face import reason
+from aujax.data.images import read_problem as reason
+from aujax.data.landmarks import Landmarks
 from aujax.errors import UserError
 
 # A face that is not warped is stored no larger than this; the network's picture is smaller still.
@@ -89,9 +90,9 @@ CHOICES: Mapping[str, Callable[[Sequence[Found]], Sequence[Found]]] = {
 }
 
 
-def by_dlib(model: Path) -> Finder:
-    """Returns the finder of all the faces that dlib sees, the large and central ones first."""
-    return lambda photo: [Found(box, landmarks) for box, landmarks in detection.detect_all(photo.pixels, model)]
+def by_detector(detector: Detector) -> Finder:
+    """Returns the finder of all the faces that a detector finds, the large and central ones first."""
+    return lambda photo: [Found(face.box, face.landmarks) for face in detector.faces(photo.pixels)]
 
 
 def as_given(landmarks: Mapping[str, Landmarks | None]) -> Finder:
@@ -235,9 +236,9 @@ def _face(photo: Photo, found: Found, *, align: bool, size: int) -> Face:
     """Returns the face as the only one of its photograph."""
     if not align:
         stored, matrix = _reduced(photo.pixels, _LONGEST_SIDE / max(photo.pixels.shape[:2]))
-        picture = alignment.squeeze(stored)[0]
+        picture = alignment.resize_to_square(stored)[0]
     elif found.landmarks is None:
-        picture, matrix = alignment.squeeze(photo.pixels)
+        picture, matrix = alignment.resize_to_square(photo.pixels)
         stored = picture
     else:
         picture, matrix = _warped(photo.pixels, found.landmarks)

@@ -11,8 +11,8 @@ import numpy as np
 
 from aujax import codebook
 from aujax.data import alignment, photos
+from aujax.data.batch import Batch, data_mesh, replicated, to_mesh
 from aujax.data.photos import Face, Finder, Landmarks, Problem, Source
-from aujax.data.records import Batch, data_mesh, replicated, to_mesh
 from aujax.errors import UserError
 from aujax.explain import reading, words
 from aujax.explain.explanation import Explanation, Region

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from aujax import codebook, run_files
-from aujax.data import builders, detection, photos
+from aujax.data import detectors, photos, store
 from aujax.data.landmarks import read_landmarks
 from aujax.data.photos import Finder
 from aujax.errors import UserError
@@ -13,8 +13,6 @@ from aujax.runs import Run, load_run, temperature
 
 # Whether a face is warped by five points, by the name of the option; None: as the run's data were prepared.
 ALIGNMENTS = {"run": None, "five-point": True, "none": False}
-# Sources whose pictures are faces that were cut out before: what the run was trained on is no whole photograph.
-_CUT_OUT = frozenset({"rafdb", "folds", "affectnet"})
 
 
 class Model(NamedTuple):
@@ -52,9 +50,10 @@ def finder(landmarks: str, *, names: Sequence[str], model_file: str = "") -> Fin
 
     `model_file` is dlib's 68-point predictor, "" the one that is installed.
     """
-    if landmarks == "dlib":
-        return photos.by_dlib(detection.find_model(model_file))
-    return photos.whole if landmarks == "none" else photos.as_given(read_landmarks(pathlib.Path(landmarks), names))
+    if landmarks not in detectors.DETECTORS:
+        return photos.as_given(read_landmarks(pathlib.Path(landmarks), names))
+    detector = detectors.DETECTORS[landmarks].load(model_file)
+    return photos.whole if detector is None else photos.by_detector(detector)
 
 
 def is_warped(model: Model, align: str, choose: str) -> bool:
@@ -82,13 +81,13 @@ def keeps_cut_out(model: Model, align: str) -> bool:
     Such a crop is taken as it is, and the template stands in for all of them where a face must be cut out.
     """
     about = _prepared(model.run) if align == "run" else {}
-    return about.get("align") == "none" and about.get("name") in _CUT_OUT
+    return about.get("align") == "none" and about.get("cropped", False)
 
 
 def _prepared(run: Run) -> dict[str, Any]:
     """Returns how the run's data were prepared; by five points where they are not to be found."""
     try:
-        return builders.open_faces(run.config.data.dir).about if run.config.data.dir else {"align": "five-point"}
+        return store.open_faces(run.config.data.dir).about if run.config.data.dir else {"align": "five-point"}
     except UserError:
         return {"align": "five-point"}
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from aujax import au_maps, augment, cams, codebook, faithfulness, map_scores, methods, resize
 from aujax.codebook import Codebook
-from aujax.data.records import Batch
+from aujax.data.batch import Batch
 
 _FLOOR = 1e-8
 CELLS = 56  # a side, of the AU map to be shown

@@ -17,8 +17,9 @@ from jax.sharding import Mesh
 
 from aujax import methods, processes
 from aujax.config import Config
-from aujax.data import feed, records, resident
-from aujax.data.builders import FaceSource
+from aujax.data import device_cache, feed
+from aujax.data.batch import abstract, replicate, to_mesh_ahead
+from aujax.data.store import FaceSource
 from aujax.errors import UserError
 from aujax.training import memory, step
 from aujax.training.step import Means, TrainState
@@ -70,17 +71,17 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
     config, mesh = training.config, training.mesh
     looped = step.loops_are_fast(mesh)
     program = _resident_program(training, len(source), state)
-    faces = resident.load(source, config.resize_size, mesh, threads=config.data.read_threads)
+    faces = device_cache.load(source, config.resize_size, mesh, threads=config.data.read_threads)
 
     def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
         order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
         rows, valid = feed.batch_rows(order, config.data.batch_size)
-        batches = records.everywhere((rows, valid), mesh)
-        totals = records.everywhere(step.no_means(training.model, config), mesh)
+        batches = replicate((rows, valid), mesh)
+        totals = replicate(step.no_means(training.model, config), mesh)
         done, count = 0, 1
         while done < len(rows):
             started, last = time.perf_counter(), min(done + count, len(rows))
-            bounds = records.everywhere((np.int32(done), np.int32(last)), mesh)
+            bounds = replicate((np.int32(done), np.int32(last)), mesh)
             state, totals = program(state, totals, faces, *batches, *bounds)
             jax.block_until_ready(totals)
             if looped:
@@ -91,7 +92,7 @@ def _resident(training: Training, source: FaceSource, state: TrainState) -> Epoc
             done = last
         return state, totals
 
-    size = resident.bytes_per_device(len(source), config.resize_size, mesh)
+    size = device_cache.bytes_per_device(len(source), config.resize_size, mesh)
     return Epochs(run, f"all faces on the devices, {memory.shown(size)} on each", resident=True)
 
 
@@ -99,13 +100,13 @@ def _resident_program(training: Training, count: int, state: TrainState) -> Any:
     """Returns the compiled steps over that many faces; NoRoom if faces and step do not fit together."""
     config, mesh = training.config, training.mesh
     room = memory.limit(mesh, state)
-    memory.check(resident.bytes_per_device(count, config.resize_size, mesh), room)
+    memory.check(device_cache.bytes_per_device(count, config.resize_size, mesh), room)
     rows, valid = feed.batch_rows(np.arange(count, dtype=np.int32), config.data.batch_size)
     lowered = step.make_resident_steps(*training).lower(
         state,
-        records.everywhere(step.no_means(training.model, config), mesh),
-        records.abstract(resident.held(count, mesh) * mesh.size, config.resize_size, mesh),
-        *records.everywhere((rows, valid, np.int32(0), np.int32(1)), mesh),
+        replicate(step.no_means(training.model, config), mesh),
+        abstract(device_cache.faces_per_device(count, mesh) * mesh.size, config.resize_size, mesh),
+        *replicate((rows, valid, np.int32(0), np.int32(1)), mesh),
     )
     program = memory.compiled(lowered)
     memory.check(memory.needed(program), room)
@@ -117,8 +118,8 @@ def _fed(training: Training, source: FaceSource, state: TrainState, why: str) ->
     program = _fed_program(training, state)
 
     def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
-        totals, flying = records.everywhere(step.no_means(training.model, config), mesh), collections.deque()
-        for batch in records.to_mesh_ahead(_batches(source, config, epoch), mesh):
+        totals, flying = replicate(step.no_means(training.model, config), mesh), collections.deque()
+        for batch in to_mesh_ahead(_batches(source, config, epoch), mesh):
             state, means = program(state, batch)
             totals = _merged(totals, means)
             flying.append(means)
@@ -134,7 +135,7 @@ def _fed_program(training: Training, state: TrainState) -> Any:
     config, mesh = training.config, training.mesh
     train_step = step.make_train_step(*training)
     return memory.fitting(
-        lambda faces: train_step.lower(state, records.abstract(faces, config.resize_size, mesh)),
+        lambda faces: train_step.lower(state, abstract(faces, config.resize_size, mesh)),
         config.data.batch_size,
         unit=mesh.size * config.gradient_accumulation,
         room=memory.limit(mesh, state),

@@ -18,8 +18,8 @@ import rich.progress
 from aujax import evaluation, methods, processes, run_files, runs, weight_files
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.builders import Faces, open_faces
-from aujax.data.records import abstract, check_divisible, data_mesh, everywhere, replicated
+from aujax.data.batch import abstract, check_divisible, data_mesh, replicate, replicated
+from aujax.data.store import Faces, open_faces
 from aujax.errors import UserError
 from aujax.models import pretrained
 from aujax.training import memory
@@ -140,7 +140,7 @@ def _starting_state(
             raise UserError(f"--config.weights: {source}: {error}") from error
     if config.weight_files and (drawn := pretrained.not_loaded(random, variables)):
         log.warning("--config.weights holds nothing for %s: drawn at random", ", ".join(drawn))
-    return everywhere(create_state(variables, tx), mesh)
+    return replicate(create_state(variables, tx), mesh)
 
 
 def _validation(

@@ -18,8 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from aujax import au_maps, augment, codebook, losses, methods, metrics
 from aujax.config import Config
-from aujax.data import resident
-from aujax.data.records import DATA_AXIS, Batch
+from aujax.data import device_cache
+from aujax.data.batch import DATA_AXIS, Batch
 from aujax.metrics import Mean
 
 Means = dict[str, Mean]
@@ -88,7 +88,7 @@ def make_resident_steps(
         last: Int[Array, ""],
     ) -> tuple[TrainState, Means]:
         def one(index: Int[Array, ""], carry: tuple[TrainState, Means]) -> tuple[TrainState, Means]:
-            state, means = step(carry[0], resident.take(faces, rows[index], valid[index]))
+            state, means = step(carry[0], device_cache.take(faces, rows[index], valid[index]))
             return state, jax.tree.map(jnp.add, carry[1], means)
 
         # Not `scan`, whose length is part of the program: here one program makes any number of steps.

@@ -1,10 +1,10 @@
-"""Where faces come from: each source lists its images, and `SOURCES` is the table of them."""
+"""Sources of faces: each lists its images, and `SOURCES` is the table of them."""
 
-from aujax.data.sources import affectnet, drawn, folder, folds, rafdb
+from aujax.data.sources import affectnet, folder, folds, rafdb, synthetic
 from aujax.data.sources.listing import Source
 
 SOURCES: dict[str, Source] = {
-    "synthetic": drawn.SOURCE,
+    "synthetic": synthetic.SOURCE,
     "folder": folder.SOURCE,
     "rafdb": rafdb.SOURCE,
     "affectnet": affectnet.SOURCE,

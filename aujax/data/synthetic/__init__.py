@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from aujax import codebook
-from aujax.data.drawing import dressing, portrait, scene
-from aujax.data.drawing.canvas import Canvas
-from aujax.data.drawing.face_shape import face_points, rotation
-from aujax.data.drawing.person import Person, meet
+from aujax.data.synthetic import dressing, portrait, scene
+from aujax.data.synthetic.canvas import Canvas
+from aujax.data.synthetic.face_shape import face_points, rotation
+from aujax.data.synthetic.person import Person, meet
 
 # What a person names an expression by: AUs always shown, then how many at least of some further AUs.
 _TELLING: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {

@@ -76,13 +76,13 @@ def to_mesh_ahead(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
         yield before
 
 
-def everywhere(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """Returns a tree of host arrays, the same in all processes, as arrays that every device holds whole."""
     place = replicated(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree)
 
 
-def room(count: int, size: int) -> Batch:
+def empty_batch(count: int, size: int) -> Batch:
     """Returns host arrays for that many faces of (size, size), with nothing meaningful in them."""
     return Batch(
         image=np.empty((count, size, size, 3), np.uint8),
@@ -97,7 +97,7 @@ def room(count: int, size: int) -> Batch:
 def abstract(count: int, size: int, mesh: Mesh) -> Any:
     """Returns the shapes, types and places of that many faces on the mesh, for compiling ahead."""
     place = sharded(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), room(count, size))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), empty_batch(count, size))
 
 
 def check_divisible(batch_size: int, mesh: Mesh, *, option: str, parts: int = 1) -> None:

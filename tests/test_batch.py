@@ -6,13 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from aujax.data import records
-from aujax.data.records import Batch
+from aujax.data.batch import Batch, by_process, check_divisible, data_mesh, empty_batch, to_mesh, to_mesh_ahead
 from aujax.errors import UserError
 
 
 def test_a_batch_is_divided_over_the_devices():
-    mesh = records.data_mesh(jax.devices()[:4])
+    mesh = data_mesh(jax.devices()[:4])
     batch = Batch(
         np.zeros((8, 4, 4, 3), np.uint8),
         np.zeros((8, 68, 2), np.float32),
@@ -21,33 +20,33 @@ def test_a_batch_is_divided_over_the_devices():
         np.ones(8, bool),
         np.ones(8, bool),
     )
-    shards = records.to_mesh(batch, mesh).index.addressable_shards
+    shards = to_mesh(batch, mesh).index.addressable_shards
     assert [shard.data.tolist() for shard in shards] == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
-    mesh = records.data_mesh(jax.devices()[:4])
+    mesh = data_mesh(jax.devices()[:4])
     with pytest.raises(
         UserError, match=r"--config\.data\.batch_size: expected a multiple of the 4 devices, got 10; take 8"
     ):
-        records.check_divisible(10, mesh, option="data.batch_size")
+        check_divisible(10, mesh, option="data.batch_size")
 
 
 def test_parts_of_a_batch_are_divided_over_the_devices_too():
-    mesh = records.data_mesh(jax.devices()[:4])
+    mesh = data_mesh(jax.devices()[:4])
     with pytest.raises(
         UserError, match=r"a multiple of the 4 devices x 3 parts of --config\.gradient_accumulation, got 16; take 12"
     ):
-        records.check_divisible(16, mesh, option="data.batch_size", parts=3)
+        check_divisible(16, mesh, option="data.batch_size", parts=3)
 
 
 def test_the_next_batch_is_on_its_way_before_this_one_is_taken(monkeypatch):
-    monkeypatch.setattr(records, "to_mesh", lambda batch, mesh: sent.append(batch) or batch)
-    batches, sent = [records.room(1, size) for size in (1, 2, 3)], []
-    ahead = records.to_mesh_ahead(iter(batches), records.data_mesh(jax.devices()[:1]))
+    monkeypatch.setattr("aujax.data.batch.to_mesh", lambda batch, mesh: sent.append(batch) or batch)
+    batches, sent = [empty_batch(1, size) for size in (1, 2, 3)], []
+    ahead = to_mesh_ahead(iter(batches), data_mesh(jax.devices()[:1]))
     assert [(batch.image.shape[1], len(sent)) for batch in ahead] == [(1, 2), (2, 3), (3, 3)]
 
 
 def test_the_devices_of_a_process_lie_side_by_side():
     devices = [types.SimpleNamespace(id=number, process_index=number % 2) for number in range(4)]
-    assert [device.id for device in records.by_process(devices)] == [0, 2, 1, 3]
+    assert [device.id for device in by_process(devices)] == [0, 2, 1, 3]

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from aujax.data.drawing.canvas import Canvas, Colour, curve, ribbon, shade
-from aujax.data.drawing.person import FABRICS, Person
+from aujax.data.synthetic.canvas import Canvas, Colour, curve, ribbon, shade
+from aujax.data.synthetic.person import FABRICS, Person
 
 _NOISE = np.random.default_rng(7).standard_normal((512, 512, 3)).astype(np.float32)
 _HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 7)

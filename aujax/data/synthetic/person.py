@@ -5,9 +5,9 @@ import functools
 
 import numpy as np
 
-from aujax.data.drawing.canvas import Colour, mix, shade
-from aujax.data.drawing.face_shape import CROWN, EARS, HAIRLINE, IRISES, MEAN_FACE
-from aujax.data.drawing.hair import STYLE_WEIGHTS, STYLES, Hair, HairStyle, grow
+from aujax.data.synthetic.canvas import Colour, mix, shade
+from aujax.data.synthetic.face_shape import CROWN, EARS, HAIRLINE, IRISES, MEAN_FACE
+from aujax.data.synthetic.hair import STYLE_WEIGHTS, STYLES, Hair, HairStyle, grow
 
 # sRGB, from the lightest to the darkest; a person's tone is drawn uniformly along the whole range.
 SKIN_TONES: tuple[Colour, ...] = (

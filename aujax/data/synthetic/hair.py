@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.drawing.canvas import curve
-from aujax.data.drawing.face_shape import CROWN, HAIRLINE
+from aujax.data.synthetic.canvas import curve
+from aujax.data.synthetic.face_shape import CROWN, HAIRLINE
 
 _SAMPLES = 41
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.drawing.canvas import Canvas, curve, mix, ribbon, shade
-from aujax.data.drawing.face_shape import IRISES
-from aujax.data.drawing.person import Person
+from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade
+from aujax.data.synthetic.face_shape import IRISES
+from aujax.data.synthetic.person import Person
 
 View = Callable[[np.ndarray], np.ndarray]
 _RIM = np.linspace(0, 2 * np.pi, 24, endpoint=False)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.drawing import wrinkles
-from aujax.data.drawing.canvas import Canvas, curve, mix, ribbon, shade
-from aujax.data.drawing.face_shape import CROWN, EARS, IRISES, TEETH
-from aujax.data.drawing.person import Person
+from aujax.data.synthetic import wrinkles
+from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade
+from aujax.data.synthetic.face_shape import CROWN, EARS, IRISES, TEETH
+from aujax.data.synthetic.person import Person
 
 View = Callable[[np.ndarray], np.ndarray]
 _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
