@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from aujax import cams, map_scores, resize
-from aujax.models.reading import Variables
+from aujax.models.forward import Variables
 
 SHIFT = 1 / 28  # of the picture's side: 8 of 224 pixels
 

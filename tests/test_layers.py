@@ -13,7 +13,7 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 DRAWING = ("codebook", "rendering", "au_maps", "resize", "augment", "occlusion")
 MEASURING = ("losses", "metrics", "cams", "map_scores", "faithfulness", "bootstrap", "statistics", "calibration")
 ARRAYS = (*DRAWING, *MEASURING)
-NETWORKS = ("methods", "models.*", "readouts")
+NETWORKS = ("methods", "models.*")
 FILES_OF_A_RUN = ("config", "data.*", "run_files", "runs", "weight_files", "training.*")
 RUNS = (*ARRAYS, *NETWORKS, *FILES_OF_A_RUN, "errors", "processes")
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
@@ -42,8 +42,7 @@ MAY_IMPORT = {
     "models/taps.py": (),
     "models/pretrained.py": (*ARRAYS, "models.*", "methods"),  # it fills the parameters of a row of METHODS
     "models/*": (*ARRAYS, "models.*"),
-    "readouts.py": ("cams", "models.heads"),
-    "methods.py": ("augment", "cams", "models.*", "readouts"),
+    "methods.py": ("augment", "cams", "models.*"),
     "sanity.py": (*ARRAYS, "methods", "models.*"),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
     "config_files.py": ("config", "errors", "run_files"),

@@ -74,7 +74,9 @@ def loaded(state, model, size=64):
 
 
 def read(model, variables):
-    return jax.jit(functools.partial(methods.read, model))(variables, jnp.asarray(IMAGE.transpose(1, 2, 0))[None])
+    return jax.jit(functools.partial(methods.apply_with_taps, model))(
+        variables, jnp.asarray(IMAGE.transpose(1, 2, 0))[None]
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_the_run_computes_what_a_network_of_these_tensors_computes(imported):
     run = runs.load_run(imported)
     image = jax.random.normal(jax.random.key(0), (2, SIZE, SIZE, 3))
     logits = methods.forward(run.model, run.variables, image).logits
-    features = methods.read(run.model, run.variables, image).activations["layer5"].mean((1, 2))
+    features = methods.apply_with_taps(run.model, run.variables, image).activations["layer5"].mean((1, 2))
     fc = (weights()[f"classification_head.fc.{part}"] for part in ("weight", "bias"))
     weight, bias = fc
     np.testing.assert_allclose(logits, features @ weight.T + bias[None], rtol=1e-5)

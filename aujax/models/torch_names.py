@@ -11,7 +11,7 @@ import flax.linen as nn
 import numpy as np
 
 from aujax.models import heads
-from aujax.models.position_embedding import resampled
+from aujax.models.layers import resample_position_embedding
 
 Row = tuple[str, str]
 Tensors = Mapping[str, Any]
@@ -165,14 +165,14 @@ def _position_resampled(tensors: Tensors, shapes: Shapes) -> Tensors:
     if "pos_embed" not in tensors:
         return tensors
     tokens = shapes["params/backbone/pos_embed"][1] - 1
-    return {**tensors, "pos_embed": resampled(np.asarray(tensors["pos_embed"]), tokens)}
+    return {**tensors, "pos_embed": resample_position_embedding(np.asarray(tensors["pos_embed"]), tokens)}
 
 
 def _position_split(tensors: Tensors, shapes: Shapes) -> Tensors:
     """The position embedding for our grid, in two parts: the class token's and the patches'."""
     if "pos_embed" not in tensors:
         return tensors
-    position = resampled(np.asarray(tensors["pos_embed"]), shapes[_PATCH_POSITION][1])
+    position = resample_position_embedding(np.asarray(tensors["pos_embed"]), shapes[_PATCH_POSITION][1])
     others = {name: tensor for name, tensor in tensors.items() if name != "pos_embed"}
     return {**others, "pos_embed[:, :1]": position[:, :1], "pos_embed[:, 1:]": position[:, 1:]}
 

@@ -1,4 +1,4 @@
-"""BatchNorm against Flax's, whose gradients automatic differentiation finds."""
+"""Layers of the networks: attention dropout by hand, the stem's convolution and BatchNorm against Flax's."""
 
 import functools
 
@@ -9,7 +9,61 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from aujax.models.batch_norm import BatchNorm
+from aujax.models.layers import AttentionDropout, BatchNorm, StemConv
+
+# Two pictures of one channel; the second is twice as bright.
+FEATURES = jnp.array([[[0.0, 1.0], [5.0, 10.0]], [[0.0, 2.0], [10.0, 20.0]]])[..., None]
+
+
+def dropped(rate, threshold=0.5, *, train=True, seed=0, x=FEATURES):
+    return AttentionDropout(rate, threshold).apply({}, x, train=train, rngs={"dropout": jax.random.key(seed)})
+
+
+def test_places_that_reach_the_threshold_are_hidden_in_every_picture():
+    np.testing.assert_array_equal(dropped(1.0)[..., 0], [[[0, 1], [0, 0]], [[0, 2], [0, 0]]])
+
+
+def test_otherwise_all_places_are_weighed_by_their_attention():
+    np.testing.assert_allclose(dropped(0.0), FEATURES / (1 + np.exp(-np.asarray(FEATURES))), rtol=1e-6)
+
+
+def test_attention_is_the_mean_over_channels():
+    two = jnp.concatenate([FEATURES, 3 * FEATURES], axis=-1)
+    np.testing.assert_allclose(dropped(0.0, x=two), two / (1 + np.exp(-2 * np.asarray(FEATURES))), rtol=1e-6)
+
+
+def test_outside_training_nothing_changes():
+    np.testing.assert_array_equal(AttentionDropout(1.0, 0.5).apply({}, FEATURES, train=False), FEATURES)
+
+
+def test_one_draw_decides_for_the_whole_batch_at_its_rate():
+    hidden = [np.asarray(dropped(0.4, seed=seed)[:, 1, 1, 0] == 0) for seed in range(200)]
+    assert all(both.all() or not both.any() for both in hidden)
+    assert np.mean(hidden) == pytest.approx(0.4, abs=0.1)
+
+
+def test_the_weights_have_a_gradient_and_the_choice_of_places_has_none():
+    gradient = jax.grad(lambda x: dropped(0.0, x=x).sum())(FEATURES)
+    weight = 1 / (1 + np.exp(-np.asarray(FEATURES, np.float64)))
+    np.testing.assert_allclose(gradient, weight + FEATURES * weight * (1 - weight), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: dropped(1.0, x=x).sum())(FEATURES) != 0, dropped(1.0) + (FEATURES == 0) > 0
+    )
+
+
+def test_half_precision_stays():
+    assert dropped(0.0, x=FEATURES.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("size", [(12, 10), (11, 9), (10, 13)])
+def test_the_convolution_is_the_plain_one(size):
+    image = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
+    plain = nn.Conv(4, (7, 7), strides=(2, 2), padding=3, use_bias=False)
+    variables = plain.init(jax.random.key(0), image)
+    np.testing.assert_allclose(
+        StemConv(4, jnp.float32).apply(variables, image), plain.apply(variables, image), atol=1e-5
+    )
+
 
 CHANNELS = 5
 

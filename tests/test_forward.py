@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aujax import methods
-from aujax.models import reading, taps
+from aujax.models import forward, taps
 from aujax.models.heads import AcolBranch
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
@@ -46,7 +46,7 @@ def test_gradient_at_the_aligned_tap_reaches_the_logits(name):
 
 def test_gradients_of_an_inner_layer_are_those_of_the_logit():
     model, variables = small("CAM")
-    read, gradients = methods.read_gradients(model, variables, jnp.asarray(IMAGES), CLASSES, at=("layer4", "layer5"))
+    read, gradients = methods.gradients_at_taps(model, variables, jnp.asarray(IMAGES), CLASSES, at=("layer4", "layer5"))
     np.testing.assert_allclose(read.logits, methods.forward(model, variables, IMAGES).logits, atol=1e-5)
     # At the last layer, by hand: the weight of the class over the number of places.
     by_hand = np.asarray(variables["params"]["head"]["fc"]["kernel"]).T[CLASSES][:, None, None, :] / 64
@@ -66,12 +66,12 @@ def test_gradients_of_an_inner_layer_are_those_of_the_logit():
 def test_gradients_at_a_tap_that_does_not_exist_are_refused_with_those_that_do():
     model, variables = small("CAM")
     with pytest.raises(ValueError, match=r"must be some of layer1, .*layer5.*, got layer9"):
-        methods.read_gradients(model, variables, jnp.asarray(IMAGES), CLASSES, at=("layer9",))
+        methods.gradients_at_taps(model, variables, jnp.asarray(IMAGES), CLASSES, at=("layer9",))
 
 
 def test_acol_erases_by_the_expression_that_is_given():
     model, variables = small("ACoL")
-    given = methods.read(model, variables, IMAGES, expression=CLASSES)
+    given = methods.apply_with_taps(model, variables, IMAGES, expression=CLASSES)
     maps = np.asarray(given.activations["class_maps"])
     seen = np.stack([stretched(maps[i, ..., k]) < 0.1 for i, k in enumerate(CLASSES)])
     features = np.where(seen[..., None], given.activations["layer5"], 0)
@@ -83,17 +83,17 @@ def test_acol_erases_by_the_expression_that_is_given():
 
 def test_gradients_of_an_expression_that_does_not_exist_are_nan():
     model, variables = small("CAM")
-    _, gradients = methods.read_gradients(model, variables, IMAGES, np.array([0, 7, -1]), at=("layer5",))
+    _, gradients = methods.gradients_at_taps(model, variables, IMAGES, np.array([0, 7, -1]), at=("layer5",))
     assert np.isnan(gradients["layer5"]).all(axis=(1, 2, 3)).tolist() == [False, True, True]
 
 
 def test_gradients_of_equal_models_are_compiled_once():
     model, variables = small("CAM")
-    methods.read_gradients(model, variables, IMAGES, CLASSES, at=("layer5",))
-    count = reading._read_gradients._cache_size()
+    methods.gradients_at_taps(model, variables, IMAGES, CLASSES, at=("layer5",))
+    count = forward._gradients_at_taps._cache_size()
     again = methods.build_model("CAM", backbone="resnet_tiny")
-    methods.read_gradients(again, variables, IMAGES, CLASSES, at=("layer5",))
-    assert reading._read_gradients._cache_size() == count
+    methods.gradients_at_taps(again, variables, IMAGES, CLASSES, at=("layer5",))
+    assert forward._gradients_at_taps._cache_size() == count
 
 
 def test_adl_drops_by_its_key_in_training_alone():
@@ -101,7 +101,7 @@ def test_adl_drops_by_its_key_in_training_alone():
 
     @jax.jit
     def train(key):
-        return methods.read(model, variables, jnp.asarray(IMAGES), train=True, key=key).logits
+        return methods.apply_with_taps(model, variables, jnp.asarray(IMAGES), train=True, key=key).logits
 
     same, again, *others = (train(jax.random.key(seed)) for seed in (0, 0, 1, 2, 3, 4))
     np.testing.assert_array_equal(same, again)
@@ -119,17 +119,17 @@ def test_adl_drops_by_its_key_in_training_alone():
         (IMAGES[0], None, r"image must be \(batch, height, width, 3\) .*, got float32 \(64, 64, 3\)"),
         (IMAGES.transpose(0, 3, 1, 2), None, r"image must be .*, got float32 \(3, 3, 64, 64\)"),
         (np.zeros((1, 64, 64, 3), np.uint8), None, "normalised floats, got uint8"),
-        (IMAGES, 3, r"expression must be 3 whole numbers, one for each picture, got int32 \(\)"),
+        (IMAGES, 3, r"expression must be 3 integers, one per image, got int32 \(\)"),
         (IMAGES, CLASSES[:1], r"got int32 \(1,\)"),
         (IMAGES, np.zeros(3), "got float32"),
     ],
 )
 def test_what_is_no_batch_is_refused_in_words(image, expression, message):
     with pytest.raises(ValueError, match=message):
-        reading.checked(image, expression)
+        forward.check_batch(image, expression)
 
 
 @pytest.mark.parametrize("at", ["layer5", ["layer5"]])
 def test_one_tap_or_a_list_of_them_may_be_named(at):
     model, variables = small("CAM")
-    assert set(methods.read_gradients(model, variables, IMAGES, CLASSES, at=at)[1]) == {"layer5"}
+    assert set(methods.gradients_at_taps(model, variables, IMAGES, CLASSES, at=at)[1]) == {"layer5"}
