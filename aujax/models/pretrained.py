@@ -25,7 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from aujax import methods
 from aujax.models import heads
 from aujax.models.backbones import BACKBONES
-from aujax.models.position_embedding import resampled as resample_position_embedding
+from aujax.models.layers import resample_position_embedding as resample_position_embedding
 
 Row = tuple[str, str]
 Rows = tuple[Row, ...]
