@@ -6,7 +6,7 @@ import cv2
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from aujax.data.batch import Batch
@@ -59,22 +59,28 @@ def batch_rows(
 
 def decoded(record: Record, row: int, size: int) -> Batch:
     """Returns one face, without a batch axis, as RGB of (size, size) with its landmarks scaled along."""
-    image = _decode(record)
-    height, width = image.shape[:2]
-    if (height, width) != (size, size):
-        # Pillow's kernel grows with the shrinking; it is what the published models see.
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    scale = np.array([size / width, size / height], np.float32)
-    # Scaling keeps pixel centres at half-integers: x + 0.5 is what is proportional.
-    landmarks = np.where(record["has_landmarks"], (record["landmarks"] + 0.5) * scale - 0.5, 0.0)
+    image, landmarks = resize_face(_decode(record), record["landmarks"], size)
     return Batch(
         image=image,
-        landmarks=landmarks.astype(np.float32),
+        landmarks=landmarks if record["has_landmarks"] else np.zeros_like(landmarks),
         expression=np.asarray(record["expression"], np.int32),
         index=np.asarray(row, np.int32),
         has_landmarks=np.asarray(record["has_landmarks"]),
         valid=np.asarray(True),
     )
+
+
+def resize_face(
+    image: UInt8[np.ndarray, "_ _ 3"], landmarks: Float[np.ndarray, "68 2"], size: int
+) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "68 2"]]:
+    """Returns the image resized to (size, size), and the landmarks in pixels of the result."""
+    height, width = image.shape[:2]
+    if (height, width) != (size, size):
+        # Pillow's kernel grows with the reduction; it is the resizing that the published models were trained with.
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    scale = np.array([size / width, size / height], np.float32)
+    # Pixel centres are at whole numbers: x + 0.5 is what scales.
+    return image, ((landmarks + 0.5) * scale - 0.5).astype(np.float32)
 
 
 def _decode(record: Record) -> UInt8[np.ndarray, "height width 3"]:
