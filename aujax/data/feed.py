@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from aujax.data import alignment, images
@@ -69,21 +69,26 @@ def decoded(record: Record, row: int, size: int) -> Batch:
         raise UserError(
             f"face {record['id']!r} of the prepared data set cannot be decoded ({error}); prepare the data set again"
         ) from error
-    height, width = image.shape[:2]
-    if (height, width) != (size, size):
-        # Pillow's kernel grows as the image is reduced (antialiasing), as for the images of the published models.
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    landmarks = np.zeros((68, 2), np.float32)
-    if record["has_landmarks"]:
-        landmarks = alignment.rescale(record["landmarks"], np.array([size / width, size / height], np.float32))
+    image, landmarks = resize_face(image, record["landmarks"], size)
     return Batch(
         image=image,
-        landmarks=landmarks.astype(np.float32),
+        landmarks=landmarks if record["has_landmarks"] else np.zeros_like(landmarks),
         expression=np.asarray(record["expression"], np.int32),
         index=np.asarray(row, np.int32),
         has_landmarks=np.asarray(record["has_landmarks"]),
         valid=np.asarray(True),
     )
+
+
+def resize_face(
+    image: UInt8[np.ndarray, "_ _ 3"], landmarks: Float[np.ndarray, "68 2"], size: int
+) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "68 2"]]:
+    """Returns the image resized to (size, size), and the landmarks in pixels of the result."""
+    height, width = image.shape[:2]
+    if (height, width) != (size, size):
+        # Pillow's kernel grows as the image is reduced (antialiasing), as for the images of the published models.
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return image, alignment.rescale(landmarks, np.array([size / width, size / height], np.float32))
 
 
 def _stack(faces: Sequence[Batch]) -> Batch:
