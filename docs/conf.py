@@ -1,0 +1,103 @@
+"""Sphinx configuration of the documentation site: `make docs` writes docs/_build/html.
+
+Warnings are errors, and nothing is fetched from a network. Before the pages are read, the two notebooks are copied
+below `_generated/` (Sphinx reads no files outside its own folder), the table of metrics is written from
+`aujax.results.METRICS`, and the list of modules of the API reference from the package. The notebooks and the guides with `{code-cell}` blocks are executed; an exception in one of them
+fails the build. The examples in docstrings are run by tests/test_docstrings.py.
+"""
+
+import importlib
+import os
+import pathlib
+import shutil
+import sys
+
+from sphinx.application import Sphinx
+
+DOCS = pathlib.Path(__file__).parent
+ROOT = DOCS.parent
+GENERATED = DOCS / "_generated"
+sys.path[:0] = [str(ROOT), str(DOCS)]
+
+import api_reference  # beside this file
+
+import aujax
+
+project = "aujax"
+author = "the authors of aujax"
+version = release = aujax.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+templates_path = ["_templates"]
+# A name in single backticks becomes a link where it names an object of this reference, and is code otherwise.
+default_role = "py:obj"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+nb_execution_mode = "force"
+nb_execution_timeout = 240
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+# Annotations are taken from the source by api_reference: evaluated, a jaxtyping annotation fills several lines.
+autodoc_typehints = "none"
+maximum_signature_line_length = 90
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+# `Evaluation` in a docstring may be the class of two modules; the link then goes to the first of them.
+suppress_warnings = ["ref.python"]
+
+html_theme = "furo"
+html_title = f"aujax {version}"
+html_show_sourcelink = False
+html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+pygments_style = "default"
+
+
+def copy_notebooks() -> None:
+    """Copies the notebooks to where Sphinx can read them."""
+    target = GENERATED / "notebooks"
+    target.mkdir(parents=True, exist_ok=True)
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        shutil.copyfile(notebook, target / notebook.name)
+
+
+def write_metrics_table() -> None:
+    """Writes the rows of `aujax.results.METRICS` as a Markdown table, which a guide includes."""
+    try:
+        metrics = importlib.import_module("aujax.results").METRICS
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("aujax.results"):
+            raise
+        text = "*The module `aujax.results` is not part of this version: no table of metrics was written.*\n"
+    else:
+        rows = metrics.values() if isinstance(metrics, dict) else metrics
+        text = "| metric | key | definition | unit | averaged over | uninformative value | better |\n"
+        text += "| --- | --- | --- | --- | --- | --- | --- |\n"
+        for row in rows:
+            cells = (row.title, f"`{row.key}`", row.definition, row.unit, row.aggregation, row.chance, row.direction)
+            text += "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
+    GENERATED.mkdir(exist_ok=True)
+    (GENERATED / "metrics.md").write_text(text, encoding="utf-8")
+
+
+def _cell(value: object) -> str:
+    if value is None or value == "":
+        return "-"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def setup(app: Sphinx) -> None:
+    """Registers what runs before the pages are read, and the rendering of signatures and docstrings."""
+    os.environ.setdefault("AUJAX_RUN", str(ROOT / "runs" / "demo" / "with_au"))
+    copy_notebooks()
+    write_metrics_table()
+    api_reference.write_pages(aujax, GENERATED / "api")
+    api_reference.setup(app)
