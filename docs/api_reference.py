@@ -118,8 +118,8 @@ def _default(value: ast.expr) -> str:
 def plain_docstring(lines: list[str]) -> list[str]:
     """Returns the lines of a docstring as reStructuredText.
 
-    Doctests and sections such as "Raises:" stay as they are. Other indented lines become a literal block, so that tables
-    and examples of command lines keep their layout. In prose, the characters * | _ are escaped outside backticks.
+    Doctests and sections such as "Raises:" stay as they are. Other indented lines become a literal block, so that
+    tables and examples of command lines keep their layout. In prose, * | and _ are escaped outside backticks.
     """
     result: list[str] = []
     block = ""  # what the current paragraph is: "", "prose", "doctest", "section", "literal" or "item"

@@ -1,12 +1,12 @@
 """Sphinx configuration of the documentation site: `make docs` writes docs/_build/html.
 
-Warnings are errors, and nothing is fetched from a network. Before the pages are read, the two notebooks are copied
-below `_generated/` (Sphinx reads no files outside its own folder), the table of metrics is written from
-`aujax.results.METRICS`, and the list of modules of the API reference from the package. The notebooks and the guides with `{code-cell}` blocks are executed; an exception in one of them
-fails the build. The examples in docstrings are run by tests/test_docstrings.py.
+Warnings are errors, and nothing is fetched from a network. Before the pages are read, `_generated/` is filled: the two
+notebooks are copied there (Sphinx reads no files outside its own folder), the tables of metrics and files are written
+from `aujax.results`, and the list of modules of the API reference from the package. The notebooks and the guides with
+`{code-cell}` blocks are executed; an exception in one of them fails the build. The examples in docstrings are run by
+tests/test_docstrings.py.
 """
 
-import importlib
 import os
 import pathlib
 import shutil
@@ -19,9 +19,10 @@ ROOT = DOCS.parent
 GENERATED = DOCS / "_generated"
 sys.path[:0] = [str(ROOT), str(DOCS)]
 
-import api_reference  # beside this file
+import api_reference  # noqa: E402, beside this file
+import results_tables  # noqa: E402
 
-import aujax
+import aujax  # noqa: E402
 
 project = "aujax"
 author = "the authors of aujax"
@@ -68,36 +69,10 @@ def copy_notebooks() -> None:
         shutil.copyfile(notebook, target / notebook.name)
 
 
-def write_metrics_table() -> None:
-    """Writes the rows of `aujax.results.METRICS` as a Markdown table, which a guide includes."""
-    try:
-        metrics = importlib.import_module("aujax.results").METRICS
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("aujax.results"):
-            raise
-        text = "*The module `aujax.results` is not part of this version: no table of metrics was written.*\n"
-    else:
-        rows = metrics.values() if isinstance(metrics, dict) else metrics
-        text = "| metric | key | definition | unit | averaged over | uninformative value | better |\n"
-        text += "| --- | --- | --- | --- | --- | --- | --- |\n"
-        for row in rows:
-            cells = (row.title, f"`{row.key}`", row.definition, row.unit, row.aggregation, row.chance, row.direction)
-            text += "| " + " | ".join(_cell(cell) for cell in cells) + " |\n"
-    GENERATED.mkdir(exist_ok=True)
-    (GENERATED / "metrics.md").write_text(text, encoding="utf-8")
-
-
-def _cell(value: object) -> str:
-    if value is None or value == "":
-        return "-"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
 def setup(app: Sphinx) -> None:
     """Registers what runs before the pages are read, and the rendering of signatures and docstrings."""
     os.environ.setdefault("AUJAX_RUN", str(ROOT / "runs" / "demo" / "with_au"))
     copy_notebooks()
-    write_metrics_table()
+    results_tables.write(GENERATED)
     api_reference.write_pages(aujax, GENERATED / "api")
     api_reference.setup(app)
