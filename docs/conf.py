@@ -33,7 +33,7 @@ templates_path = ["_templates"]
 # A name in single backticks becomes a link where it names an object of this reference, and is code otherwise.
 default_role = "py:obj"
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = "force"
