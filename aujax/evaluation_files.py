@@ -111,7 +111,13 @@ def _examples(columns: Columns, source: FaceSource, expressions: Sequence[str]) 
 
         has_map, has_predicted_map = (bool(columns[name][row]) for name in ("has_map", "has_predicted_map"))
         label, predicted = (expressions[columns[name][row]] for name in ("expression", "predicted"))
-        values = {"index": index, "id": face["id"], "group": face["group"], "expression": label, "predicted": predicted}
+        values = {
+            "index": index,
+            "id": face["id"],
+            "group": face["subject_id"],
+            "expression": label,
+            "predicted": predicted,
+        }
         values |= {"probability": number("probability"), "correct": int(label == predicted), "has_map": int(has_map)}
         values |= {
             _column(name): number(f"cosine/{name}", has_map)

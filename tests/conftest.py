@@ -27,7 +27,7 @@ from aujax.config import Config, DataConfig, OptimizerConfig
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A prepared data set of drawn faces: 24 to train on, 8 to validate, 16 to test."""
-    from aujax.data import prepare
+    from aujax.data.prepare import __main__ as prepare
 
     out = tmp_path_factory.mktemp("data") / "faces"
     sizes = ["--train=24", "--validation=8", "--test=16", "--size=48"]

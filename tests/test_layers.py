@@ -139,9 +139,9 @@ def test_heavy_packages_stay_where_they_belong(file):
     assert {name for name in packages if _matches(file, NEVER.get(name, ()))} == set()
 
 
-@pytest.mark.parametrize("name", ["aujax.losses.au_alignment", "aujax.data.sources.names.parse", "aujax.__version__"])
+@pytest.mark.parametrize("name", ["aujax.losses.au_alignment", "aujax.data.sources.folder.parse", "aujax.__version__"])
 def test_imported_thing_is_traced_to_its_module(name):
-    expected = {"au_alignment": "losses", "parse": "data.sources.names", "__version__": ""}
+    expected = {"au_alignment": "losses", "parse": "data.sources.folder", "__version__": ""}
     assert _of_ours(name) == expected[name.split(".")[-1]]
 
 

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 
-import cv2
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int
 from PIL import Image
 
+from aujax.data import alignment, images
 from aujax.data.batch import Batch
+from aujax.data.images import Pixels
+from aujax.data.landmarks import Landmarks
 from aujax.data.store import FaceSource, Record
 from aujax.errors import UserError
 
@@ -27,10 +29,10 @@ def batches(
     size: int,
     threads: int,
 ) -> Iterator[Batch]:
-    """Yields this process's part of every batch, pictures resized to (size, size).
+    """Yields this process's part of every batch, with images resized to (size, size).
 
-    The last batch is filled up with the first faces of the order, marked as not valid. Each of the threads makes whole
-    batches; at most twice as many batches as threads wait in memory.
+    The last batch is padded with the first faces of the order, marked as not valid. Each thread makes whole batches; at
+    most twice as many batches as threads are kept in memory.
     """
     rows, valid = batch_rows(order, batch_size)
     part = np.array_split(np.arange(batch_size), jax.process_count())[jax.process_index()]
@@ -45,49 +47,52 @@ def batches(
 
 
 def num_batches(faces: int, batch_size: int) -> int:
-    """Returns how many batches one pass over the faces takes, a partial last one included."""
+    """Returns the number of batches in one pass over the faces, including a partial last one."""
     return -(-faces // batch_size)
 
 
 def batch_rows(
     order: Int[np.ndarray, " faces"], batch_size: int
 ) -> tuple[Int[np.ndarray, "batches batch"], Bool[np.ndarray, "batches batch"]]:
-    """Returns which faces make each batch; the last is filled up with the first of the order, which are not valid."""
+    """Returns the rows of each batch and which are valid: the last batch is padded with the first rows of the order."""
     rows = np.resize(order, (num_batches(len(order), batch_size), batch_size))
     return rows, (np.arange(rows.size) < len(order)).reshape(rows.shape)
 
 
 def decoded(record: Record, row: int, size: int) -> Batch:
-    """Returns one face, without a batch axis, as RGB of (size, size) with its landmarks scaled along."""
-    image, landmarks = resize_face(_decode(record), record["landmarks"], size)
+    """Returns one face, without a batch axis, resized to (size, size) with its landmarks scaled along.
+
+    Raises:
+      UserError: the image cannot be decoded.
+    """
+    try:
+        image = images.decode(record["image"])
+    except ValueError as error:
+        raise UserError(
+            f"face {record['id']!r} of the prepared data set cannot be decoded ({error}); prepare the data set again"
+        ) from error
+    landmarks = record["landmarks"] if record["has_landmarks"] else None
+    return example(image, landmarks, size, expression=record["expression"], row=row)
+
+
+def example(pixels: Pixels, landmarks: Landmarks | None, size: int, *, expression: int = 0, row: int = 0) -> Batch:
+    """Returns one face, without a batch axis, resized to (size, size) with its landmarks scaled along."""
+    height, width = pixels.shape[:2]
+    if (height, width) != (size, size):
+        # Pillow's kernel grows as the image is reduced (antialiasing), as for the images of the published models.
+        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    if landmarks is None:
+        scaled = np.zeros((68, 2), np.float32)
+    else:
+        scaled = alignment.rescale(landmarks, np.array([size / width, size / height], np.float32))
     return Batch(
-        image=image,
-        landmarks=landmarks if record["has_landmarks"] else np.zeros_like(landmarks),
-        expression=np.asarray(record["expression"], np.int32),
+        image=pixels,
+        landmarks=scaled,
+        expression=np.asarray(expression, np.int32),
         index=np.asarray(row, np.int32),
-        has_landmarks=np.asarray(record["has_landmarks"]),
+        has_landmarks=np.asarray(landmarks is not None),
         valid=np.asarray(True),
     )
-
-
-def resize_face(
-    image: UInt8[np.ndarray, "_ _ 3"], landmarks: Float[np.ndarray, "68 2"], size: int
-) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "68 2"]]:
-    """Returns the image resized to (size, size), and the landmarks in pixels of the result."""
-    height, width = image.shape[:2]
-    if (height, width) != (size, size):
-        # Pillow's kernel grows with the reduction; it is the resizing that the published models were trained with.
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    scale = np.array([size / width, size / height], np.float32)
-    # Pixel centres are at whole numbers: x + 0.5 is what scales.
-    return image, ((landmarks + 0.5) * scale - 0.5).astype(np.float32)
-
-
-def _decode(record: Record) -> UInt8[np.ndarray, "height width 3"]:
-    image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise UserError(f"face {record['id']!r} of the prepared data set cannot be decoded; prepare the data set again")
-    return image
 
 
 def _stack(faces: Sequence[Batch]) -> Batch:
