@@ -16,6 +16,7 @@ import aujax.explain
 from aujax import codebook, occlusion, run_files, runs
 from aujax.data import face_crops
 from aujax.data.batch import Batch
+from aujax.data.sources import SOURCES
 from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 from aujax.errors import UserError
@@ -192,9 +193,13 @@ def test_faces_are_aligned_as_the_data_of_the_run_were(tiny_run):
     assert explain.alignment_of(model._replace(run=without_data), "run", "one") == "five-point"
 
 
-@pytest.mark.parametrize(("source", "expected"), [("rafdb", "five-point unless cropped"), ("folder", "none")])
-def test_faces_are_cropped_if_those_of_training_were(source, expected, tiny_run, monkeypatch):
-    monkeypatch.setattr(explain, "preparation", lambda run: {"align": "none", "name": source})
+def test_sources_of_cropped_faces_are_known():
+    assert {name for name, source in SOURCES.items() if source.cropped} == {"rafdb", "folds", "affectnet"}
+
+
+@pytest.mark.parametrize(("cropped", "expected"), [(True, "five-point unless cropped"), (False, "none")])
+def test_faces_are_cropped_if_those_of_training_were(cropped, expected, tiny_run, monkeypatch):
+    monkeypatch.setattr(explain, "preparation", lambda run: {"align": "none", "cropped": cropped})
     model = explain.open_model(tiny_run)
     assert explain.alignment_of(model, "run", "one") == expected
     if expected != "none":

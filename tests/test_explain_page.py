@@ -93,6 +93,13 @@ def test_page_of_a_method_without_cam_has_no_column_for_it(write):
     assert "CAM there" not in write([without])
 
 
+@pytest.mark.parametrize(("drop", "expected"), [(0.351, "−0.35"), (-0.2, "+0.20"), (0.004, "0.00")])
+def test_change_is_the_negative_drop_with_its_sign(write, drop, expected):
+    face = explanation(0)
+    html = write([face._replace(regions=(face.regions[0]._replace(probability_drop=drop),), control_drop=None)])
+    assert f'aria-hidden="true"></span>{expected}</td>' in html
+
+
 def test_degenerate_map_is_not_drawn(write):
     html = write([explanation(0)._replace(degenerate=("attention",), cam=np.ones((4, 4), np.float32))])
     assert html.count('<div class="none">degenerate</div>') == 2
@@ -125,8 +132,8 @@ def test_video_has_a_chart_with_a_line_for_each_predicted_expression(write):
         frames.append(frame)
     html = write(frames)
     assert html.count("over time in a&amp;b.mp4") == 3  # once escaped, in each place
-    # From the left edge at 2 s to the right one at 4 s; 1 is at the top, 8 units down, and 0 at 208.
-    assert re.findall(r'<polyline [^>]*points="([^"]*)"', html) == ["34.0,8.0 754.0,158.0", "34.0,208.0 754.0,108.0"]
+    # From the left edge at 2 s to the right one at 4 s; probability 1 is at 0, the top, and 0 at 200.
+    assert re.findall(r'<polyline [^>]*points="([^"]*)"', html) == ["0.0,0.0 720.0,150.0", "0.0,200.0 720.0,100.0"]
 
 
 def test_one_reason_of_many_frames_gives_one_line():

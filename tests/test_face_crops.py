@@ -38,7 +38,7 @@ def side_by_side():
 
 @pytest.fixture(scope="module")
 def two_faces():
-    found = face_crops.dlib_finder(detectors.find_model())(InputImage("two", side_by_side()))
+    found = face_crops.detector_finder(detectors.load_dlib())(InputImage("two", side_by_side()))
     assert len(found) == 2
     return found
 
@@ -46,7 +46,7 @@ def two_faces():
 def test_all_faces_are_detected_the_most_prominent_first(two_faces):
     larger, smaller = (one.box for one in two_faces)
     assert larger[2] <= 200 <= smaller[0]
-    expected = detectors.detect(side_by_side(), detectors.find_model())
+    expected = detectors.load_dlib().faces(side_by_side())[0].landmarks
     np.testing.assert_array_equal(two_faces[0].landmarks, expected)
 
 
@@ -142,12 +142,12 @@ def test_unusable_files_are_problems_and_the_others_are_loaded(tmp_path):
 
 def test_photograph_without_a_face_is_a_problem():
     blank = np.full((120, 100, 3), 128, np.uint8)
-    found = load(blank, find=face_crops.dlib_finder(detectors.find_model()))
+    found = load(blank, find=face_crops.detector_finder(detectors.load_dlib()))
     assert found == [Problem("image 1", "no face found")]
 
 
 def test_image_one_pixel_high_has_no_face():
-    strip, find = np.zeros((1, 3000, 3), np.uint8), face_crops.dlib_finder(detectors.find_model())
+    strip, find = np.zeros((1, 3000, 3), np.uint8), face_crops.detector_finder(detectors.load_dlib())
     assert load(strip, find=find) == [Problem("image 1", "no face found")]
 
 

@@ -17,8 +17,7 @@ from PIL import Image
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
 from aujax.data.detectors import Box, Detector
-from aujax.data.images import SUFFIXES as IMAGE_SUFFIXES
-from aujax.data.images import Pixels, read_problem
+from aujax.data.images import Pixels
 from aujax.data.landmarks import Landmarks
 from aujax.errors import UserError
 
@@ -88,8 +87,8 @@ Source = str | Path | np.ndarray
 
 
 def detector_finder(detector: Detector) -> Finder:
-    """Returns a finder of all faces that a detector finds, the most prominent first."""
-    return lambda image: [FaceLocation(face.box, face.landmarks) for face in detector.faces(image.pixels)]
+    """Returns a finder of all faces that a detector detects, the most prominent first."""
+    return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
 
 
 def landmark_finder(landmarks: Mapping[str, Landmarks | None]) -> Finder:
@@ -125,9 +124,9 @@ def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Proble
             continue
         path = Path(source)
         try:
-            files = _files_below(path) if path.is_dir() else [path]
+            files = images.files_below(path, images.SUFFIXES | video.SUFFIXES) if path.is_dir() else [path]
         except OSError as error:  # such as a name that is too long
-            problems.append(Problem(str(path), read_problem(error)))
+            problems.append(Problem(str(path), images.read_problem(error)))
             continue
         if not files:
             problems.append(Problem(str(path), "no photographs or videos in this folder"))
@@ -162,7 +161,7 @@ def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputI
         except FileNotFoundError:
             yield Problem(str(path), "no such file or folder")
         except (OSError, ValueError) as error:
-            yield Problem(str(path), read_problem(error))
+            yield Problem(str(path), images.read_problem(error))
 
 
 def load_faces(
@@ -210,6 +209,9 @@ def load_faces(
                     # The aligned faces of a prepared data set are JPEG files. Without this round trip, pixels differ
                     # from them by one level, and probabilities of a small network by up to 0.007 (0.0005 on average).
                     stored = images.decode(images.encode(stored))
+                landmarks = None
+                if location.landmarks is not None:
+                    landmarks = alignment.move(location.landmarks, matrix).astype(np.float32)
                 scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
                 yield FaceCrop(
                     image=image,
@@ -219,21 +221,11 @@ def load_faces(
                     location=location,
                     thumbnail=_thumbnail(image.pixels, location.box),
                     aligned=aligned,
-                    example=_example(stored, location.landmarks, matrix, size=size),
+                    example=feed.example(stored, landmarks, size),
                     enlargement=float(scale * size / np.sqrt(stored.shape[0] * stored.shape[1])),
                 )
             except (ValueError, cv2.error) as error:
                 yield Problem(image.name, str(error), image.second)
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Returns the photographs and videos anywhere below a folder, sorted, without hidden ones."""
-    files = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES | video.SUFFIXES and not hidden:
-            files.append(path)
-    return files
 
 
 def _check_megapixels(data: bytes) -> None:
@@ -283,21 +275,6 @@ def _reduce(pixels: Pixels, scale: float) -> tuple[Pixels, np.ndarray]:
     # Pixel centres are at whole numbers: (x + 0.5) is what scales.
     matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])
     return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), matrix
-
-
-def _example(stored: Pixels, landmarks: Landmarks | None, matrix: np.ndarray, *, size: int) -> Batch:
-    """Returns the face at the network's input size, as `feed.decoded` does for a stored face."""
-    known = landmarks is not None
-    moved = alignment.move(landmarks, matrix) if known else np.zeros((68, 2))
-    image, moved = feed.resize_face(stored, moved.astype(np.float32), size)
-    return Batch(
-        image=image,
-        landmarks=moved if known else np.zeros_like(moved),
-        expression=np.asarray(0, np.int32),
-        index=np.asarray(0, np.int32),
-        has_landmarks=np.asarray(known),
-        valid=np.asarray(True),
-    )
 
 
 def _thumbnail(pixels: Pixels, box: Box) -> Pixels:

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int
 from PIL import Image
 
 from aujax.data import alignment, images
 from aujax.data.batch import Batch
+from aujax.data.images import Pixels
+from aujax.data.landmarks import Landmarks
 from aujax.data.store import FaceSource, Record
 from aujax.errors import UserError
 
@@ -69,26 +71,28 @@ def decoded(record: Record, row: int, size: int) -> Batch:
         raise UserError(
             f"face {record['id']!r} of the prepared data set cannot be decoded ({error}); prepare the data set again"
         ) from error
-    image, landmarks = resize_face(image, record["landmarks"], size)
-    return Batch(
-        image=image,
-        landmarks=landmarks if record["has_landmarks"] else np.zeros_like(landmarks),
-        expression=np.asarray(record["expression"], np.int32),
-        index=np.asarray(row, np.int32),
-        has_landmarks=np.asarray(record["has_landmarks"]),
-        valid=np.asarray(True),
-    )
+    landmarks = record["landmarks"] if record["has_landmarks"] else None
+    return example(image, landmarks, size, expression=record["expression"], row=row)
 
 
-def resize_face(
-    image: UInt8[np.ndarray, "_ _ 3"], landmarks: Float[np.ndarray, "68 2"], size: int
-) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "68 2"]]:
-    """Returns the image resized to (size, size), and the landmarks in pixels of the result."""
-    height, width = image.shape[:2]
+def example(pixels: Pixels, landmarks: Landmarks | None, size: int, *, expression: int = 0, row: int = 0) -> Batch:
+    """Returns one face, without a batch axis, resized to (size, size) with its landmarks scaled along."""
+    height, width = pixels.shape[:2]
     if (height, width) != (size, size):
         # Pillow's kernel grows as the image is reduced (antialiasing), as for the images of the published models.
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    return image, alignment.rescale(landmarks, np.array([size / width, size / height], np.float32))
+        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    if landmarks is None:
+        scaled = np.zeros((68, 2), np.float32)
+    else:
+        scaled = alignment.rescale(landmarks, np.array([size / width, size / height], np.float32))
+    return Batch(
+        image=pixels,
+        landmarks=scaled,
+        expression=np.asarray(expression, np.int32),
+        index=np.asarray(row, np.int32),
+        has_landmarks=np.asarray(landmarks is not None),
+        valid=np.asarray(True),
+    )
 
 
 def _stack(faces: Sequence[Batch]) -> Batch:

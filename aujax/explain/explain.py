@@ -18,8 +18,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float
 
 from aujax import au_maps, augment, cams, codebook, methods, metrics, occlusion, resize, run_files
 from aujax.codebook import Codebook
-from aujax.data import alignment, detectors, face_crops, store
+from aujax.data import alignment, face_crops, store
 from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, to_mesh
+from aujax.data.detectors import DETECTORS
 from aujax.data.face_crops import FaceCrop, Finder, Problem, Source
 from aujax.data.landmarks import Landmarks, read_landmarks
 from aujax.errors import UserError
@@ -154,24 +155,25 @@ def attention_layer(run: Run) -> str:
 
 
 def face_finder(landmarks: str, *, names: Sequence[str], model_file: str = "") -> Finder:
-    """Returns how faces are found: by a row of `DETECTORS` ("none": whole photographs), or from a file of landmarks.
+    """Returns how faces are found: by one of `DETECTORS`, as whole photographs ("none"), or from a file of landmarks.
 
     Args:
-      landmarks: a row of `DETECTORS` or the path of a file.
+      landmarks: the name of a detector or a path.
       names: the photographs to look up in the file of landmarks.
-      model_file: dlib's 68-point predictor; "" for the installed one.
+      model_file: the weights of the detector; "" for the installed ones.
     """
-    if landmarks not in detectors.DETECTORS:
+    if landmarks not in DETECTORS:
         return face_crops.landmark_finder(read_landmarks(pathlib.Path(landmarks), names))
-    detector = detectors.DETECTORS[landmarks].load(model_file)
+    detector = DETECTORS[landmarks].load(model_file)
     return face_crops.whole_image if detector is None else face_crops.detector_finder(detector)
 
 
 def alignment_of(model: Model, align: str, faces: str) -> str:
     """Returns how faces are aligned: "five-point", "five-point unless cropped" or "none".
 
-    With "five-point unless cropped", a photograph that its only face fills is used whole: so it is with a run on data
-    of cropped faces, stored as they came.
+    "five-point unless cropped" is for a run on data of cropped faces that are stored as they came, each source with
+    margins of its own. A photograph that its only face fills is such a crop, and is used whole. A face in a larger
+    photograph has to be cropped first, and the five-point template is the crop that all sources are close to.
 
     Raises:
       UserError: an unknown option, or `faces="all"` without alignment, which takes the whole photograph as one face.

@@ -14,7 +14,7 @@ import numpy as np
 from aujax.codebook import ACTION_UNITS
 from aujax.data.face_crops import Problem
 from aujax.explain import narrative, tables
-from aujax.explain.explanation import Explanation, Region
+from aujax.explain.explanation import Explanation
 from aujax.explain.tables import ModelFacts
 from aujax.report import html, overlays
 
@@ -22,8 +22,8 @@ PACKAGE = "aujax.explain"
 _MAX_FACES = 100
 # The regions with the largest drops, and those with the highest attention, in the short table of a face.
 _TOP_REGIONS = 3
-# The chart of a video: the size of the plot area and of the margins for labels, in SVG units.
-_WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 720, 200, 34, 8, 24
+# The plot area of a video's chart, in SVG units.
+_WIDTH, _HEIGHT = 720, 200
 
 
 class Collector:
@@ -68,14 +68,19 @@ def write(
     accuracy = evaluation and tables.percent({**evaluation, "value": evaluation["accuracy"]})
     lines = problem_lines(problems)
     sections = [
-        html.Section("faces", "Faces", "faces.html", {"faces": faces, "count": len(explanations)}),
+        html.Section(
+            "faces", "Faces", "faces.html", {"faces": faces, "count": len(explanations), "au_titles": ACTION_UNITS}
+        ),
         html.Section("overview", "Overview", "overview.html", {"faces": faces, "problems": lines}),
         html.Section("guide", "How to read this page", "guide.html", {"looks": narrative.LOOKS}),
         html.Section("use", "Responsible use", "responsible_use.html", {}),
         html.Section("model", "The model", "model.html", {**model.facts, "accuracy": accuracy}),
     ]
+    title = f"Explanations of {len(explanations)} faces"
+    if len(explanations) == 1:
+        title = f"Explanation of {names[0]}"
     page = html.render_page(
-        f"What the model sees in {faces[0]['name'] if len(explanations) == 1 else f'{len(explanations)} faces'}",
+        title,
         "explanations.html",
         sections,
         package=PACKAGE,
@@ -126,7 +131,6 @@ def _face(explanation: Explanation, name: str, number: int, model: ModelFacts) -
     by_attention = sorted(explanation.regions, key=lambda region: -region.attention_density)
     top = {region.aus for region in by_drop[:_TOP_REGIONS] + by_attention[:_TOP_REGIONS]}
     top |= {region.aus for region in explanation.regions if region.target_aus}
-    largest = max([0.05, *(abs(region.probability_drop) for region in explanation.regions)])
     strongest = explanation.strongest
     if strongest is not None and strongest.probability_drop < narrative.NEGLIGIBLE_DROP:
         strongest = None
@@ -138,10 +142,11 @@ def _face(explanation: Explanation, name: str, number: int, model: ModelFacts) -
         "images": images,
         "probabilities": sorted(explanation.probabilities.items(), key=lambda item: -item[1]),
         "precision": precision.sentence(expression) if precision else "",
-        "regions": [_region(region, largest) for region in by_drop if region.aus in top],
-        "other_regions": [_region(region, largest) for region in by_drop if region.aus not in top],
-        "control": None if explanation.control_drop is None else signed(-explanation.control_drop),
-        "strongest": strongest and _region(strongest, largest),
+        "regions": [region for region in by_drop if region.aus in top],
+        "other_regions": [region for region in by_drop if region.aus not in top],
+        # Bars are relative to the largest change.
+        "largest": max([0.05, *(abs(region.probability_drop) for region in explanation.regions)]),
+        "strongest": strongest,
     }
 
 
@@ -158,56 +163,20 @@ def _heat_map(explanation: Explanation, name: str, caption: str) -> dict[str, An
     return image
 
 
-def _region(region: Region, largest: float) -> dict[str, Any]:
-    """Returns the variables of a region's row; bars are relative to the largest drop."""
-    return {
-        "place": region.place.removeprefix("the ").capitalize(),
-        "aus": [(number, ACTION_UNITS.get(number, ""), number in region.target_aus) for number in region.aus],
-        "names": narrative.au_names(region.target_aus or region.aus),
-        "bar": round(100 * abs(region.probability_drop) / largest),
-        "lowers": region.probability_drop > 0,
-        "change": signed(-region.probability_drop),
-        "attention": region.attention_density,
-        "cam": region.cam_density,
-    }
-
-
-def signed(value: float) -> str:
-    """Returns a change of a probability with its sign.
-
-    >>> signed(-0.351), signed(0.0)
-    ('−0.35', '0.00')
-    """
-    return f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
-
-
 def _chart(frames: Sequence[Explanation], name: str) -> dict[str, Any]:
     """Returns a video's chart of the probabilities, over time, of all expressions that are predicted in some frame."""
-    predicted = {frame.expression for frame in frames}
     start = frames[0].second or 0.0
     end = frames[-1].second or 0.0
-    lines = []
+    lines = {}
     for expression in frames[0].probabilities:
-        if expression in predicted:
+        if any(frame.expression == expression for frame in frames):
             points = []
             for frame in frames:
-                x = _LEFT + _WIDTH * ((frame.second or 0.0) - start) / max(end - start, 1e-6)
-                y = _TOP + _HEIGHT * (1 - frame.probabilities[expression])
+                x = _WIDTH * ((frame.second or 0.0) - start) / max(end - start, 1e-6)
+                y = _HEIGHT * (1 - frame.probabilities[expression])
                 points.append(f"{x:.1f},{y:.1f}")
-            lines.append({"expression": expression, "points": " ".join(points)})
-    return {
-        "title": f"Probability over time in {name}",
-        "size": (_LEFT + _WIDTH + 20, _TOP + _HEIGHT + _BOTTOM),
-        "left": _LEFT,
-        "width": _WIDTH,
-        "bottom": _TOP + _HEIGHT,
-        "levels": [(value, _TOP + _HEIGHT * (1 - value)) for value in (0.0, 0.5, 1.0)],
-        "times": [
-            (start + share * (end - start), _LEFT + share * _WIDTH, anchor)
-            for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end"))
-        ],
-        "lines": lines,
-    }
+            lines[expression] = " ".join(points)
+    return {"name": name, "start": start, "end": end, "width": _WIDTH, "height": _HEIGHT, "lines": lines}
 
 
 def _short_names(images: Sequence[str]) -> list[str]:

@@ -48,8 +48,7 @@ class Precision(NamedTuple):
 
     def data(self) -> dict[str, Any]:
         """Returns the counts and the fraction with Wilson's 95 % interval, which takes images as independent."""
-        interval = accuracy_interval(np.arange(self.count) < self.correct)
-        value, low, high = map(_rounded, interval)
+        value, low, high = _rounded(accuracy_interval(np.arange(self.count) < self.correct))
         return {"correct": self.correct, "count": self.count, "value": value, "low": low, "high": high}
 
     def sentence(self, expression: str) -> str:
@@ -134,34 +133,9 @@ def write_json(
     path: pathlib.Path, explanations: Sequence[Explanation], problems: Sequence[Problem], model: ModelFacts
 ) -> None:
     """Writes explanations.json."""
-    objects = []
-    for explanation in explanations:
-        precision = model.precision.get(explanation.expression)
-        landmarks = explanation.landmarks
-        content = {
-            "image": explanation.image,
-            "second": explanation.second,
-            "face": explanation.face,
-            "faces": explanation.faces,
-            "box": list(explanation.box),
-            "landmarks": None if landmarks is None else landmarks.astype(float).round(2).tolist(),
-            "predicted": explanation.expression,
-            "probability": _rounded(explanation.probability),
-            "probabilities": {name: _rounded(value) for name, value in explanation.probabilities.items()},
-            "precision": precision.data() if precision and precision.count else None,
-            "text": explanation.text,
-            "warnings": list(explanation.warnings),
-            "degenerate": list(explanation.degenerate),
-            "control_drop": _rounded(explanation.control_drop),
-            "attention_outside": _rounded(explanation.attention_outside),
-            "regions": [
-                {name: _rounded(value) for name, value in region._asdict().items()} for region in explanation.regions
-            ],
-        }
-        objects.append(content)
     content = {
         "model": model.facts,
-        "explanations": objects,
+        "explanations": [_as_data(explanation, model) for explanation in explanations],
         "problems": [problem._asdict() for problem in problems],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -172,28 +146,19 @@ def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: Mo
     aus = codebook.load(model.facts["codebook"]).all_aus
     rows = []
     for explanation in explanations:
+        data = _as_data(explanation, model)
         precision = model.precision.get(explanation.expression)
-        left, top, right, bottom = (round(edge, 1) for edge in explanation.box)
-        row = {
-            "image": explanation.image,
-            "second": explanation.second,
-            "face": explanation.face,
-            "faces": explanation.faces,
-            "left": left,
-            "top": top,
-            "right": right,
-            "bottom": bottom,
-            "predicted": explanation.expression,
-            "probability": _rounded(explanation.probability),
+        row = {name: data[name] for name in ("image", "second", "face", "faces")}
+        row |= {
+            side: round(edge, 1) for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True)
         }
-        for name, value in explanation.probabilities.items():
-            row[f"probability:{name}"] = _rounded(value)
-        regions = {number: region for region in explanation.regions for number in region.aus}
+        row |= {"predicted": data["predicted"], "probability": data["probability"]}
+        row |= {f"probability:{name}": value for name, value in data["probabilities"].items()}
+        regions = {number: region for region in data["regions"] for number in region["aus"]}
         for column in ("attention", "cam", "probability_drop"):
             for number in aus:
-                row[f"{column}:AU{number}"] = _rounded(getattr(regions.get(number), column, None))
-        row["control_drop"] = _rounded(explanation.control_drop)
-        row["attention_outside"] = _rounded(explanation.attention_outside)
+                row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
+        row |= {"control_drop": data["control_drop"], "attention_outside": data["attention_outside"]}
         row["precision"] = precision.sentence(explanation.expression) if precision else ""
         row["model_selection"] = (model.facts["evaluation"] or {}).get("model_selection", "")
         row["warnings"] = "; ".join(explanation.warnings)
@@ -205,6 +170,24 @@ def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: Mo
         writer.writerows(rows)
 
 
+def _as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:
+    """Returns the explanation as an object of explanations.json."""
+    fields = explanation._asdict()
+    for name in ("thumbnail", "aligned", "attention", "cam", "au_map"):
+        del fields[name]
+    precision = model.precision.get(explanation.expression)
+    fields["predicted"] = fields.pop("expression")
+    fields["precision"] = precision.data() if precision and precision.count else None
+    fields["regions"] = [region._asdict() for region in explanation.regions]
+    if explanation.landmarks is not None:
+        fields["landmarks"] = explanation.landmarks.astype(float).round(2).tolist()
+    return _rounded(fields)
+
+
 def _rounded(value: Any) -> Any:
-    """Returns a float with six significant digits, the precision of float32; other values as they are."""
+    """Returns the value, and those inside it, with floats rounded to six significant digits, as float32 holds."""
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
