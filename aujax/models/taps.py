@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 Tree = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ def read(intermediates: Tree) -> dict[str, Any]:
     return activations
 
 
-def zeros(model: nn.Module, variables: Tree, image: Float[Array, "batch height width 3"]) -> Tree:
+def zeros(model: nn.Module, variables: Tree, image: Float[ArrayLike, "batch height width 3"]) -> Tree:
     """Returns the collection `"perturbations"` with zeros for every tap, without running the network.
 
     Each has the shape of its activation for this batch. Use `select` to keep only the taps to differentiate by.
