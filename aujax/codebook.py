@@ -2,7 +2,7 @@
 
 Action units carry their FACS numbers and landmarks their iBUG-68 indices (0-based); left and right are the
 image's. A `Codebook` holds two tables: expression -> FACS numbers (the paper's Fig. 2) and FACS number ->
-ellipses (`Spot`) placed by landmarks. `FACS` is in units of the inter-ocular distance, follows the face's roll
+ellipses (`Ellipse`) placed by landmarks. `FACS` is in units of the inter-ocular distance, follows the face's roll
 and is symmetric; `REFERENCE` is what the paper's released code draws, in pixels of a 224 x 224 picture.
 """
 
@@ -53,7 +53,7 @@ Pair = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class Spot:
+class Ellipse:
     """One filled ellipse: its centre is the mean of a landmark pair, taken apart for x and for y.
 
     `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are
@@ -71,32 +71,32 @@ class Spot:
     canvas_offset: tuple[float, float] = (0.0, 0.0)
     fallback: float = 0.0
 
-    def mirrored(self) -> "Spot":
+    def mirrored(self) -> "Ellipse":
         """Returns the same ellipse on the other half of the face."""
         x, y, width, height = ((MIRRORED[a], MIRRORED[b]) for a, b in (self.x, self.y, self.width, self.height))
         offset = (-self.offset[0], self.offset[1])
         return dataclasses.replace(self, x=x, y=y, width=width[::-1], height=height, offset=offset)
 
 
-def _at(landmark: int, **lengths: Any) -> Spot:
-    return Spot(x=(landmark, landmark), y=(landmark, landmark), **lengths)
+def _at(landmark: int, **lengths: Any) -> Ellipse:
+    return Ellipse(x=(landmark, landmark), y=(landmark, landmark), **lengths)
 
 
-def _both(spot: Spot) -> tuple[Spot, Spot]:
-    return spot, spot.mirrored()
+def _both(ellipse: Ellipse) -> tuple[Ellipse, Ellipse]:
+    return ellipse, ellipse.mirrored()
 
 
 @dataclasses.dataclass(frozen=True)
 class Codebook:
     """Two tables, expression -> action units and action unit -> ellipses, and how the ellipses are drawn.
 
-    `rendering` names a row of `rendering.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
+    `rendering` names a row of `ellipses.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
     make sense, None where the lengths scale with the face. `expressions` is the class list, in label order.
     """
 
     name: str
     aus: Mapping[str, tuple[int, ...]]
-    spots: Mapping[int, tuple[Spot, ...]]
+    ellipses: Mapping[int, tuple[Ellipse, ...]]
     rendering: str
     canvas: tuple[int, int] | None = None
 
@@ -108,7 +108,7 @@ class Codebook:
     @property
     def all_aus(self) -> tuple[int, ...]:
         """Every action unit that has a place on the face, by FACS number."""
-        return tuple(sorted(self.spots))
+        return tuple(sorted(self.ellipses))
 
     def same_region(self, aus: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Returns the FACS numbers in groups whose regions are the same, so that hiding one is hiding all of them.
@@ -116,13 +116,13 @@ class Codebook:
         >>> FACS.same_region((1, 12, 15))
         ((1,), (12, 15))
         """
-        groups: dict[frozenset[Spot], list[int]] = {}
+        groups: dict[frozenset[Ellipse], list[int]] = {}
         for number in aus:
-            groups.setdefault(frozenset(self.spots[number]), []).append(number)
+            groups.setdefault(frozenset(self.ellipses[number]), []).append(number)
         return tuple(tuple(group) for group in groups.values())
 
     def __hash__(self) -> int:
-        return hash((self.name, tuple(self.aus.items()), tuple(self.spots), self.rendering, self.canvas))
+        return hash((self.name, tuple(self.aus.items()), tuple(self.ellipses), self.rendering, self.canvas))
 
 
 _FIGURE_2 = {
@@ -135,7 +135,7 @@ _FIGURE_2 = {
     "Sadness": (1, 4, 6, 15, 17),
 }
 
-_MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
+_MOUTH = (Ellipse(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
 _LIP_CORNERS = _both(_at(48, radius=(0.26, 0.26)))
 _EYE: dict[str, Any] = {"x": (36, 39), "y": (38, 41), "width": (36, 39)}
 
@@ -145,63 +145,63 @@ FACS = Codebook(
     name="FACS",
     aus=_FIGURE_2,
     rendering="smooth",
-    spots={
+    ellipses={
         1: _both(_at(20, radius=(0.37, 0.29))),
         2: _both(_at(18, radius=(0.37, 0.29))),
-        4: (Spot(x=(19, 24), y=(19, 24), width=(19, 24), radius=(0.0, 0.16)),),
-        5: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.08))),
+        4: (Ellipse(x=(19, 24), y=(19, 24), width=(19, 24), radius=(0.0, 0.16)),),
+        5: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.08))),
         6: _both(_at(41, radius=(0.29, 0.29), offset=(0.0, 0.49))),
-        7: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.15))),
-        9: _both(Spot(x=(31, 31), y=(29, 29), radius=(0.26, 0.26))),
-        10: _both(Spot(x=(48, 48), y=(50, 50), radius=(0.26, 0.26))),
+        7: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.15))),
+        9: _both(Ellipse(x=(31, 31), y=(29, 29), radius=(0.26, 0.26))),
+        10: _both(Ellipse(x=(48, 48), y=(50, 50), radius=(0.26, 0.26))),
         12: _LIP_CORNERS,
         14: _both(_at(48, radius=(0.26, 0.26), offset=(-0.26, 0.0))),
         15: _LIP_CORNERS,
         16: _both(_at(59, radius=(0.26, 0.26))),
-        17: (Spot(x=(8, 57), y=(57, 8), height=(57, 8), radius=(0.26, 0.03)),),
-        20: _both(Spot(x=(48, 6), y=(48, 6), radius=(0.26, 0.26))),
+        17: (Ellipse(x=(8, 57), y=(57, 8), height=(57, 8), radius=(0.26, 0.03)),),
+        20: _both(Ellipse(x=(48, 6), y=(48, 6), radius=(0.26, 0.26))),
         23: _MOUTH,
         24: _MOUTH,
         25: (_at(51, radius=(0.33, 0.13)), _at(57, radius=(0.33, 0.13))),
         26: _MOUTH,
         27: _MOUTH,
-        43: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.05))),
+        43: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.05))),
     },
 )
 
-_REFERENCE_MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), fallback=5),)
+_REFERENCE_MOUTH = (Ellipse(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), fallback=5),)
 _REFERENCE_CORNERS = (_at(48, radius=(20, 20)), _at(54, radius=(20, 20)))
 _EIGHTH_TENTH = (1 / 8, 1 / 10)
 
 
-def _eyes(**lengths: Any) -> tuple[Spot, ...]:
+def _eyes(**lengths: Any) -> tuple[Ellipse, ...]:
     return tuple(
-        Spot(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths) for a in (36, 42)
+        Ellipse(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths) for a in (36, 42)
     )
 
 
 # What the authors' released code draws, slips included: Disgust has AU5 where Fig. 2 lists AU10, and the right
-# spots of AU10 and AU20 are not the mirror of the left ones.
+# ellipses of AU10 and AU20 are not the mirror of the left ones.
 REFERENCE = Codebook(
     name="REFERENCE",
     aus={**_FIGURE_2, "Disgust": (5, 9, 16, 17, 25, 26)},
     rendering="coarse",
     canvas=(224, 224),
-    spots={
+    ellipses={
         1: (_at(20, canvas_radius=_EIGHTH_TENTH), _at(23, canvas_radius=_EIGHTH_TENTH)),
         2: (_at(18, canvas_radius=_EIGHTH_TENTH), _at(25, canvas_radius=_EIGHTH_TENTH)),
-        4: (Spot(x=(19, 24), y=(19, 24), width=(19, 24), height=(19, 24), fallback=10),),
+        4: (Ellipse(x=(19, 24), y=(19, 24), width=(19, 24), height=(19, 24), fallback=10),),
         5: _eyes(fallback=5),
         6: tuple(_at(eye, canvas_radius=(1 / 10, 1 / 10), canvas_offset=(0, 1 / 6)) for eye in (41, 46)),
         7: _eyes(radius=(0, 10), fallback=5),
-        9: tuple(Spot(x=(side, side), y=(29, 29), radius=(20, 20)) for side in (31, 35)),
-        10: tuple(Spot(x=(x, x), y=(y, y), radius=(20, 20)) for x, y in ((48, 50), (52, 54))),
+        9: tuple(Ellipse(x=(side, side), y=(29, 29), radius=(20, 20)) for side in (31, 35)),
+        10: tuple(Ellipse(x=(x, x), y=(y, y), radius=(20, 20)) for x, y in ((48, 50), (52, 54))),
         12: _REFERENCE_CORNERS,
         14: (_at(48, radius=(20, 20), offset=(-20, 0)), _at(54, radius=(20, 20), offset=(20, 0))),
         15: _REFERENCE_CORNERS,
         16: (_at(59, radius=(20, 20)), _at(55, radius=(20, 20))),
-        17: (Spot(x=(59, 8), y=(59, 8), width=(59, 8), height=(59, 8), fallback=5),),
-        20: tuple(Spot(x=pair, y=pair, radius=(20, 20)) for pair in ((48, 6), (50, 10))),
+        17: (Ellipse(x=(59, 8), y=(59, 8), width=(59, 8), height=(59, 8), fallback=5),),
+        20: tuple(Ellipse(x=pair, y=pair, radius=(20, 20)) for pair in ((48, 6), (50, 10))),
         23: _REFERENCE_MOUTH,
         24: _REFERENCE_MOUTH,
         25: (_at(51, radius=(25, 10)), _at(57, radius=(25, 10))),
@@ -247,6 +247,16 @@ def custom(
                 )
     table = {expression: tuple(sorted(set(map(int, aus.get(expression, ()))))) for expression in expressions}
     return dataclasses.replace(geometry, name=name, aus=table)
+
+
+def single_aus(aus: Sequence[int], *, geometry: Codebook = FACS) -> Codebook:
+    """Returns a codebook with one class per action unit in `aus`, in that order, and the ellipses of `geometry`.
+
+    >>> single_aus((4, 12)).aus
+    {'AU4': (4,), 'AU12': (12,)}
+    """
+    table = {f"AU{number}": [number] for number in aus}
+    return custom(table, expressions=tuple(table), geometry=geometry, name="single action units")
 
 
 def load(name_or_path: str) -> Codebook:

@@ -1,7 +1,8 @@
-"""The methods: one row each, built and read by the same few functions.
+"""The eleven methods of the paper and their variants: a table of rows, and functions that build and run any of them.
 
-Images are float, normalised, (batch, height, width, 3). Attention and CAM are (batch, h, w) float32 at the
-network's own resolution, not normalised. A method is a row of `METHODS`.
+Images are normalised floats, (batch, height, width, 3). Attention and CAM are float32, (batch, h, w), at the resolution
+of the network's activations and not normalised. A method is a row of `METHODS`: a backbone, a head, and how its class
+activation map (CAM) is computed. Formulas of CAMs are in `aujax.cams`.
 """
 
 import dataclasses
@@ -15,21 +16,71 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from aujax import augment, cams, readouts
+from aujax import augment, cams
 from aujax.models import heads
-from aujax.models.attention_dropout import AttentionDropout
 from aujax.models.backbones import BACKBONES
-from aujax.models.reading import Reading as Reading
-from aujax.models.reading import Variables, checked, exists, nan_unless, wanted_expression
-from aujax.models.reading import read as read
-from aujax.models.reading import read_gradients as read_gradients
-from aujax.readouts import Readout
+from aujax.models.forward import Activations as Activations
+from aujax.models.forward import Variables, check_batch, nan_if_not_a_class, target_expression
+from aujax.models.forward import apply_with_taps as apply_with_taps
+from aujax.models.forward import gradients_at_taps as gradients_at_taps
+from aujax.models.layers import AttentionDropout
+
+# ---- Read-outs: how a method's CAM is computed -----------------------------------------------------------------------
+
+
+class ReadoutInputs(NamedTuple):
+    """What a CAM is computed from; `gradients` are those of the logit of `expression` at the taps of the read-out."""
+
+    variables: Mapping[str, Any]
+    activations: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    expression: Int[Array, " batch"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Readout:
+    """A function from `ReadoutInputs` to the CAM (batch, h, w), and the taps at which it needs gradients."""
+
+    compute: Callable[[ReadoutInputs], Float[Array, "batch h w"]]
+    gradients_at: tuple[str, ...] = ()
+
+
+def weighted_channels(layer: str) -> Readout:
+    """Returns the read-out of CAM: the channels of a layer, weighted by the linear head's weights of the class."""
+
+    def compute(inputs: ReadoutInputs) -> Array:
+        kernel = inputs.variables["params"]["head"]["fc"]["kernel"]
+        return cams.cam(inputs.activations[layer], jnp.take(kernel, inputs.expression, axis=1).T)
+
+    return Readout(compute)
+
+
+def from_gradients(formula: Callable[[Array, Array], Array], layer: str) -> Readout:
+    """Returns the read-out that applies a formula of `cams`, such as `cams.grad_cam`, to a layer and its gradient."""
+    return Readout(lambda inputs: formula(inputs.activations[layer], inputs.gradients[layer]), (layer,))
+
+
+def _class_map(inputs: ReadoutInputs) -> Array:
+    return heads.class_map(inputs.activations["class_maps"], inputs.expression)
+
+
+def _both_branches(inputs: ReadoutInputs) -> Array:
+    erased = heads.class_map(inputs.activations["erased_maps"], inputs.expression)
+    return cams.acol_cam(_class_map(inputs), erased)
+
+
+def _attention_times_class_map(inputs: ReadoutInputs) -> Array:
+    return cams.ts_cam(inputs.activations["attention"][..., 0], _class_map(inputs))
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------------------
 
 
 class Option(NamedTuple):
-    """A hyper-parameter of a method: its published value and the values it may take, from `least` to `most`.
+    """A hyper-parameter of a method, with its published value and its range.
 
-    `above` leaves `least` itself out.
+    The range is closed, from `least` to `most`; with `above`, `least` itself is excluded. An option whose published
+    value is an int takes integers only.
     """
 
     name: str
@@ -39,30 +90,30 @@ class Option(NamedTuple):
     above: bool = False
 
     def check(self, value: float) -> None:
-        """Raises a ValueError unless the option may take this value."""
+        """Raises a ValueError unless the option can take this value."""
         inside = self.least < value <= self.most if self.above else self.least <= value <= self.most
         if not inside or type(self.value)(value) != value:
-            kind = "a whole number" if isinstance(self.value, int) else "a number"
+            kind = "an integer" if isinstance(self.value, int) else "a number"
             start = f"above {self.least:g}, up to" if self.above else f"from {self.least:g} to"
             raise ValueError(f"option {self.name} must be {kind} {start} {self.most:g}, got {value:g}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One row: what is built, what is aligned, what is read.
+    """A row of `METHODS`.
 
     Attributes:
-      name: as in the paper's tables; after a slash, a variant.
-      backbone: the published network, a row of `BACKBONES`.
-      head: takes the number of classes, and `options` unless `backbone_fields` does.
-      readout: how its CAM is read; None for a method without one.
-      tap: the activation that alignment pulls on unless the user names others.
-      layers: the activations whose attention is reported.
-      image_size: the (square) input in pixels that the published models take.
+      name: as in the paper's tables; a variant is named after a slash.
+      backbone: the published network, a key of `BACKBONES`.
+      head: module class, called with the number of classes, and with `options` unless `backbone_fields` uses them.
+      readout: how the CAM is computed; None for a method without CAM.
+      tap: activation aligned with the AU map by default.
+      layers: activations whose attention is reported.
+      image_size: side in pixels of the (square) input of the published model.
       options: hyper-parameters with their published values.
-      backbone_fields: what the options mean for the backbone, by the names of its fields.
-      supervised: taps that hold further logits, each with a cross-entropy of its own in training.
-      mix: what happens to a batch of training views before the network sees it.
+      backbone_fields: function from the options to the fields of the backbone that they set.
+      supervised: taps that hold additional logits, each with a cross-entropy of its own in training.
+      mix: batch augmentation applied to the training views, such as CutMix.
     """
 
     name: str
@@ -78,22 +129,22 @@ class Method:
     mix: augment.Mix = augment.unmixed
 
     def aligned(self, chosen: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Returns the layers that alignment pulls on: those chosen, or the method's own. The last one is reported."""
+        """Returns the layers aligned with the AU map: `chosen`, or the method's own. The last one is reported."""
         return chosen or (self.tap,)
 
     @property
     def training(self) -> "Method":
-        """What of the row decides its training: equal for rows that differ in name and reading alone."""
+        """The fields that affect training: equal for rows that differ only in name and read-out."""
         return dataclasses.replace(self, name="", readout=None)
 
     @property
     def backbones(self) -> tuple[str, ...]:
-        """Names of the networks this method can stand on."""
+        """Names of the backbones that the method can be built on."""
         family = BACKBONES[self.backbone].family
         return tuple(name for name, row in BACKBONES.items() if row.family == family)
 
     def with_options(self, values: Mapping[str, float]) -> "Method":
-        """Returns the row with other hyper-parameters; a name or a value that it cannot take is a ValueError."""
+        """Returns the row with other hyper-parameters; raises a ValueError for an unknown name or invalid value."""
         if unknown := sorted(values.keys() - {option.name for option in self.options}):
             names = ", ".join(option.name for option in self.options) or "none"
             raise ValueError(f"{self.name} has no option {', '.join(unknown)}; its options: {names}")
@@ -105,64 +156,63 @@ class Method:
         return dataclasses.replace(self, options=tuple(options)) if values else self
 
 
+# Partial rows: the methods on a ResNet-50; those of them with CAM's linear head; the two variants of ADL.
 _STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5")
-_CNN = functools.partial(Method, backbone="resnet50", tap="layer5", layers=_STAGES)
-_LINEAR = functools.partial(_CNN, head=heads.LinearHead)
-_KMAX, _KMIN, _ALPHA = Option("kmax", 0.5, above=True), Option("kmin", 0.1), Option("alpha", 0.6)
-_MODALITIES = Option("modalities", 5, 1, 64)
-
-
-def _attention_dropout(rate: float, threshold: float) -> dict[str, Any]:
-    return {"attention_dropout": AttentionDropout(rate, threshold)}
-
-
+_RESNET = functools.partial(Method, backbone="resnet50", tap="layer5", layers=_STAGES)
+_LINEAR = functools.partial(_RESNET, head=heads.LinearHead)
 _ADL = functools.partial(
-    _LINEAR, options=(Option("rate", 0.4), Option("threshold", 0.1)), backbone_fields=_attention_dropout
+    _LINEAR,
+    options=(Option("rate", 0.4), Option("threshold", 0.1)),
+    backbone_fields=lambda rate, threshold: {"attention_dropout": AttentionDropout(rate, threshold)},
 )
 
+_MODALITIES = Option("modalities", 5, 1, 64)
+_KMAX = Option("kmax", 0.5, above=True)
+
+# "/reference" rows reproduce the authors' released code where it differs from the cited paper.
 METHODS = {
     row.name: row
     for row in (
-        _LINEAR("CAM", readout=readouts.of_weights("layer5")),
-        _CNN(
+        _LINEAR("CAM", readout=weighted_channels("layer5")),
+        _RESNET(
             "WILDCAT",
             head=heads.WildcatHead,
-            readout=readouts.OF_CLASS_MAPS,
-            options=(_MODALITIES, _KMAX, _KMIN, _ALPHA),
+            readout=Readout(_class_map),
+            options=(_MODALITIES, _KMAX, Option("kmin", 0.1), Option("alpha", 0.6)),
         ),
-        _CNN(
+        _RESNET(
             "WILDCAT/reference",
             head=heads.WildcatReferenceHead,
-            readout=readouts.OF_CLASS_MAPS,
+            readout=Readout(_class_map),
             options=(_MODALITIES, _KMAX),
         ),
-        _LINEAR("GradCAM", readout=readouts.of_gradients(cams.grad_cam, "layer5")),
-        _LINEAR("GradCAM++", readout=readouts.of_gradients(cams.grad_cam_pp, "layer5")),
-        _LINEAR("GradCAM++/reference", readout=readouts.of_gradients(cams.grad_cam_pp_reference, "layer5")),
-        _CNN(
+        _LINEAR("GradCAM", readout=from_gradients(cams.grad_cam, "layer5")),
+        _LINEAR("GradCAM++", readout=from_gradients(cams.grad_cam_pp, "layer5")),
+        _LINEAR("GradCAM++/reference", readout=from_gradients(cams.grad_cam_pp_reference, "layer5")),
+        _RESNET(
             "ACoL",
             head=heads.AcolHead,
-            readout=readouts.OF_BOTH_BRANCHES,
+            readout=Readout(_both_branches),
             options=(Option("threshold", 0.1), Option("channels", 1024, 1, 4096)),
             supervised=("erased_logits",),
         ),
-        _CNN("PRM", head=heads.PeakHead, readout=readouts.OF_CLASS_MAPS),
-        _ADL("ADL", readout=readouts.of_weights("layer5")),
-        _ADL("ADL/reference", readout=readouts.of_weights("layer5_block2")),
-        _LINEAR("CutMix", readout=readouts.of_weights("layer5"), tap="layer4", mix=augment.cutmix),
-        _LINEAR("LayerCAM", readout=readouts.of_gradients(cams.layer_cam, "layer5")),
+        _RESNET("PRM", head=heads.PeakHead, readout=Readout(_class_map)),
+        _ADL("ADL", readout=weighted_channels("layer5")),
+        _ADL("ADL/reference", readout=weighted_channels("layer5_block2")),
+        _LINEAR("CutMix", readout=weighted_channels("layer5"), tap="layer4", mix=augment.cutmix),
+        _LINEAR("LayerCAM", readout=from_gradients(cams.layer_cam, "layer5")),
         Method(
             "TS-CAM",
-            "deit_small",
-            heads.TokenHead,
-            readouts.OF_ATTENDED_TOKENS,
+            backbone="deit_small",
+            head=heads.TokenHead,
+            readout=Readout(_attention_times_class_map),
             tap="tokens",
             layers=("tokens", "attention"),
         ),
         Method(
             "APViT",
-            "apvit",
-            heads.ClassTokenHead,
+            backbone="apvit",
+            head=heads.ClassTokenHead,
             readout=None,
             tap="stage3",
             layers=("stage1", "stage2", "stage3", "attention"),
@@ -174,8 +224,18 @@ METHODS = {
 }
 
 
+def method(name: str) -> Method:
+    """Returns the row of that name; raises a ValueError that lists all names."""
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]
+
+
+# ---- Models ----------------------------------------------------------------------------------------------------------
+
+
 class Classifier(nn.Module):
-    """Backbone and head of one method; returns logits. `init` gives parameters and statistics, nothing else."""
+    """Backbone and head of a method; returns logits. Its variables are `params` and `batch_stats`."""
 
     method: Method
     backbone: nn.Module
@@ -188,23 +248,8 @@ class Classifier(nn.Module):
         train: bool = False,
         expression: Int[Array, " batch"] | None = None,
     ) -> Float[Array, "batch classes"]:
-        """Returns the logits in float32; `train` uses the batch's own statistics and draws what is dropped."""
+        """Returns the logits in float32; `train` selects batch statistics and random dropping of activations."""
         return self.head(self.backbone(image, train=train), expression)
-
-
-class Forward(NamedTuple):
-    """What is read from one batch: attention per layer name, and the CAM of the wanted expression."""
-
-    logits: Float[Array, "batch classes"]
-    attention: dict[str, Array]
-    cam: Array | None
-
-
-def method(name: str) -> Method:
-    """Returns the row of that name, or an error that lists the names there are."""
-    if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
-    return METHODS[name]
 
 
 def build_model(
@@ -218,37 +263,55 @@ def build_model(
     rematerialize: bool = False,
     options: Mapping[str, float] = MappingProxyType({}),
 ) -> Classifier:
-    """Returns the classifier of method `name`, a Flax module that knows its row as `model.method`.
+    """Returns the classifier of method `name`, a Flax module whose `model.method` is its row of `METHODS`.
 
-    `backbone` and `output_stride` of None mean the method's own network and 8; a transformer has no
-    `output_stride` and refuses one. `axis_name` is the mesh axis over which BatchNorm averages the batch's statistics
-    (None: each device its own); a network without BatchNorm has nothing to average and takes any. `rematerialize`
-    computes a block's activations again in the backward pass instead of keeping them: the same numbers in more time and
-    less memory, except on a CPU, where the compiler takes out what holds the second computation back. `options` are the
-    method's own hyper-parameters, such as `{"kmax": 0.3}` for WILDCAT; those left out have their published values.
+    Args:
+      name: key of `METHODS`.
+      num_classes: number of expressions.
+      backbone: key of `BACKBONES`; None for the method's own.
+      output_stride: 8, 16 or 32, the ratio of image to last activation of a residual network; None for 8. Transformers
+        have none.
+      dtype: of the backbone's computation. Parameters, statistics and logits are float32.
+      axis_name: mesh axis over which BatchNorm averages the batch statistics; None for those of each device. Ignored by
+        networks without BatchNorm.
+      rematerialize: recompute the activations of a block in the backward pass instead of storing them: the same numbers
+        with less memory in more time. No effect on CPUs, where XLA removes the recomputation.
+      options: hyper-parameters of the method, such as `{"kmax": 0.3}` for WILDCAT; by default the published values.
+
+    Raises:
+      ValueError: if the name, the backbone, the output stride or an option is not valid for the method.
     """
     row = method(name).with_options(options)
     backbone = row.backbone if backbone is None else backbone
     if backbone not in row.backbones:
         raise ValueError(f"the backbone of method {name} must be one of {', '.join(row.backbones)}, got {backbone!r}")
-    chosen = BACKBONES[backbone]
-    if output_stride is not None and "output_stride" not in chosen.options:
+    network = BACKBONES[backbone]
+    if output_stride is not None and "output_stride" not in network.options:
         raise ValueError(
             f"output_stride must be left out for {backbone}, got {output_stride}: "
             "the size of a transformer's maps is its patch grid"
         )
     given = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name, "rematerialize": rematerialize}
-    used = {key: given[key] for key in chosen.options if given[key] is not None}
+    fields = {key: given[key] for key in network.options if given[key] is not None}
     values = {option.name: option.value for option in row.options}
-    fields, arguments = ({}, values) if row.backbone_fields is None else (row.backbone_fields(**values), {})
-    return Classifier(row, chosen.create(**used, **fields), row.head(num_classes, **arguments))
+    if row.backbone_fields is None:
+        return Classifier(row, network.create(**fields), row.head(num_classes, **values))
+    return Classifier(row, network.create(**fields, **row.backbone_fields(**values)), row.head(num_classes))
 
 
 def init(model: nn.Module, key: Array, image: Float[ArrayLike, "batch height width 3"]) -> dict[str, Any]:
-    """Returns fresh `{"params": ..., "batch_stats": ...}` for images of that size; the pixels do not matter."""
-    # It runs once: on a CPU, where drawing compiles for seconds, do without the optimiser.
+    """Returns new variables `{"params": ..., "batch_stats": ...}` for images of that shape; pixels do not matter."""
+    # The program runs once. On CPUs XLA would spend seconds on optimising the random initialisers.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return {"batch_stats": {}, **jax.jit(model.init, compiler_options=fast)(key, jnp.asarray(image))}
+
+
+class Forward(NamedTuple):
+    """Result of `forward`: logits, attention by layer name, and CAM (None for a method without CAM)."""
+
+    logits: Float[Array, "batch classes"]
+    attention: dict[str, Array]
+    cam: Array | None
 
 
 def forward(
@@ -257,22 +320,26 @@ def forward(
     image: Float[ArrayLike, "batch height width 3"],
     expression: Int[ArrayLike, " batch"] | None = None,
 ) -> Forward:
-    """Returns logits, the attention of the method's layers and the CAM of `expression` (default: the predicted one).
+    """Returns logits, attention of the method's layers, and CAM of `expression` (by default the predicted class).
 
-    Compiled once per model and shape. A class that does not exist has a CAM of NaN. ACoL's second branch is erased by
-    `expression` too: for another class's CAM beside a face's label, `read` with the label and pick from the class maps.
+    Compiled once per model and shape. The CAM of a number that is not a class is NaN. In ACoL `expression` also selects
+    what is erased for the second branch: for the CAM of another class than the label, call `apply_with_taps` with the
+    label and select from the class maps.
+
+    Raises:
+      ValueError: if the batch has another shape or dtype.
     """
-    return _forward(model, variables, *checked(image, expression))
+    return _forward(model, variables, *check_batch(image, expression))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(model: Classifier, variables: Variables, image: Array, expression: Array | None) -> Forward:
     row = model.method
-    at = row.readout.gradients_at if row.readout else ()
-    reading, gradients = read_gradients(model, variables, image, expression, at=at)
-    attention = {name: cams.layer_attention(reading.activations[name]) for name in row.layers}
+    taps = row.readout.gradients_at if row.readout else ()
+    outputs, gradients = gradients_at_taps(model, variables, image, expression, at=taps)
+    attention = {name: cams.layer_attention(outputs.activations[name]) for name in row.layers}
     if row.readout is None:
-        return Forward(reading.logits, attention, None)
-    wanted = wanted_expression(reading.logits, expression)
-    cam = row.readout.compute(readouts.Evidence(variables, reading.activations, gradients, wanted))
-    return Forward(reading.logits, attention, nan_unless(exists(wanted, reading.logits), cam))
+        return Forward(outputs.logits, attention, None)
+    target = target_expression(outputs.logits, expression)
+    cam = row.readout.compute(ReadoutInputs(variables, outputs.activations, gradients, target))
+    return Forward(outputs.logits, attention, nan_if_not_a_class(cam, target, outputs.logits))

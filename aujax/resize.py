@@ -54,6 +54,15 @@ def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
     return np.minimum((np.arange(n_out, dtype=np.float32) * scale).astype(int), n_in - 1)
 
 
+@functools.lru_cache
+def area_matrix(n_in: int, n_out: int) -> Matrix:
+    """Returns the (n_out, n_in) weights of a mean over equal cells: each pixel counts by its overlap with the cell."""
+    edges = np.arange(n_out + 1) * n_in / n_out
+    pixels = np.arange(n_in)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.maximum(overlap, 0.0) * n_out / n_in).astype(np.float32)
+
+
 def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch height width"]:
     """Returns rows @ map @ columns.T for every map, in full float32 precision on every device."""
     if _few(rows):
@@ -138,6 +147,19 @@ def bilinear(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*bat
     """Returns maps at `size` (height, width) by half-pixel bilinear interpolation: how a CAM is enlarged."""
     (h, w), (height, width) = maps.shape[-2:], size
     return separable(maps, bilinear_matrix(h, height), bilinear_matrix(w, width))
+
+
+def area_resize(maps: Float[Array, "*batch height width"], size: Size) -> Float[Array, "*batch h w"]:
+    """Returns the mean of each map over every cell of a grid of `size` (h, w), which need not divide the map's size.
+
+    >>> area_resize(jnp.eye(4), (2, 2))
+    Array([[0.5, 0. ],
+           [0. , 0.5]], dtype=float32)
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    (height, width), (h, w) = maps.shape[-2:], size
+    return separable(maps, area_matrix(height, h), area_matrix(width, w))
 
 
 def nearest(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:

@@ -1,16 +1,17 @@
-"""A sweep: several trainings that differ in a few options, one after the other or one per job of a cluster.
+"""A sweep: several runs that differ in a few options, trained one after the other or as one job of a cluster each.
 
-  python -m aujax.sweep --config=configs/sweep_lambda.py --out=runs/lambda --config.data.dir=data/rafdb
-  python -m aujax.sweep ... --list                           what there is to do, and what is done
-  python -m aujax.sweep ... --row=$SLURM_ARRAY_TASK_ID       one row, for a job array
-  python -m aujax.sweep ... --seeds=0,1,2                    every row once for each seed
+  aujax sweep --config=sweep_lambda --out=runs/lambda --config.data.dir=data/rafdb
+  aujax sweep ... --list                           what is done and what is left to do
+  aujax sweep ... --row=$SLURM_ARRAY_TASK_ID       one row, for a job array
+  aujax sweep ... --seeds=0,1,2                    every row with each seed
 
---config names a file with ROWS, the options in which the rows differ, and get_config, what they share; every other
-option of train.py may follow. A row has a folder of its own, OUT/NAME, and is trained and then evaluated on test and
-validation. What is finished is skipped and what was interrupted goes on, so the same command is right at any time.
+--config is a file with ROWS, the options in which the rows differ, and get_config, the options that they share; any
+other option of `aujax train` may follow. A row has a folder of its own, OUT/NAME, and is trained and then evaluated
+on validation and test. Finished rows are skipped and interrupted ones continued, so the same command is right at any
+time.
 
-Each row runs in a process of its own: its device memory is free again when it ends, and a row that is killed, even
-for memory, takes no other with it. That process is this command with --row, so a cluster's job does just the same.
+Each row runs in its own process: its device memory is free again when the process ends, and a row that is killed,
+even for memory, does not end the sweep. That process is this command with --row, as in a job of a cluster.
 """
 
 import argparse
@@ -28,75 +29,126 @@ import rich.box
 import rich.console
 import rich.table
 
-from aujax import config_files, run_files
-from aujax.commandline import INTERRUPTED, keep_compiled_programs, user_errors
+from aujax import cli, config_files, run_files
+from aujax.commandline import INTERRUPTED, keep_compiled_programs
 from aujax.config import Config
 from aujax.data.feed import num_batches
 from aujax.data.store import Faces, open_faces
 from aujax.errors import UserError
 
-PROGRAM = "python -m aujax.sweep"
 FINISHED = "finished"
 _EVALUATED = ("validation", "test")
 
 
 class Row(NamedTuple):
-    """One training of a sweep: its folder is named after what it differs in."""
+    """One run of a sweep: the name of its folder, made of the options in which it differs, and its configuration."""
 
     name: str
     config: Config
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the rows that the command line asks for; leave with 1 if one failed, 2 for a mistake, 130 for Ctrl-C."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    chosen, changes = _parser().parse_known_args(argv)
-    console = rich.console.Console()
-    with user_errors(PROGRAM, interrupted="stopped; the same command goes on from here"):
-        rows = rows_of(chosen.config, changes, seeds=chosen.seeds)
-        faces = _faces(rows[0].config)
-        if chosen.list:
-            console.print(_table(rows, chosen.out, faces))
-        elif chosen.row is None:
-            command = [sys.executable, "-m", "aujax.sweep", *argv]
-            failed = run_all(rows, chosen.out, faces, lambda index: _start([*command, f"--row={index}"]))
-            console.print(_table(rows, chosen.out, faces))
-            if failed:
-                raise SystemExit(1)
-        elif 0 <= chosen.row < len(rows):
-            run_row(rows[chosen.row], chosen.out, faces)
-        else:
-            raise UserError(f"--row: expected 0 to {len(rows) - 1}, as --list shows them, got {chosen.row}")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `aujax sweep`."""
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="file of the sweep, or a shipped one such as sweep_lambda"
+    )
+    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR", help="holds a run folder per row")
+    parser.add_argument("--row", type=int, metavar="INDEX", help="run this row only, in this process")
+    parser.add_argument(
+        "--seeds",
+        type=lambda text: [int(seed) for seed in text.split(",")],
+        default=[],
+        metavar="0,1,2",
+        help="default: the seed of the configuration",
+    )
+    parser.add_argument("--list", action="store_true", help="print the rows and their states, run nothing")
+    config_files.add_arguments(parser)
 
 
-def rows_of(source: str, changes: Sequence[str] = (), *, seeds: Sequence[int] = ()) -> list[Row]:
+def run(options: argparse.Namespace) -> None:
+    """Runs the rows; ends the process with status 1 if one failed."""
+    changes = config_files.changes(options)
+    rows = rows_of(options.config, changes, seeds=options.seeds)
+    directory = rows[0].config.data.dir
+    if not directory:
+        raise UserError("--config.data.dir: expected a prepared data set, got nothing; give its folder")
+    faces = open_faces(directory)
+    if options.row is not None:
+        if not 0 <= options.row < len(rows):
+            raise UserError(f"--row: expected 0 to {len(rows) - 1}, see --list, got {options.row}")
+        run_row(rows[options.row], options.out, faces)
+        return
+
+    failed = []
+    if not options.list:
+        command = [sys.executable, "-m", "aujax.sweep", f"--config={options.config}", f"--out={options.out}"]
+        command += [f"--config.{name}={text}" for name, text in changes.items()]
+        if options.seeds:
+            command.append(f"--seeds={','.join(map(str, options.seeds))}")
+        failed = run_all(rows, options.out, faces, lambda index: _exit_status([*command, f"--row={index}"]))
+
+    table = rich.table.Table("Row", box=rich.box.SIMPLE_HEAD)
+    for heading in ("Folder", "State"):
+        table.add_column(heading, overflow="fold")
+    for index, row in enumerate(rows):
+        table.add_row(str(index), shlex.quote(str(options.out / row.name)), state(row, options.out, faces))
+    rich.console.Console().print(table)
+    if failed:
+        raise SystemExit(1)
+
+
+def rows_of(source: str, changes: Mapping[str, str] = {}, *, seeds: Sequence[int] = ()) -> list[Row]:
     """Returns the rows of a sweep's file, all with one seed before all with the next: an index never changes.
 
-    An option that the rows differ in cannot be changed for all of them; that is a UserError.
+    Args:
+      source: path or name of the file, with its setting.
+      changes: options for all rows by dotted names, as text; a UserError where the rows differ in one.
+      seeds: by default that of the configuration.
     """
-    values: Sequence[dict[str, Any]] | None = config_files.read(source).get("ROWS")
+    path, _ = config_files.locate(source)
+    values: Sequence[dict[str, Any]] | None = config_files.definitions(path).get("ROWS")
     if not values:
         raise UserError(f"--config={source}: expected a sweep, a file with ROWS such as configs/sweep_lambda.py")
     differing = {name for row in values for name in row} | ({"seed"} if seeds else set())
-    if twice := differing & {config_files.changed_name(change) for change in changes}:
-        raise UserError(f"--config.{min(twice)}: the rows of the sweep differ in it; leave it out")
+    if overridden := differing & changes.keys():
+        raise UserError(f"--config.{min(overridden)}: the rows of the sweep differ in it; leave it out")
+    shared = config_files.options(source)
     rows = []
     for seed in [{"seed": seed} for seed in seeds] or [{}]:
         for row in values:
-            config = config_files.changed(config_files.options(source), row | seed, changes)
+            config = config_files.load(shared | row | seed, changes)
             rows.append(Row(_name(row | {"seed": config.seed}), config))
     return rows
 
 
-def run_all(rows: Sequence[Row], out: pathlib.Path, faces: Faces, start: Callable[[int], int]) -> list[str]:
-    """Runs `start(index)`, which returns an exit status, for each row that is not finished; returns who failed.
+def _name(row: Mapping[str, Any]) -> str:
+    """Returns a name that is safe in paths, such as "au_layers=layer4+layer5,seed=0"; reports use it as well."""
+    parts = []
+    for name, value in row.items():
+        if isinstance(value, tuple):
+            value = "+".join(map(str, value))
+        elif isinstance(value, float):
+            value = f"{value:g}"
+        parts.append(f"{name}={value}")
+    return re.sub(r"[^\w.+=,-]+", "-", ",".join(parts))
 
-    A row that fails is told and the next one is run; Ctrl-C ends them all.
+
+def run_all(rows: Sequence[Row], out: pathlib.Path, faces: Faces, start: Callable[[int], int]) -> list[str]:
+    """Runs each row that is not finished; returns the names of those that failed.
+
+    A row that fails is reported and the next one is run; Ctrl-C ends the sweep.
+
+    Args:
+      rows: of the sweep.
+      out: the folder of the run folders.
+      faces: the data set that all rows are trained on.
+      start: trains and evaluates the row of an index; returns an exit status.
     """
     failed = []
     for index, row in enumerate(rows):
         heading = f"row {index} of {len(rows)}, {row.name}"
-        if (before := state(row, out, faces)) == FINISHED:
+        before = state(row, out, faces)
+        if before == FINISHED:
             print(f"{heading}: {FINISHED}, skipped", flush=True)
             continue
         print(f"{heading}: {before}", flush=True)
@@ -104,15 +156,15 @@ def run_all(rows: Sequence[Row], out: pathlib.Path, faces: Faces, start: Callabl
         if status == INTERRUPTED:
             raise KeyboardInterrupt
         if status:
-            ended = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
-            print(f"{heading}: {ended}; the same command tries it again", file=sys.stderr, flush=True)
+            reason = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
+            print(f"{heading}: {reason}; the same command tries it again", file=sys.stderr, flush=True)
             failed.append(row.name)
     return failed
 
 
 def run_row(row: Row, out: pathlib.Path, faces: Faces) -> None:
-    """Trains the row, or goes on where it was interrupted, and evaluates it; nothing if it is finished."""
-    from aujax import evaluation_files  # the process that starts the others has no use for a network
+    """Trains the row, or continues its training, and evaluates it; does nothing if it is finished."""
+    from aujax.evaluation import evaluate  # the process that starts the others needs no network
     from aujax.training.loop import train_and_evaluate
 
     if state(row, out, faces) == FINISHED:
@@ -120,59 +172,45 @@ def run_row(row: Row, out: pathlib.Path, faces: Faces) -> None:
         return
     keep_compiled_programs()
     train_and_evaluate(row.config, out / row.name)
-    for split in _splits(faces):
-        print(f"evaluated: {evaluation_files.evaluate_run(out / row.name, split)}")
+    for split in _EVALUATED:
+        if split in faces.splits:
+            print(f"evaluated: {evaluate.evaluate_run(out / row.name, split)}")
 
 
 def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
-    """Returns how far a row is: FINISHED, or what there is to do."""
-    folder, config = out / row.name, row.config
+    """Returns the state of a row: FINISHED, or what is left to do."""
+    folder = out / row.name
     if not (folder / run_files.CONFIG).is_file():
         return "to train"
     remedy = "train.py writes it; remove the folder to train the row again"
-    started = run_files.read_json(folder / run_files.CONFIG, remedy=remedy)
-    if _options(dataclasses.asdict(config)) != _options(started):
+    started_with = run_files.read_json(folder / run_files.CONFIG, remedy=remedy)
+    if _training_options(started_with) != _training_options(dataclasses.asdict(row.config)):
         return "started with other options"
     manifest = run_files.read_json(folder / run_files.MANIFEST, remedy=remedy)
     if manifest["data"]["fingerprint"] != faces.fingerprint:
         return "started on other data"
     checkpoints = [path for path in folder.glob(f"{run_files.CHECKPOINTS}/*") if path.name.isdigit()]
-    last = max((int(path.name) for path in checkpoints), default=0)
-    steps_per_epoch = num_batches(faces.splits["train"], config.data.batch_size)
-    if last < config.epochs * steps_per_epoch:
-        return f"to continue after epoch {last // steps_per_epoch} of {config.epochs}"
-    # An evaluation that is older than the last checkpoint was made of another one.
+    last_step = max((int(path.name) for path in checkpoints), default=0)
+    steps_per_epoch = num_batches(faces.splits["train"], row.config.data.batch_size)
+    if last_step < row.config.epochs * steps_per_epoch:
+        return f"to continue after epoch {last_step // steps_per_epoch} of {row.config.epochs}"
+    # An evaluation older than the last checkpoint is one of another checkpoint.
     trained = max(path.stat().st_mtime_ns for path in checkpoints)
-    metrics = [folder / "eval" / split / "metrics.json" for split in _splits(faces)]
-    done = all(path.is_file() and path.stat().st_mtime_ns >= trained for path in metrics)
-    return FINISHED if done else "to evaluate"
+    for split in _EVALUATED:
+        metrics = folder / "eval" / split / "metrics.json"
+        if split in faces.splits and not (metrics.is_file() and metrics.stat().st_mtime_ns >= trained):
+            return "to evaluate"
+    return FINISHED
 
 
-def _options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that decide a run's numbers, as config.json writes them."""
-    flat = run_files.flat(json.loads(json.dumps(config)))
-    return {name: value for name, value in flat.items() if name not in run_files.FREE_OPTIONS}
+def _training_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that affect a run's numbers by dotted names, with values as config.json stores them."""
+    options = run_files.flat(json.loads(json.dumps(config)))
+    return {name: value for name, value in options.items() if name not in run_files.FREE_OPTIONS}
 
 
-def _splits(faces: Faces) -> list[str]:
-    return [split for split in _EVALUATED if split in faces.splits]
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    """Returns "au_layers=layer4+layer5,seed=0": safe in paths, and what the runs are called in reports."""
-    words = {name: "+".join(map(str, value)) if isinstance(value, tuple) else value for name, value in row.items()}
-    name = ",".join(f"{name}={f'{value:g}' if isinstance(value, float) else value}" for name, value in words.items())
-    return re.sub(r"[^\w.+=,-]+", "-", name)
-
-
-def _faces(config: Config) -> Faces:
-    if not config.data.dir:
-        raise UserError("--config.data.dir: expected a prepared data set, got nothing; give its folder")
-    return open_faces(config.data.dir)
-
-
-def _start(command: Sequence[str]) -> int:
-    """Returns the exit status of a command; on Ctrl-C, which it gets as well, once it has ended."""
+def _exit_status(command: Sequence[str]) -> int:
+    """Runs a command; on Ctrl-C, which the command receives as well, waits until it has ended."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
@@ -181,34 +219,5 @@ def _start(command: Sequence[str]) -> int:
             raise
 
 
-def _table(rows: Sequence[Row], out: pathlib.Path, faces: Faces) -> rich.table.Table:
-    table = rich.table.Table("Row", box=rich.box.SIMPLE_HEAD)
-    for heading in ("Folder", "State"):
-        table.add_column(heading, overflow="fold")
-    for index, row in enumerate(rows):
-        table.add_row(str(index), shlex.quote(str(out / row.name)), state(row, out, faces))
-    return table
-
-
-def _seeds(text: str) -> list[int]:
-    return [int(seed) for seed in text.split(",")]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Options of the trainings: --config.NAME=VALUE, as for train.py.",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a sweep such as configs/sweep_lambda.py")
-    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR", help="holds a run folder per row")
-    parser.add_argument("--row", type=int, metavar="INDEX", help="run this row only, in this process")
-    parser.add_argument("--seeds", type=_seeds, default=[], metavar="0,1,2", help="default: that of the configuration")
-    parser.add_argument("--list", action="store_true", help="show the rows and how far they are, run nothing")
-    return parser
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(["sweep", *sys.argv[1:]])

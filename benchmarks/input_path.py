@@ -19,8 +19,9 @@ import timing
 import training
 
 from aujax.config import Config, DataConfig
-from aujax.data import device_cache, feed, prepare
+from aujax.data import device_cache, feed
 from aujax.data.batch import data_mesh, to_mesh
+from aujax.data.prepare import __main__ as prepare
 from aujax.data.store import FaceSource, open_faces
 from aujax.training import epochs
 from aujax.training import step as steps

@@ -15,12 +15,12 @@ import numpy as np
 import timing
 
 from aujax import methods
-from aujax.models.reading import Variables
+from aujax.models.forward import Variables
 
 
 def plain(model: methods.Classifier, variables: Variables, image: jax.Array, expression: jax.Array):
     """Returns the logits, and nothing that is not needed for them."""
-    reading = methods.read(model, variables, image, expression=expression)
+    reading = methods.apply_with_taps(model, variables, image, expression=expression)
     return reading.logits, [reading.activations[name] for name in model.method.supervised]
 
 

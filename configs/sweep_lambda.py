@@ -10,13 +10,14 @@ the text says that the values range "from less than 1 to 20", that the accuracy 
 cosines stop growing at about 8. The values are ours, closer together where the curves bend.
 """
 
-import ml_collections
+import pathlib
+from typing import Any
 
 from aujax import config_files
 
 ROWS = tuple({"au_weight": weight} for weight in (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0))
 
 
-def get_config(base: str = "rafdb") -> ml_collections.ConfigDict:
-    """Returns the options that all rows share, those of a configuration beside this one."""
-    return config_files.beside(__file__, base)
+def get_config(base: str = "rafdb") -> dict[str, Any]:
+    """Returns the options that all rows share: those of another configuration file."""
+    return config_files.options(base, folder=pathlib.Path(__file__).parent)

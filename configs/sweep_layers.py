@@ -9,7 +9,8 @@ The paper's setting is CAM with a ResNet-50 on RAF-DB. Of several layers the los
 code; the paper's Eq. 3 adds them up (--config.au_layer_reduction=sum).
 """
 
-import ml_collections
+import pathlib
+from typing import Any
 
 from aujax import config_files
 
@@ -18,6 +19,6 @@ _SETS = (*((layer,) for layer in _LAYERS), *(_LAYERS[first:] for first in (3, 2,
 ROWS = ({"au_weight": 0.0}, *({"au_layers": layers} for layers in _SETS))
 
 
-def get_config(base: str = "rafdb") -> ml_collections.ConfigDict:
-    """Returns the options that all rows share, those of a configuration beside this one."""
-    return config_files.beside(__file__, base)
+def get_config(base: str = "rafdb") -> dict[str, Any]:
+    """Returns the options that all rows share: those of another configuration file."""
+    return config_files.options(base, folder=pathlib.Path(__file__).parent)

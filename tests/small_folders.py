@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aujax.data import prepare
+from aujax.data.prepare import __main__ as prepare
 from aujax.data.sources import SOURCES
 from aujax.data.sources.listing import Listing
 from aujax.data.synthetic import draw_face
@@ -36,13 +36,13 @@ def write_csv(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def labelled_folder(folder: Path, expressions: list[str], *, groups: list[str] | None = None) -> Path:
+def labelled_folder(folder: Path, expressions: list[str], *, subjects: list[str] | None = None) -> Path:
     """A folder with labels.csv and one image per expression given, a/000.png, a/001.png, ..."""
     rows = []
     for number, expression in enumerate(expressions):
         name = f"a/{number:03d}.png"
         write_image(folder / name, blocks(number))
-        rows.append({"image": name, "expression": expression} | ({"group": groups[number]} if groups else {}))
+        rows.append({"image": name, "expression": expression} | ({"subject_id": subjects[number]} if subjects else {}))
     write_csv(folder / "labels.csv", rows)
     return folder
 

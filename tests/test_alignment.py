@@ -67,7 +67,7 @@ def test_five_points_are_eye_centres_nose_tip_and_mouth_corners():
 def test_squeezing_moves_points_with_the_pixels():
     pixels = np.zeros((112, 448, 3), np.uint8)
     pixels[56:, 224:] = 255
-    squeezed, matrix = alignment.squeeze(pixels)
+    squeezed, matrix = alignment.resize_to_square(pixels)
     # The corner of the white part lies between pixels: at (223.5, 55.5) before, in the middle after.
     np.testing.assert_allclose(alignment.move(np.array([(223.5, 55.5)]), matrix), [(111.5, 111.5)])
     assert squeezed.shape == (224, 224, 3)

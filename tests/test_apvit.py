@@ -139,8 +139,8 @@ def test_options_set_how_many_tokens_of_another_grid_stay(options, expected):
     [
         ({"tokens": 197}, "tokens must be from 1 to 196, got 197"),
         ({"tokens": 0}, "tokens must be from 1 to 196, got 0"),
-        ({"keep": 0.0}, "keep must be a share above 0 and up to 1, got 0.0"),
-        ({"keep": 90.0}, "keep must be a share above 0 and up to 1, got 90.0"),
+        ({"keep": 0.0}, "keep must be a fraction above 0 and up to 1, got 0.0"),
+        ({"keep": 90.0}, "keep must be a fraction above 0 and up to 1, got 90.0"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):

@@ -16,7 +16,9 @@ UNIT = 76.0
 
 @functools.cache
 def _maps_of(book, size=(224, 224)):
-    return jax.jit(functools.partial(au_maps.expression_maps, size=size, codebook=book))
+    """Returns the function that draws a face's map of every expression of the codebook."""
+    draw = functools.partial(au_maps.au_map, size=size, codebook=book)
+    return jax.jit(lambda face: jax.vmap(draw, in_axes=(None, 0))(face, jnp.arange(len(book.expressions))))
 
 
 def _facs_maps(landmarks, size=(224, 224)):
@@ -62,7 +64,7 @@ def test_brow_lowerer_is_an_ellipse_as_wide_as_the_brow_landmarks():
 
 def test_disgust_lights_the_upper_lip_and_not_the_eyelids():
     drawn = _facs_maps(LANDMARKS)[DISGUST]
-    assert drawn[140, 82] == 1  # 12 px above AU10's centre, the place (x48, y50)
+    assert drawn[140, 82] == 1  # 12 px above AU10's centre, the point (x48, y50)
     assert drawn[96, 74] == drawn[96, 150] == 0
 
 
@@ -93,26 +95,6 @@ def test_maps_are_float32_from_0_to_1(book):
     assert stack.dtype == jnp.float32
     assert stack.min() == 0
     np.testing.assert_allclose(stack.max((1, 2)), [0, 1, 1, 1, 1, 1, 1], atol=1e-6)
-
-
-def test_landmark_map_has_the_golden_values():
-    drawn, has_map = jax.jit(au_maps.landmark_map)(LANDMARKS)
-    assert has_map
-    np.testing.assert_allclose(
-        [drawn.mean(), drawn[100, 100], drawn[164, 112]], [0.163956, 0.314664, 0.822578], atol=2e-6
-    )
-
-
-def test_landmark_map_with_the_jaw_has_the_golden_mean():
-    assert jax.jit(functools.partial(au_maps.landmark_map, jaw=True))(LANDMARKS)[0].mean() == pytest.approx(
-        0.257800, abs=2e-6
-    )
-
-
-def test_wider_landmark_map_has_a_wider_gaussian():
-    points = np.tile(np.float32([[30, 30]]), (68, 1))
-    drawn, _ = au_maps.landmark_map(points, size=(61, 61), sigma=20.0)
-    assert drawn[30, 50] == pytest.approx((np.exp(-0.5) - np.exp(-2.25)) / (1 - np.exp(-2.25)), abs=1e-5)
 
 
 def test_mirrored_face_gives_mirrored_maps():
@@ -227,12 +209,6 @@ def test_face_in_one_point_has_no_map_and_no_gradient():
     np.testing.assert_array_equal(_gradient_of(codebook.FACS)(points), 0.0)
 
 
-def test_landmark_that_is_not_finite_gives_no_landmark_map():
-    drawn, has_map = au_maps.landmark_map(_broken_faces()["nan"], size=(8, 8))
-    assert not has_map
-    assert not drawn.any()
-
-
 def test_facs_map_has_a_finite_gradient_that_pulls_on_the_landmarks():
     gradient = _gradient_of(codebook.FACS)(LANDMARKS / 4)
     assert jnp.isfinite(gradient).all()
@@ -256,7 +232,7 @@ def test_five_landmarks_are_refused():
 
 
 def test_unknown_action_unit_is_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match=r"action units \[3\] have no place .* valid FACS numbers: 1, 2, 4, .*, 43"):
+    with pytest.raises(ValueError, match=r"action units \[3\] have no region .* valid FACS numbers: 1, 2, 4, .*, 43"):
         au_maps.single_au_maps(LANDMARKS, (1, 3))
 
 

@@ -60,8 +60,8 @@ def test_mirror_partners_are_those_of_the_68_point_scheme():
     assert {i: codebook.MIRRORED[i] for i in pairs} == pairs
 
 
-def test_reference_keeps_the_asymmetric_right_spot_of_au10():
-    left, right = codebook.REFERENCE.spots[10]
+def test_reference_keeps_the_asymmetric_right_ellipse_of_au10():
+    left, right = codebook.REFERENCE.ellipses[10]
     assert (left.x[0], left.y[0], right.x[0], right.y[0]) == (48, 50, 52, 54)
 
 
@@ -83,7 +83,7 @@ def test_class_list_follows_from_the_custom_expressions():
 
 def test_custom_codebook_takes_the_geometry_it_is_given():
     book = codebook.custom({}, geometry=codebook.REFERENCE)
-    assert book.spots is codebook.REFERENCE.spots
+    assert book.ellipses is codebook.REFERENCE.ellipses
     assert (book.rendering, book.canvas) == ("coarse", (224, 224))
 
 

@@ -145,3 +145,24 @@ def test_weight_files_are_separated_by_commas():
 def test_training_pictures_are_loaded_a_little_larger_than_the_network_sees_them():
     assert [Config(method=name).resize_size for name in ("CAM", "APViT")] == [256, 128]
     assert Config(data=DataConfig(resize_size=300)).resize_size == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("au_layers", "('layer4','layer5')", ("layer4", "layer5")),
+        ("rematerialize", "true", True),
+        ("rematerialize", "False", False),
+        ("data.dir", "3", "3"),
+        ("au_weight", "1e-3", 0.001),
+        ("epochs", "many", "many"),
+    ],
+)
+def test_options_of_a_command_line_are_python_literals_or_text(name, text, value):
+    assert configs.from_text(name, text) == value
+
+
+def test_every_option_has_a_description_and_its_default_passes_its_check():
+    for name, option in configs.OPTIONS.items():
+        assert option.about, name
+        assert option.check is None or option.check.holds(option.default), name

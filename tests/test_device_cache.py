@@ -40,7 +40,7 @@ def test_faces_that_cannot_be_divided_are_filled_up_with_the_last(source):
 
 
 def test_faces_that_come_in_parts_are_the_same(faces, source, mesh, monkeypatch):
-    monkeypatch.setattr(device_cache, "_AT_ONCE", 3)
+    monkeypatch.setattr(device_cache, "_FACES_PER_TRANSFER", 3)
     one = data_mesh(jax.devices()[:1])
     for part, whole in zip(device_cache.load(source, 36, one, threads=1), faces, strict=True):
         np.testing.assert_array_equal(part, whole)
@@ -69,5 +69,5 @@ def test_a_batch_is_what_the_feed_reads(faces, source, mesh):
 def test_a_damaged_picture_is_named(source, mesh, monkeypatch):
     record = source[0] | {"image": b"\xff\xd8 no picture"}
     monkeypatch.setattr(type(source), "__getitem__", lambda self, row: record)
-    with pytest.raises(UserError, match="cannot be decoded; prepare the data set again"):
+    with pytest.raises(UserError, match=r"cannot be decoded \(no image, .*\); prepare the data set again"):
         device_cache.load(source, 36, mesh, threads=2)

@@ -63,7 +63,7 @@ def test_processes_share_each_batch(source, monkeypatch):
 def record(pixels, **changed):
     _, encoded = cv2.imencode(".png", pixels)
     face = {"image": encoded.tobytes(), "landmarks": np.zeros((68, 2), np.float32), "has_landmarks": True}
-    return face | {"expression": 2, "id": "a.png", "group": "", "aus": np.array([], np.int32)} | changed
+    return face | {"expression": 2, "id": "a.png", "subject_id": "", "aus": np.array([], np.int32)} | changed
 
 
 def test_pictures_come_as_rgb():

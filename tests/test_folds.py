@@ -89,7 +89,9 @@ def test_images_are_read_from_the_data_set_or_the_folder_around_it(released):
 def test_val_that_is_test_again_is_left_out_with_a_note(released):
     listed = found(released)
     assert "validation" not in splits(listed).values()
-    assert listed.notes == ["the folds' val lists the images of test again, so validation is drawn from train instead"]
+    assert listed.notes == [
+        "the folds' val lists the images of test again, so validation is sampled from train instead"
+    ]
 
 
 def test_val_with_faces_of_its_own_validates(released):
@@ -102,7 +104,7 @@ def test_val_with_faces_of_its_own_validates(released):
     write_split(released[1] / "val", own | dict(list(TEST.items())[:1]))
     listed = found(released)
     assert {name for name, split in splits(listed).items() if split == "validation"} == set(own)
-    assert listed.notes == ["1 images of the folds' val are in train or test too and do not validate"]
+    assert listed.notes == ["1 images of the folds' val are in train or test too and are not used for validation"]
 
 
 def test_the_folds_become_a_data_set_with_a_validation_split_out_of_train(released, tmp_path, capsys):
@@ -116,7 +118,7 @@ def test_the_folds_become_a_data_set_with_a_validation_split_out_of_train(releas
     assert set(test) == set(TEST)
     name = list(TEST)[3]
     np.testing.assert_allclose(test[name]["landmarks"], points(name), rtol=1e-6)
-    assert "validation is drawn from train instead" in capsys.readouterr().out
+    assert "validation is sampled from train instead" in capsys.readouterr().out
 
 
 def test_other_landmarks_make_those_of_the_folds_needless(released, tmp_path):
@@ -171,7 +173,7 @@ ID = "basic/Image/our_aligned/train_00002.jpg"
             lambda f: (f / "train" / "image_ids.txt").write_text("\n"),
             "expected a path of an image per line, found none",
         ),
-        (lambda f: replace(f, "train/image_ids.txt", "00002", "00003"), "expected each image once, 1 come again"),
+        (lambda f: replace(f, "train/image_ids.txt", "00002", "00003"), "expected each image once, 1 are repeated"),
         (lambda f: replace(f, "train/image_ids.txt", "train_00002", "test_0002"), r"1 images are in train and in test"),
         (lambda f: (f / "test" / "class_labels.txt").unlink(), r"test.class_labels\.txt: no such file"),
         (lambda f: replace(f, "train/class_labels.txt", f"{ID},2", f"{ID},7"), r"line 2: expected .* from 0 to 6"),

@@ -132,7 +132,7 @@ def test_shares_count_whole_pixels_and_at_least_one(waves):
 
 
 def test_peaks_need_a_window():
-    with pytest.raises(ValueError, match=r"windows of 3x3, got maps of 2x4: use a larger picture"):
+    with pytest.raises(ValueError, match=r"maps of at least 3x3, got 2x4: use a larger image"):
         heads.peak_pool(jnp.zeros((1, 2, 4, 7)))
 
 

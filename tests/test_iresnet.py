@@ -10,7 +10,7 @@ from flax import linen as nn
 from numpy.lib.stride_tricks import sliding_window_view
 
 from aujax.models import iresnet, taps
-from aujax.models.batch_norm import BatchNorm
+from aujax.models.layers import BatchNorm
 
 
 @functools.cache

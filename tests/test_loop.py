@@ -99,7 +99,7 @@ def test_an_option_newer_than_the_run_had_its_default(tiny_run, tiny_config, wit
 
 
 def test_other_data_in_the_same_folder_is_refused(tiny_run, tiny_config, tmp_path):
-    from aujax.data import prepare
+    from aujax.data.prepare import __main__ as prepare
 
     prepare.main(
         ["synthetic", f"--out={tmp_path / 'other'}", "--train=7", "--validation=7", "--test=7", "--size=48", "--seed=1"]

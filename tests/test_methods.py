@@ -112,7 +112,7 @@ def outputs(name):
 
     @jax.jit
     def read(variables, image, expression):
-        return methods.read(model, variables, image, expression=expression)
+        return methods.apply_with_taps(model, variables, image, expression=expression)
 
     return methods.forward(model, variables, IMAGES, CLASSES), read(variables, jnp.asarray(IMAGES), CLASSES)
 
@@ -195,7 +195,7 @@ def test_the_released_adl_reads_its_cam_one_block_early():
     model = methods.Classifier(row, backbone, LinearHead(7))
     variables = methods.init(model, jax.random.key(0), IMAGES)
     cam = methods.forward(model, variables, IMAGES, CLASSES).cam
-    activations = methods.read(model, variables, IMAGES).activations
+    activations = methods.apply_with_taps(model, variables, IMAGES).activations
     for layer, same in (("layer5_block2", True), ("layer5", False)):
         expected = [x @ fc(variables, k) for x, k in zip(np.asarray(activations[layer]), CLASSES, strict=True)]
         assert np.allclose(cam, expected, atol=1e-4) == same
@@ -233,7 +233,7 @@ def test_init_gives_parameters_and_statistics_only(name):
 
 def test_training_pass_updates_statistics_and_evaluation_keeps_them():
     model, variables = small("CAM")
-    train = jax.jit(functools.partial(methods.read, model, train=True))(variables, jnp.asarray(IMAGES))
+    train = jax.jit(functools.partial(methods.apply_with_taps, model, train=True))(variables, jnp.asarray(IMAGES))
     kept = outputs("CAM")[1].batch_stats["backbone"]["stem_bn"]["mean"]
     np.testing.assert_array_equal(kept, variables["batch_stats"]["backbone"]["stem_bn"]["mean"])
     assert not np.allclose(train.batch_stats["backbone"]["stem_bn"]["mean"], kept)
@@ -242,7 +242,7 @@ def test_training_pass_updates_statistics_and_evaluation_keeps_them():
 
 def test_a_network_without_statistics_trains_with_an_empty_tree():
     model, variables = small("TS-CAM")
-    assert methods.read(model, variables, jnp.asarray(IMAGES), train=True).batch_stats == {}
+    assert methods.apply_with_taps(model, variables, jnp.asarray(IMAGES), train=True).batch_stats == {}
 
 
 def test_number_of_classes_sets_the_logits():
@@ -262,7 +262,7 @@ def test_output_stride_sets_the_size_of_the_cam(output_stride, size):
 def test_bfloat16_reaches_the_backbone_and_leaves_the_outputs_float32():
     for name in EXPECTED:
         model = small_model(name, dtype=jnp.bfloat16)
-        reading = jax.eval_shape(functools.partial(methods.read, model), small(name)[1], jnp.asarray(IMAGES))
+        reading = jax.eval_shape(functools.partial(methods.apply_with_taps, model), small(name)[1], jnp.asarray(IMAGES))
         assert reading.activations[model.method.tap].dtype == jnp.bfloat16
         assert reading.logits.dtype == jnp.float32
 
@@ -278,7 +278,7 @@ def test_rematerialisation_keeps_less_than_half_of_the_activations(name):
 
         def pullback(variables):
             def logits(params):
-                return methods.read(model, {**variables, "params": params}, IMAGES, train=True).logits
+                return methods.apply_with_taps(model, {**variables, "params": params}, IMAGES, train=True).logits
 
             return jax.vjp(logits, variables["params"])[1]
 
@@ -326,7 +326,7 @@ def test_a_run_builds_the_backbone_that_its_configuration_asks_for(rematerialize
         ),
         (
             lambda: methods.build_model("WILDCAT", options={"modalities": 2.5}),
-            "option modalities must be a whole number from 1 to 64, got 2.5",
+            "option modalities must be an integer from 1 to 64, got 2.5",
         ),
         (lambda: methods.build_model("ADL", options={"rate": 2}), "option rate must be a number from 0 to 1, got 2"),
         (

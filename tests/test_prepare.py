@@ -17,21 +17,24 @@ from small_folders import (
     write_image,
 )
 
-from aujax.data import alignment, images, prepare
+from aujax.data import alignment, images
+from aujax.data.detectors import DETECTORS, DlibDetector
+from aujax.data.prepare import __main__ as prepare
+from aujax.data.sources import SOURCES
 from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 
 
 @pytest.fixture
 def source(tmp_path):
-    return labelled_folder(tmp_path / "source", NAMES, groups=[str(number // 2) for number in range(len(NAMES))])
+    return labelled_folder(tmp_path / "source", NAMES, subjects=[str(number // 2) for number in range(len(NAMES))])
 
 
 def test_folder_becomes_a_data_set_with_three_splits_and_no_shared_person(tmp_path, source):
     assert run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--test=0.25") == 0
     faces = open_faces(tmp_path / "out")
     assert sum(faces.splits.values()) == len(NAMES)
-    people = [{face["group"] for face in faces.source(split)} for split in ("train", "validation", "test")]
+    people = [{face["subject_id"] for face in faces.source(split)} for split in ("train", "validation", "test")]
     assert all(people)
     assert sum(map(len, people)) == len(set.union(*people)) == 12
 
@@ -60,7 +63,7 @@ def test_report_has_the_counts_and_is_kept_in_the_folder(tmp_path, source, capsy
     assert lines["expression"] == ["train", "validation", "test", "all", "landmarks", "no", "landmarks"]
     assert lines["Happiness"][3:] == ["6", "0", "6"]
     assert lines["all"][3:] == ["24", "0", "24"]
-    assert "note: test has no Fear, Anger, Disgust: nothing can be said" in report
+    assert "note: test has no Fear, Anger, Disgust: results there do not cover" in report
 
 
 def test_the_same_command_again_is_quick_and_changes_nothing(tmp_path, source, capsys):
@@ -79,6 +82,14 @@ def test_other_options_need_another_folder_or_overwrite(tmp_path, source, capsys
     assert "prepared with other options (--seed was 0, now 1)" in refused(capsys, *command, "--seed=1")
     assert run(*command, "--seed=1", "--overwrite") == 0
     assert open_faces(tmp_path / "out").about["seed"] == 1
+
+
+def test_data_set_states_the_terms_of_its_images_and_landmarks(tmp_path, source):
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    about = open_faces(tmp_path / "out").about
+    assert about["terms"] == SOURCES["folder"].terms
+    assert about["detector_terms"] == DETECTORS["none"].terms
+    assert about["cropped"] is False
 
 
 def test_one_seed_gives_one_fingerprint(tmp_path, source):
@@ -126,7 +137,7 @@ def test_detected_landmarks_are_kept_and_not_computed_again(tmp_path, monkeypatc
     marked = [face["has_landmarks"] for split in before.splits for face in before.source(split)]
     assert sum(marked) >= 4
 
-    monkeypatch.setattr("aujax.data.stored_face.detect", lambda *_: pytest.fail("detected again"))
+    monkeypatch.setattr(DlibDetector, "faces", lambda *_: pytest.fail("detected again"))
     (tmp_path / "out" / "dataset.json").unlink()
     run("folder", "--source", source, "--out", tmp_path / "out")
     assert open_faces(tmp_path / "out").fingerprint == before.fingerprint
@@ -227,7 +238,7 @@ def test_command_line_runs_as_a_module_and_writes_nowhere_else(tmp_path, source)
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["synthetic", "folder", "rafdb", "affectnet"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_help_of_every_source_shows_its_options(name, capsys):
     with pytest.raises(SystemExit) as stop:
         prepare.main([name, "--help"])

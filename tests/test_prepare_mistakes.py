@@ -3,14 +3,15 @@ import errno
 import pytest
 from small_folders import NAMES, blocks, drawn_folder, labelled_folder, refused, run, write_csv, write_image
 
-from aujax.data import prepare, store
-from aujax.data.detectors import detect
+from aujax.data import store
+from aujax.data.detectors import DlibDetector
+from aujax.data.prepare import __main__ as prepare
 from aujax.data.store import open_faces
 
 
 @pytest.fixture
 def source(tmp_path):
-    return labelled_folder(tmp_path / "source", NAMES, groups=[str(number // 2) for number in range(len(NAMES))])
+    return labelled_folder(tmp_path / "source", NAMES, subjects=[str(number // 2) for number in range(len(NAMES))])
 
 
 def test_a_few_unreadable_images_are_left_out_and_named(tmp_path, source):
@@ -74,7 +75,7 @@ def test_number_below_the_least_is_refused(tmp_path, capsys, option):
 
 def test_mistake_names_the_help_of_its_source(tmp_path, capsys):
     message = refused(capsys, "folder", "--source", tmp_path / "nowhere", "--out", tmp_path / "out")
-    assert message.endswith("\npython -m aujax.data.prepare folder --help shows the options.\n")
+    assert message.endswith("\naujax prepare folder --help shows the options.\n")
 
 
 def test_copies_of_one_photograph_are_told_and_never_split_apart(tmp_path):
@@ -93,7 +94,9 @@ def test_copies_and_people_across_the_given_splits_are_named(tmp_path):
     rows = []
     for number, split in enumerate(["train", "train", "test", "validation"]):
         write_image(tmp_path / "in" / f"{number}.png", blocks(0 if number in (1, 2) else number))
-        rows.append({"image": f"{number}.png", "expression": "sad", "split": split, "group": "ann" if number else ""})
+        rows.append(
+            {"image": f"{number}.png", "expression": "sad", "split": split, "subject_id": "ann" if number else ""}
+        )
     write_csv(tmp_path / "in" / "labels.csv", rows)
     run("folder", "--source", tmp_path / "in", "--out", tmp_path / "out", "--landmarks=none")
     report = (tmp_path / "out" / "report.txt").read_text()
@@ -127,7 +130,8 @@ def test_full_disk_keeps_landmarks_and_the_next_run_goes_on(tmp_path, monkeypatc
     assert len((tmp_path / "out" / "landmarks.jsonl").read_text().splitlines()) == 5
 
     seen = []
-    monkeypatch.setattr("aujax.data.stored_face.detect", lambda *a: seen.append(1) or detect(*a))
+    faces = DlibDetector.faces
+    monkeypatch.setattr(DlibDetector, "faces", lambda *a: seen.append(1) or faces(*a))
     run("folder", "--source", source, "--out", tmp_path / "out")
     assert len(seen) == 3
 
@@ -149,7 +153,7 @@ def test_ctrl_c_ends_with_one_line_and_status_130(tmp_path, source, monkeypatch,
     with pytest.raises(SystemExit) as stop:
         run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     assert stop.value.code == 130
-    assert "stopped: landmarks found so far are kept" in capsys.readouterr().err
+    assert "stopped: landmarks detected so far are kept" in capsys.readouterr().err
 
 
 def test_folder_of_other_things_is_not_written_into(tmp_path, source, capsys):

@@ -11,8 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from aujax import methods
 from aujax.models import resnet, taps
-from aujax.models.attention_dropout import AttentionDropout
-from aujax.models.batch_norm import BatchNorm
+from aujax.models.layers import AttentionDropout, BatchNorm
 
 
 @functools.cache

@@ -2,7 +2,8 @@ import pytest
 from small_folders import blocks, labelled_folder, labels, listing, splits, write_csv, write_image
 
 from aujax.codebook import EXPRESSIONS
-from aujax.data.sources.names import expression_ids, parse_classes, parse_expressions
+from aujax.data.sources import SOURCES
+from aujax.data.sources.folder import expression_ids, parse_classes, parse_expressions
 from aujax.errors import UserError
 
 
@@ -60,9 +61,9 @@ def test_own_expressions_replace_the_seven():
 
 
 def test_labels_csv_is_found_and_read_without_options(tmp_path):
-    found = listing("folder", "--source", labelled_folder(tmp_path, ["happy", "sad"], groups=["ann", "bob"]))
+    found = listing("folder", "--source", labelled_folder(tmp_path, ["happy", "sad"], subjects=["ann", "bob"]))
     assert labels(found) == {"a/000.png": "Happiness", "a/001.png": "Sadness"}
-    assert [image.group for image in found.images] == ["ann", "bob"]
+    assert [image.subject_id for image in found.images] == ["ann", "bob"]
     assert found.images[0].read() == (tmp_path / "a/000.png").read_bytes()
 
 
@@ -91,14 +92,30 @@ def test_other_columns_of_a_csv_file_are_attributes(tmp_path):
     assert found.notes == ["list.csv: kept as attributes of the faces: Gender"]
 
 
-def test_index_column_of_pandas_is_neither_split_nor_group(tmp_path):
+@pytest.mark.parametrize("column", ["subject_id", "group", "identity", "Person"])
+def test_usual_names_of_the_column_of_subjects_are_known(tmp_path, column):
+    path = write_csv(tmp_path / "list.csv", [{"image": "1.png", "label": "joy", column: "ann"}])
+    assert [image.subject_id for image in listing("folder", "--source", path).images] == ["ann"]
+
+
+@pytest.mark.parametrize("option", ["--subject-id-column", "--group-column"])
+def test_column_of_subjects_can_be_chosen_by_either_option(tmp_path, option):
+    path = write_csv(tmp_path / "list.csv", [{"image": "1.png", "label": "joy", "group": "b", "who": "ann"}])
+    assert [image.subject_id for image in listing("folder", f"--source={path}", f"{option}=who").images] == ["ann"]
+
+
+def test_every_source_states_its_terms_in_sentences():
+    assert all(source.terms.endswith(".") for source in SOURCES.values())
+
+
+def test_index_column_of_pandas_is_neither_split_nor_subject(tmp_path):
     rows = [{"": "0", "image": "1.png", "label": "joy"}]
     found = listing("folder", "--source", write_csv(tmp_path / "list.csv", rows))
-    assert [(image.split, image.group, image.attributes) for image in found.images] == [("", "", {})]
+    assert [(image.split, image.subject_id, image.attributes) for image in found.images] == [("", "", {})]
 
 
 def test_columns_with_a_meaning_of_their_own_are_no_attributes(tmp_path):
-    source = labelled_folder(tmp_path, ["happy"], groups=["ann"])
+    source = labelled_folder(tmp_path, ["happy"], subjects=["ann"])
     found = listing("folder", "--source", source)
     assert (found.images[0].attributes, found.notes) == ({}, [])
 
@@ -157,8 +174,8 @@ def test_labels_with_a_header_only_are_refused(tmp_path):
 
 def test_chosen_column_must_exist(tmp_path):
     source = labelled_folder(tmp_path, ["happy"])
-    with pytest.raises(UserError, match=r"--group-column=who: .* has the columns image, expression"):
-        listing("folder", "--source", source, "--group-column=who")
+    with pytest.raises(UserError, match=r"--subject-id-column=who: .* has the columns image, expression"):
+        listing("folder", "--source", source, "--subject-id-column=who")
 
 
 def test_folder_without_a_layout_says_what_is_in_it(tmp_path):
@@ -185,7 +202,9 @@ def test_drawn_splits_have_different_people_and_only_train_the_shortcut(monkeypa
     real = synthetic.draw_face
     monkeypatch.setattr(synthetic, "draw_face", draw)
     found = listing("synthetic", "--train=10", "--validation=3", "--test=4", "--size=48", "--shortcut=0.5")
-    people = {split: {i.group for i in found.images if i.split == split} for split in ("train", "validation", "test")}
+    people = {
+        split: {i.subject_id for i in found.images if i.split == split} for split in ("train", "validation", "test")
+    }
     assert [len(people[split]) for split in people] == [2, 1, 1]
     assert len(set.union(*people.values())) == 4
     assert [shortcut for _, shortcut in calls] == [0.5] * 10 + [0.0] * 7

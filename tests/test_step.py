@@ -233,7 +233,9 @@ def test_acol_erases_by_the_label_in_training(with_options):
     (means,), _ = trained(config, 1, batches=1)
     model = methods.build_model("ACoL", backbone="resnet_tiny", options={"channels": 16})
     variables, batch = variables_of(config), first_batch(config, 8)
-    read = jax.jit(lambda *given: methods.read(model, *given[:2], train=True, expression=given[2]).activations)
+    read = jax.jit(
+        lambda *given: methods.apply_with_taps(model, *given[:2], train=True, expression=given[2]).activations
+    )
     expected = []
     for expression in (batch.expression, None):
         logits = read(variables, views_of(config, batch).image, expression)["erased_logits"]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import subprocess
 import sys
@@ -5,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from small_folders import blocks, landmarks_within
 
 from aujax.codebook import EXPRESSIONS
-from aujax.data import images, store
+from aujax.data import images
 from aujax.data.store import FaceSource, open_faces, write_faces
 from aujax.errors import UserError
 
@@ -21,7 +21,7 @@ def record(number: int, **changes):
         "has_landmarks": number % 2 == 0,
         "expression": number % 7,
         "id": f"Ärger/{number}.jpg",
-        "group": "" if number % 3 else "ann",
+        "subject_id": "" if number % 3 else "ann",
         "aus": [6, 12, 25] if number % 2 else [],
         "attributes": {"gender": "weiblich", "Rasse": "ä"} if number % 2 else {},
     } | changes
@@ -41,7 +41,7 @@ def test_faces_come_back_as_written_and_in_their_order(tmp_path):
     assert faces.splits == {"train": 150, "test": 50}
     for row, number in enumerate(number for number in range(200) if number % 4 != 3):
         expected, found = record(number), train[row]
-        same = ("image", "has_landmarks", "expression", "id", "group", "attributes")
+        same = ("image", "has_landmarks", "expression", "id", "subject_id", "attributes")
         assert {name: found[name] for name in same} == {name: expected[name] for name in same}
         assert found["aus"].tolist() == expected["aus"]
         np.testing.assert_array_equal(found["landmarks"], expected["landmarks"])
@@ -84,20 +84,31 @@ def test_fingerprint_follows_attributes_whatever_their_order(tmp_path):
     assert one == written("b", {"age": "0 to 3", "gender": "male"}) != written("c", {"age": "0 to 3"})
 
 
-def test_folder_prepared_before_there_were_attributes_opens_and_has_none(tmp_path, monkeypatch):
-    def without(mapping):
-        return {name: value for name, value in mapping.items() if name != "attributes"}
-
-    features = without(store._features(EXPRESSIONS))
-    monkeypatch.setattr(store, "_features", lambda _: tfds.features.FeaturesDict(features))
-    monkeypatch.setattr(store, "_stored", without)
+def test_fingerprint_of_faces_without_attributes_is_that_of_the_first_data_sets(tmp_path):
+    """Runs that were trained on faces of format 1, or before there were attributes, can be compared with new ones."""
     rows = [(split, face | {"attributes": {}}) for split, face in alternating(8)]
-    before = write(tmp_path / "before", rows)
-    monkeypatch.undo()
-    assert "attributes" not in (tmp_path / "before" / "faces" / "1.0.0" / "features.json").read_text()
-    assert [face["attributes"] for face in open_faces(tmp_path / "before").source("test")] == [{}, {}]
-    # The same faces prepared today have the same fingerprint: runs trained on either can be compared.
-    assert write(tmp_path / "today", rows).fingerprint == before.fingerprint
+    digest = hashlib.sha256("\n".join(EXPRESSIONS).encode())
+    for split, face in rows:
+        numbers = " ".join(str(int(number)) for number in (face["has_landmarks"], face["expression"], *face["aus"]))
+        digest.update(json.dumps([split, face["id"], face["subject_id"], numbers]).encode())
+        digest.update(face["landmarks"].tobytes() + hashlib.sha256(face["image"]).digest())
+    assert write(tmp_path, rows).fingerprint == digest.hexdigest()
+
+
+def test_data_set_of_an_older_format_is_refused_with_the_command_to_prepare_it_again(tmp_path):
+    write(tmp_path, alternating(8))
+    metadata = json.loads((tmp_path / "dataset.json").read_text())
+    metadata |= {"format": 1, "about": {"name": "folder", "source": "photos"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(metadata))
+    command = f"`aujax prepare folder --source=photos --out={tmp_path} --overwrite`"
+    with pytest.raises(UserError, match=f"format 2, got format 1 .* prepare it again, .*: {command}"):
+        open_faces(tmp_path)
+
+
+def test_a_new_data_set_replaces_the_files_of_an_older_format(tmp_path):
+    (tmp_path / "faces" / "1.0.0").mkdir(parents=True)
+    write(tmp_path, alternating(8))
+    assert [path.name for path in (tmp_path / "faces").iterdir()] == ["2.0.0"]
 
 
 def test_failed_writing_leaves_an_earlier_data_set_alone(tmp_path):
@@ -130,7 +141,7 @@ def test_folder_of_something_else_is_refused(tmp_path):
 
 def test_unfinished_preparation_is_named(tmp_path):
     (tmp_path / "landmarks.jsonl").touch()
-    with pytest.raises(UserError, match=r"did not finish .* landmarks already found are kept"):
+    with pytest.raises(UserError, match=r"did not finish .* detected landmarks are kept"):
         open_faces(tmp_path)
 
 

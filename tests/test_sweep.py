@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from aujax import config_files, sweep
-from aujax.config import Config, from_config_dict
+from aujax import cli, config_files, sweep
+from aujax.config import from_config_dict
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.sweep import FINISHED, Row
@@ -48,7 +48,7 @@ def test_the_papers_weights_begin_at_none_and_end_at_20():
 
 
 def test_the_papers_layers_are_those_of_its_table():
-    from aujax.report.published import LAYERS as PUBLISHED
+    from aujax.report.paper import LAYERS as PUBLISHED
 
     rows = sweep.rows_of(LAYERS)
     assert rows[0].config.au_weight == 0
@@ -60,7 +60,7 @@ def test_the_papers_layers_are_those_of_its_table():
 def test_a_sweep_stands_on_any_other_configuration(base):
     name, _, setting = base.partition(":")
     shared = from_config_dict(config_files.options(str(ROOT / "configs" / f"{name}.py") + f":{setting}"))
-    (first, *_) = sweep.rows_of(f"{LAMBDA}:{base}", ["--config.data.dir=somewhere"])
+    (first, *_) = sweep.rows_of(f"{LAMBDA}:{base}", {"data.dir": "somewhere"})
     data = dataclasses.replace(shared.data, dir="somewhere")
     assert first.config == dataclasses.replace(shared, au_weight=0.0, data=data)
 
@@ -84,18 +84,16 @@ _GET_CONFIG = "def get_config():\n    return Config().to_config_dict()\n"
 @pytest.mark.parametrize(
     ("source", "changes", "seeds", "message"),
     [
-        (LAMBDA, ["--config.au_weight=2"], [], r"--config\.au_weight: the rows of the sweep differ in it"),
-        (LAMBDA, ["--config.seed=2"], [0, 1], r"--config\.seed: the rows of the sweep differ in it"),
-        (LAMBDA, ["--config.epoch=2"], [], r"--config\.epoch: no such option\. Did you mean epochs"),
-        (LAMBDA, ["--config.epochs=many"], [], r"config\.epochs=many: invalid literal"),
-        (LAMBDA, ["--config.epochs=0"], [], r"--config\.epochs: expected 1 or more, got 0"),
-        (LAMBDA, ["--epochs=2"], [], r"expected options of this command and --config\.NAME=VALUE, got '--epochs=2'"),
-        (LAMBDA, ["--config.epochs", "2"], [], r"--config\.NAME=VALUE, got '--config\.epochs'"),
-        (f"{LAMBDA}:none", [], [], r"expected a configuration file such as configs/faces\.py, got '.*none\.py'"),
-        (f"{LAMBDA}:faces:tiny", [], [], r"expected one of large, small, got 'tiny'"),
-        (f"{LAMBDA}:rafdb:big", [], [], "no such setting of that file"),
-        (str(ROOT / "configs" / "rafdb.py"), [], [], r"expected a sweep, a file with ROWS such as"),
-        (f"{LAYERS}:paper:method=TS-CAM", [], [], r"--config\.au_layers: TS-CAM has no layer 'layer1'"),
+        (LAMBDA, {"au_weight": "2"}, [], r"--config\.au_weight: the rows of the sweep differ in it"),
+        (LAMBDA, {"seed": "2"}, [0, 1], r"--config\.seed: the rows of the sweep differ in it"),
+        (LAMBDA, {"epoch": "2"}, [], r"--config\.epoch: no such option\. Did you mean epochs"),
+        (LAMBDA, {"epochs": "many"}, [], r"--config\.epochs: expected int, got 'many'"),
+        (LAMBDA, {"epochs": "0"}, [], r"--config\.epochs: expected 1 or more, got 0"),
+        (f"{LAMBDA}:none", {}, [], r"expected a configuration file such as configs/faces\.py, .*, got 'none'"),
+        (f"{LAMBDA}:faces:tiny", {}, [], r"expected one of large, small, got 'tiny'"),
+        (f"{LAMBDA}:rafdb:big", {}, [], "no such setting of that file"),
+        (str(ROOT / "configs" / "rafdb.py"), {}, [], r"expected a sweep, a file with ROWS such as"),
+        (f"{LAYERS}:paper:method=TS-CAM", {}, [], r"--config\.au_layers: TS-CAM has no layer 'layer1'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_trained(source, changes, seeds, message):
@@ -175,8 +173,8 @@ def command(tiny_data, tmp_path, monkeypatch):
     started = []
 
     def run(*options: str):
-        monkeypatch.setattr(sweep, "_start", lambda argv: started.append(argv) or int(argv[-1] == "--row=1"))
-        sweep.main([f"--config={source}", f"--out={tmp_path}", f"--config.data.dir={tiny_data}", *options])
+        monkeypatch.setattr(sweep, "_exit_status", lambda argv: started.append(argv) or int(argv[-1] == "--row=1"))
+        cli.main(["sweep", f"--config={source}", f"--out={tmp_path}", f"--config.data.dir={tiny_data}", *options])
 
     run.started, run.out = started, tmp_path
     return run
@@ -208,7 +206,7 @@ def test_a_row_runs_in_the_same_process(command, monkeypatch):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("--row=2", "error: --row: expected 0 to 1, as --list shows them, got 2"),
+        ("--row=2", "error: --row: expected 0 to 1, see --list, got 2"),
         ("--config.data.dir=", "error: --config.data.dir: expected a prepared data set, got nothing"),
     ],
 )
@@ -231,11 +229,4 @@ def test_the_process_that_starts_the_rows_takes_no_device():
 
 
 def test_a_commands_end_is_waited_for():
-    assert sweep._start([sys.executable, "-c", "raise SystemExit(3)"]) == 3
-
-
-def test_options_of_a_configuration_are_read_as_train_py_reads_them():
-    changes = ["--config.au_layers=('layer4','layer5')", "--config.rematerialize=true", "--config.data.dir=a b"]
-    config = config_files.changed(Config().to_config_dict(), {"optimizer.momentum": 0.5}, changes)
-    assert (config.au_layers, config.rematerialize, config.data.dir) == (("layer4", "layer5"), True, "a b")
-    assert config.optimizer.momentum == 0.5
+    assert sweep._exit_status([sys.executable, "-c", "raise SystemExit(3)"]) == 3

@@ -47,7 +47,7 @@ def test_activations_are_read_by_name_across_sub_modules(image):
 
 
 def test_a_name_used_twice_is_refused():
-    with pytest.raises(ValueError, match="must differ within one network, got twice: layer5"):
+    with pytest.raises(ValueError, match="must be unique within a network, got twice: layer5"):
         taps.read({"a": {"layer5": 1.0}, "b": {"layer5": 2.0}})
 
 

@@ -1,6 +1,7 @@
-"""The five-point warp that brings a face to a fixed place in a square image.
+"""The five-point warp that brings a face to a fixed place in a square image, and points that move with their image.
 
-Points and landmarks are (x, y) pixels, x right and y down, with pixel centres at whole numbers.
+Points and landmarks are (x, y) pixels, x right and y down, with pixel centers at whole numbers: an image of width w
+reaches from x = -0.5 to w - 0.5.
 """
 
 import cv2
@@ -17,42 +18,51 @@ TEMPLATE = np.array([(76.589, 103.393), (147.064, 103.003), (112.050, 143.473), 
 
 
 def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2 3"]:
-    """The rotation, scale and shift M, used as M @ (x, y, 1), that brings `source` closest to `target`.
+    """Returns the rotation, scale and translation M, used as M @ (x, y, 1), that brings `source` closest to `target`.
 
-    Least squares over all points (Umeyama 1991), here in its form for the plane: with points as complex
-    numbers, M is z -> a z + b. Reflections, which the released code allows, are left out: they would carry the
-    landmarks of one side of the face to the other.
+    The least-squares solution over all points (Umeyama 1991), in its form for the plane: with points as complex
+    numbers, M is z -> a z + b. Reflections, which the released code allows, are excluded: they would exchange the
+    landmarks of the two sides of the face.
 
     Raises:
-      ValueError: all source points are the same.
+      ValueError: all source points are equal.
     """
-    z, w = (points[:, 0] + 1j * points[:, 1] for points in (source, target))
+    z = source[:, 0] + 1j * source[:, 1]
+    w = target[:, 0] + 1j * target[:, 1]
     spread = np.sum(np.abs(z - z.mean()) ** 2)
     if not spread > 0:
-        raise ValueError("expected at least two different points, got equal ones: these are no face's points")
+        raise ValueError("expected at least two different points, got equal ones, which are not those of a face")
     a = np.sum(np.conj(z - z.mean()) * (w - w.mean())) / spread
     b = w.mean() - a * z.mean()
     return np.array([(a.real, -a.imag, b.real), (a.imag, a.real, b.imag)])
 
 
 def five_points(landmarks: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"]:
-    """The eye centres, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
+    """Returns the eye centers, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
     eyes = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
     return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 
 
 def warp(pixels: Pixels, matrix: Float[np.ndarray, "2 3"]) -> Pixels:
-    """The image moved by `matrix` into a square of `SIZE`: bilinear, black outside."""
+    """Returns the image moved by `matrix` into a square of `SIZE` pixels: bilinear, black outside the image."""
     return cv2.warpAffine(pixels, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
 
 
-def squeeze(pixels: Pixels) -> tuple[Pixels, Float[np.ndarray, "2 3"]]:
-    """The whole image resized to a square of `SIZE`, and the matrix that moves its points along."""
+def resize_to_square(pixels: Pixels) -> tuple[Pixels, Float[np.ndarray, "2 3"]]:
+    """Returns the whole image resized to a square of `SIZE` pixels, and the matrix that moves its points along."""
     x, y = SIZE / pixels.shape[1], SIZE / pixels.shape[0]
-    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])
+    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `rescale`
     return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA), matrix
 
 
 def move(points: Float[np.ndarray, "n 2"], matrix: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "n 2"]:
-    """The points moved by `matrix`."""
+    """Returns the points moved by `matrix`."""
     return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def rescale(points: Float[np.ndarray, "n 2"], scale: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 2"]:
+    """Returns the points of an image in pixels of that image resized by the factors `scale` for x and y.
+
+    The distance to the image's edge, x + 0.5, is what is proportional, since pixel centers are at whole numbers.
+    """
+    return (points + 0.5) * scale - 0.5

@@ -11,7 +11,7 @@ Missing is a mask, never a special value. A batch is sharded over the mesh axis 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from aujax.errors import UserError
 
 DATA_AXIS = "data"
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -65,15 +66,22 @@ def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def to_mesh_ahead(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Yields the batches as `to_mesh` does, each when the next one is on its way already."""
-    before = None
-    for batch in batches:
-        now = to_mesh(batch, mesh)
-        if before is not None:
-            yield before
-        before = now
-    if before is not None:
-        yield before
+    """Yields the batches as `to_mesh` does, each after the transfer of the next one has started."""
+    return one_ahead(to_mesh(batch, mesh) for batch in batches)
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the items, each after the next one has been requested.
+
+    JAX computes asynchronously: if computing an item starts work on the devices, they have work while the consumer
+    waits for the results of the item before.
+    """
+    iterator = iter(items)
+    for current in iterator:
+        for following in iterator:
+            yield current
+            current = following
+        yield current
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import cv2
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from aujax.data import alignment, images
 from aujax.data.batch import Batch
 from aujax.data.store import FaceSource, Record
 from aujax.errors import UserError
@@ -27,10 +27,10 @@ def batches(
     size: int,
     threads: int,
 ) -> Iterator[Batch]:
-    """Yields this process's part of every batch, pictures resized to (size, size).
+    """Yields this process's part of every batch, with images resized to (size, size).
 
-    The last batch is filled up with the first faces of the order, marked as not valid. Each of the threads makes whole
-    batches; at most twice as many batches as threads wait in memory.
+    The last batch is padded with the first faces of the order, marked as not valid. Each thread makes whole batches; at
+    most twice as many batches as threads are kept in memory.
     """
     rows, valid = batch_rows(order, batch_size)
     part = np.array_split(np.arange(batch_size), jax.process_count())[jax.process_index()]
@@ -45,31 +45,34 @@ def batches(
 
 
 def num_batches(faces: int, batch_size: int) -> int:
-    """Returns how many batches one pass over the faces takes, a partial last one included."""
+    """Returns the number of batches in one pass over the faces, including a partial last one."""
     return -(-faces // batch_size)
 
 
 def batch_rows(
     order: Int[np.ndarray, " faces"], batch_size: int
 ) -> tuple[Int[np.ndarray, "batches batch"], Bool[np.ndarray, "batches batch"]]:
-    """Returns which faces make each batch; the last is filled up with the first of the order, which are not valid."""
+    """Returns the rows of each batch and which are valid: the last batch is padded with the first rows of the order."""
     rows = np.resize(order, (num_batches(len(order), batch_size), batch_size))
     return rows, (np.arange(rows.size) < len(order)).reshape(rows.shape)
 
 
 def decoded(record: Record, row: int, size: int) -> Batch:
-    """Returns one face, without a batch axis, as RGB of (size, size) with its landmarks scaled along."""
-    image = _decode(record)
-    height, width = image.shape[:2]
-    if (height, width) != (size, size):
-        # Pillow's kernel grows with the shrinking; it is what the published models see.
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    scale = np.array([size / width, size / height], np.float32)
-    # Scaling keeps pixel centres at half-integers: x + 0.5 is what is proportional.
-    landmarks = np.where(record["has_landmarks"], (record["landmarks"] + 0.5) * scale - 0.5, 0.0)
+    """Returns one face, without a batch axis, resized to (size, size) with its landmarks scaled along.
+
+    Raises:
+      UserError: the image cannot be decoded.
+    """
+    try:
+        image = images.decode(record["image"])
+    except ValueError as error:
+        raise UserError(
+            f"face {record['id']!r} of the prepared data set cannot be decoded ({error}); prepare the data set again"
+        ) from error
+    image, landmarks = resize_face(image, record["landmarks"], size)
     return Batch(
         image=image,
-        landmarks=landmarks.astype(np.float32),
+        landmarks=landmarks if record["has_landmarks"] else np.zeros_like(landmarks),
         expression=np.asarray(record["expression"], np.int32),
         index=np.asarray(row, np.int32),
         has_landmarks=np.asarray(record["has_landmarks"]),
@@ -77,11 +80,15 @@ def decoded(record: Record, row: int, size: int) -> Batch:
     )
 
 
-def _decode(record: Record) -> UInt8[np.ndarray, "height width 3"]:
-    image = cv2.imdecode(np.frombuffer(record["image"], np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise UserError(f"face {record['id']!r} of the prepared data set cannot be decoded; prepare the data set again")
-    return image
+def resize_face(
+    image: UInt8[np.ndarray, "_ _ 3"], landmarks: Float[np.ndarray, "68 2"], size: int
+) -> tuple[UInt8[np.ndarray, "size size 3"], Float[np.ndarray, "68 2"]]:
+    """Returns the image resized to (size, size), and the landmarks in pixels of the result."""
+    height, width = image.shape[:2]
+    if (height, width) != (size, size):
+        # Pillow's kernel grows as the image is reduced (antialiasing), as for the images of the published models.
+        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return image, alignment.rescale(landmarks, np.array([size / width, size / height], np.float32))
 
 
 def _stack(faces: Sequence[Batch]) -> Batch:

@@ -1,4 +1,7 @@
-"""Encoded images and pixels. Pixels are RGB uint8, (height, width, 3), upright."""
+"""Encoded images, their pixels and their files. Pixels are RGB uint8, (height, width, 3), upright."""
+
+from collections.abc import Set
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -7,64 +10,81 @@ from jaxtyping import UInt8
 # Any height and width: "_" does not tie the sizes of two images in one signature together.
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
+# The endings of image files.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
-# Start-of-frame markers of a JPEG file; what follows tells the number of colour components.
+# Start-of-frame markers of a JPEG file; the number of colour components follows them.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def decode(data: bytes) -> Pixels:
-    """Pixels of an encoded image: turned by its EXIF orientation, gray and CMYK made RGB, alpha dropped.
+    """Returns the pixels of an encoded image: rotated by its EXIF orientation, gray and CMYK as RGB, alpha dropped.
 
     Raises:
-      ValueError: empty, cut off, or in no format that OpenCV reads; the text says which.
+      ValueError: the data are empty, truncated, or in no format that OpenCV reads; the message says which.
     """
     if not data:
         raise ValueError("empty file (0 bytes)")
-    if _is_cut_off(data):
+    # Some OpenCV versions fill the missing part of a truncated image with gray instead of failing.
+    if data.startswith(_JPEG):
+        truncated = data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+    else:
+        truncated = data.startswith(_PNG) and b"IEND" not in data[-64:]
+    if truncated:
         raise ValueError("cut off: the end of the file is missing")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:
         raise ValueError(f"not readable: {error.err}") from error
     if pixels is None:
         raise ValueError("no image, or in a format that cannot be read")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return pixels
 
 
 def encode(pixels: Pixels, *, lossless: bool = False) -> bytes:
-    """The pixels as PNG where `lossless`, else as JPEG of quality 95."""
+    """Returns the pixels as a PNG if `lossless`, else as a JPEG of quality 95."""
     suffix, options = (".png", []) if lossless else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95])
     _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     return data.tobytes()
 
 
 def is_plain(data: bytes, pixels: Pixels) -> bool:
-    """Whether any decoder gives `pixels` for `data`: an 8-bit JPEG or PNG, gray or RGB, with no turn to apply."""
+    """Returns whether every decoder gives `pixels` for `data`: an 8-bit JPEG or PNG, gray or RGB, without rotation."""
     if not data.startswith((_JPEG, _PNG)):
         return False
     if data.startswith(_JPEG) and _jpeg_components(data) not in (1, 3):
         return False
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.dtype != np.uint8 or stored.ndim not in (2, 3):
+    if stored is None or stored.dtype != np.uint8:
         return False
-    code = {2: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB}[stored.ndim]
-    return (stored.ndim == 2 or stored.shape[2] == 3) and np.array_equal(cv2.cvtColor(stored, code), pixels)
+    if stored.ndim == 2:
+        return np.array_equal(cv2.cvtColor(stored, cv2.COLOR_GRAY2RGB), pixels)
+    return stored.shape[2] == 3 and np.array_equal(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), pixels)
 
 
 def is_lossless(data: bytes) -> bool:
-    """Whether the file is in a format without compression loss, as far as its first bytes tell."""
+    """Returns whether the first bytes are those of a format without lossy compression."""
     return data.startswith((_PNG, b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"GIF8"))
 
 
-def _is_cut_off(data: bytes) -> bool:
-    # Some OpenCV versions fill the missing part with gray instead of failing.
-    if data.startswith(_JPEG):
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return data.startswith(_PNG) and b"IEND" not in data[-64:]
+def files_below(folder: Path, suffixes: Set[str] = SUFFIXES) -> list[Path]:
+    """Returns the files with these endings anywhere below the folder, sorted, without hidden files."""
+    files = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in suffixes and not hidden:
+            files.append(path)
+    return files
+
+
+def read_problem(error: OSError | ValueError) -> str:
+    """Returns why an image cannot be read, from the error, without an error number."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _jpeg_components(data: bytes) -> int:
+    """Returns the number of colour components in the header of a JPEG: 1 for gray, 3 for colour, 4 for CMYK."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         if data[at + 1] in _FRAMES:

@@ -1,20 +1,19 @@
 """Prepared faces on disk: a TFDS data set in the `array_record` format, written in order and read by row.
 
-A prepared folder holds `dataset.json` (expressions, counts, fingerprint, how it was made; written last),
-`faces/1.0.0/` (what `tfds.builder_from_directory` reads), `report.txt` and, where landmarks were detected,
-`landmarks.jsonl`. TensorFlow is never imported: images travel as encoded bytes, and records are appended by
-TFDS's `SequentialWriter`, because the shuffling writer of a TFDS builder needs TensorFlow above 1 GB and
-keeps everything below that in memory. A record is one face:
+A prepared folder holds `dataset.json` (expressions, counts, fingerprint, options of the preparation, terms of use;
+written last), `faces/2.0.0/` (for `tfds.builder_from_directory`), `report.txt` and, if landmarks were detected,
+`landmarks.jsonl`. TensorFlow is never imported: images are stored as encoded bytes, and records are appended by TFDS's
+`SequentialWriter`, because the shuffling writer of a TFDS builder needs TensorFlow above 1 GB and keeps everything
+below that in memory. A record is one face:
 
   image          bytes, an upright JPEG or PNG of 3 channels (or gray, which decoders expand)
-  landmarks      (68, 2) float32, (x, y) pixels of that image; zeros where has_landmarks is False
+  landmarks      (68, 2) float32, (x, y) pixels of that image; zeros if has_landmarks is False
   has_landmarks  bool
   expression     int, index into the data set's own `expressions`
   id             str, unique: the path of the original image below its source
-  group          str, the identity; "" where unknown
-  aus            (n,) int32, FACS numbers of the active action units where known, else empty
-  attributes     dict of str to str, such as {"gender": "female"}, without what is not known; on disk JSON text,
-                 which folders prepared before there were attributes lack: theirs are empty
+  subject_id     str, whose face it is; "" if unknown
+  aus            (n,) int32, FACS numbers of the active action units if known, else empty
+  attributes     dict of str to str, such as {"gender": "female"}, without what is not known; on disk JSON text
 """
 
 import contextlib
@@ -37,8 +36,8 @@ from aujax.errors import UserError
 
 METADATA = "dataset.json"
 LANDMARK_CACHE = "landmarks.jsonl"
-_FORMAT = 1
-_VERSION = "1.0.0"
+_FORMAT = 2  # of dataset.json and the records; format 1 had `group` in place of `subject_id`
+_VERSION = "2.0.0"
 _FACES_PER_SHARD = 4096
 _FACES_PER_FLUSH = 64
 
@@ -46,7 +45,7 @@ Record = dict[str, Any]
 
 
 class FaceSource(Sequence[Record]):
-    """The faces of one split, by row; reads are thread-safe and it can be sent to another process."""
+    """The faces of one split, by row; thread-safe and picklable."""
 
     def __init__(self, directory: Path, split: str):
         builder: Any = tfds.builder_from_directory(str(_records(directory)))
@@ -57,7 +56,7 @@ class FaceSource(Sequence[Record]):
         return len(self._rows)
 
     def __getitem__(self, row: Any) -> Record:
-        """The face in `row`, as the module docstring describes a record; `image` stays encoded.
+        """Returns the face in `row`, as the module docstring describes a record; `image` stays encoded.
 
         Raises:
           UserError: the file is damaged there.
@@ -76,15 +75,25 @@ class FaceSource(Sequence[Record]):
             "has_landmarks": bool(face["has_landmarks"]),
             "expression": int(face["expression"]),
             "id": face["id"].decode(),
-            "group": face["group"].decode(),
+            "subject_id": face["subject_id"].decode(),
             "aus": np.asarray(face["aus"], np.int32),
-            "attributes": json.loads(face["attributes"]) if "attributes" in face else {},
+            "attributes": json.loads(face["attributes"]),
         }
 
 
 @dataclass(frozen=True)
 class Faces:
-    """A prepared data set: its expressions, faces and faces with landmarks per split, and a hash of all its content."""
+    """A prepared data set.
+
+    Attributes:
+      directory: the prepared folder.
+      expressions: the names that a record's `expression` indexes.
+      splits: the number of faces of each split.
+      landmarks: the number of faces with landmarks of each split.
+      fingerprint: a hash of all faces, in their order.
+      about: the options of the preparation; and `terms` of the images, `detector_terms` of the landmarks, and whether
+        the images were `cropped` beforehand.
+    """
 
     directory: Path
     expressions: tuple[str, ...]
@@ -94,7 +103,7 @@ class Faces:
     about: dict[str, Any]
 
     def source(self, split: str) -> FaceSource:
-        """The faces of `split` by row.
+        """Returns the faces of `split` by row.
 
         Raises:
           UserError: the data set has no such split.
@@ -108,29 +117,52 @@ class Faces:
 
 
 def open_faces(directory: str | os.PathLike[str]) -> Faces:
-    """The data set that `python -m aujax.data.prepare ... --out DIRECTORY` wrote.
+    """Returns the data set that `aujax prepare ... --out DIRECTORY` wrote.
 
     Raises:
-      UserError: nothing there, not a prepared folder, or a half-written or half-copied one.
+      UserError: nothing there, not a prepared folder, an older format, or a folder that is incomplete.
     """
     directory = Path(directory)
-    metadata = _read_metadata(directory)
+    path = directory / METADATA
+    if not path.is_file():
+        raise UserError(_why_missing(directory))
+    try:
+        metadata = json.loads(path.read_text())
+        format_number, about = metadata["format"], metadata["about"]
+        known = {"files", "expressions", "splits", "landmarks", "fingerprint"} <= metadata.keys()
+    except (ValueError, KeyError, TypeError):
+        known, format_number = False, None
+    if known and format_number == 1:
+        source = f" --source={about['source']}" if about.get("source") else ""
+        raise UserError(
+            f"{directory}: expected a data set of format {_FORMAT}, got format 1 of an earlier version of aujax; "
+            f"prepare it again, with the same options: `aujax prepare {about.get('name', '...')}{source} "
+            f"--out={directory} --overwrite`"
+        )
+    if not known or format_number != _FORMAT:
+        raise UserError(
+            f"{path}: expected the description of a prepared data set (format {_FORMAT}), found something "
+            "else; prepare the data set again with `aujax prepare ... --overwrite`"
+        )
     for name, size in metadata["files"].items():
-        path = _records(directory) / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            came = "it is missing" if found is None else f"it has {found}"
-            raise UserError(
-                f"{path}: expected a file of {size} bytes, {came}: the data set was copied only in part; "
-                "copy the folder again, or prepare it again with --overwrite"
-            )
+        file = _records(directory) / name
+        if not file.is_file():
+            found = "it is missing"
+        elif file.stat().st_size != size:
+            found = f"it has {file.stat().st_size}"
+        else:
+            continue
+        raise UserError(
+            f"{file}: expected a file of {size} bytes, {found}: the data set was copied only in part; "
+            "copy the folder again, or prepare it again with --overwrite"
+        )
     return Faces(
         directory=directory,
         expressions=tuple(metadata["expressions"]),
         splits=dict(metadata["splits"]),
         landmarks=dict(metadata["landmarks"]),
         fingerprint=metadata["fingerprint"],
-        about=metadata["about"],
+        about=about,
     )
 
 
@@ -142,12 +174,12 @@ def write_faces(
     splits: Sequence[str],
     about: Mapping[str, Any],
 ) -> Faces:
-    """Write (split, record) `rows` in their order below `directory`, and open the result.
+    """Writes (split, record) `rows` in their order below `directory`, and opens the result.
 
-    An earlier data set stays until this one is complete; nothing half-written is left behind.
+    An earlier data set stays until this one is complete; an incomplete one is removed.
 
     Raises:
-      UserError: a split got no face.
+      UserError: a split without faces.
       OSError, RuntimeError: the disk is full or not writable.
     """
     incomplete = _records(directory).with_name("incomplete")
@@ -163,11 +195,13 @@ def write_faces(
             )
         files = {path.name: path.stat().st_size for path in sorted(incomplete.iterdir())}
         (directory / METADATA).unlink(missing_ok=True)
-        shutil.rmtree(_records(directory), ignore_errors=True)
+        for earlier in incomplete.parent.iterdir():
+            if earlier != incomplete:
+                shutil.rmtree(earlier, ignore_errors=True)
         incomplete.rename(_records(directory))
     except BaseException:
         shutil.rmtree(incomplete, ignore_errors=True)
-        with contextlib.suppress(OSError):  # an earlier data set is in there
+        with contextlib.suppress(OSError):  # not empty: an earlier data set is in there
             incomplete.parent.rmdir()
         raise
     metadata = {
@@ -180,32 +214,46 @@ def write_faces(
         "about": dict(about),
         "files": files,
     }
-    _write_json(directory / METADATA, metadata)
+    partial = directory / f"{METADATA}.partial"
+    partial.write_text(json.dumps(metadata, indent=1) + "\n")
+    partial.replace(directory / METADATA)
     return open_faces(directory)
 
 
 def _write_rows(
     directory: Path, rows: Iterable[tuple[str, Record]], expressions: Sequence[str], splits: Sequence[str]
 ) -> tuple[dict[str, int], dict[str, int], str]:
+    """Returns the number of faces and of faces with landmarks of each split, and the fingerprint."""
     identity = DatasetIdentity(
         name="faces",
         version=tfds.core.Version(_VERSION),
         data_dir=str(directory),
         module_name=__name__,
     )
-    info = tfds.core.DatasetInfo(
-        builder=identity, description="Faces prepared by aujax", features=_features(expressions)
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "landmarks": tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
+            "has_landmarks": np.bool_,
+            "expression": tfds.features.ClassLabel(names=list(expressions)),
+            "id": tfds.features.Text(),
+            "subject_id": tfds.features.Text(),
+            "aus": tfds.features.Sequence(np.int32),
+            "attributes": tfds.features.Text(),
+        }
     )
+    info = tfds.core.DatasetInfo(builder=identity, description="Faces prepared by aujax", features=features)
     writer = SequentialWriter(info, _FACES_PER_SHARD, file_format="array_record")
     writer.initialize_splits(list(splits))
-    counts, landmarks = dict.fromkeys(splits, 0), dict.fromkeys(splits, 0)
+    counts = dict.fromkeys(splits, 0)
+    landmarks = dict.fromkeys(splits, 0)
     pending: dict[str, list[Record]] = {split: [] for split in splits}
     digest = hashlib.sha256("\n".join(expressions).encode())
     for split, record in rows:
         counts[split] += 1
         landmarks[split] += bool(record["has_landmarks"])
         _update(digest, split, record)
-        pending[split].append(_stored(record))
+        pending[split].append({**record, "attributes": json.dumps(record["attributes"])})
         if len(pending[split]) == _FACES_PER_FLUSH:
             writer.add_examples({split: pending[split]})
             pending[split] = []
@@ -214,29 +262,11 @@ def _write_rows(
     return counts, landmarks, digest.hexdigest()
 
 
-def _features(expressions: Sequence[str]) -> tfds.features.FeaturesDict:
-    return tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(),
-            "landmarks": tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
-            "has_landmarks": np.bool_,
-            "expression": tfds.features.ClassLabel(names=list(expressions)),
-            "id": tfds.features.Text(),
-            "group": tfds.features.Text(),
-            "aus": tfds.features.Sequence(np.int32),
-            "attributes": tfds.features.Text(),
-        }
-    )
-
-
-def _stored(record: Record) -> Record:
-    return {**record, "attributes": json.dumps(record["attributes"])}
-
-
 def _update(digest: Any, split: str, record: Record) -> None:
+    """Adds a face to the fingerprint; what is hashed must not change, or runs could not be compared any more."""
     numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
-    texts = [split, record["id"], record["group"], " ".join(str(int(n)) for n in numbers)]
-    if record["attributes"]:  # without any, the fingerprint stays what it was before there were attributes
+    texts = [split, record["id"], record["subject_id"], " ".join(str(int(n)) for n in numbers)]
+    if record["attributes"]:  # the first data sets had none
         texts.append(json.dumps(record["attributes"], sort_keys=True))
     digest.update(json.dumps(texts).encode())
     digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
@@ -247,40 +277,17 @@ def _records(directory: Path) -> Path:
     return directory / "faces" / _VERSION
 
 
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
-
-
-def _read_metadata(directory: Path) -> dict[str, Any]:
-    path = directory / METADATA
-    if not path.is_file():
-        raise UserError(_why_missing(directory))
-    try:
-        metadata = json.loads(path.read_text())
-        known = metadata["format"] == _FORMAT and {"files", "expressions", "splits", "landmarks"} <= metadata.keys()
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise UserError(
-            f"{path}: expected the description of a prepared data set (format {_FORMAT}), found something "
-            "else; prepare the data set again with `python -m aujax.data.prepare ... --overwrite`"
-        )
-    return metadata
-
-
 def _why_missing(directory: Path) -> str:
-    again = f"`python -m aujax.data.prepare ... --out {directory}`"
+    command = f"`aujax prepare ... --out {directory}`"
     if (directory / "faces" / "incomplete").exists() or (directory / LANDMARK_CACHE).exists():
         return (
             f"{directory} holds a data set whose preparation did not finish ({METADATA} is missing); "
-            f"run the same {again} again: landmarks already found are kept"
+            f"run the same {command} again: detected landmarks are kept"
         )
     if not directory.exists():
-        came = "there is no such folder"
+        found = "there is no such folder"
     elif not directory.is_dir():
-        came = "it is a file"
+        found = "it is a file"
     else:
-        came = f"this folder has no {METADATA}"
-    return f"{directory}: expected a folder written by {again}, but {came}; run that command, or correct the path"
+        found = f"this folder has no {METADATA}"
+    return f"{directory}: expected a folder written by {command}, but {found}; run that command, or correct the path"

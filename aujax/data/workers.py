@@ -1,10 +1,10 @@
-"""Work on many files at once, with a progress bar and the time left on standard error."""
+"""Progress bars and parallel maps over many files."""
 
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Generator, Iterable, Iterator
-from multiprocessing.pool import Pool
+from collections.abc import Callable, Generator, Iterable, Sequence
+from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
 import cv2
@@ -12,21 +12,45 @@ import rich.console
 import rich.progress
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def track(items: Iterable[Item], total: int | None, what: str) -> Generator[Item, None, None]:
-    """The items, while a bar shows how many of `total` (None: unknown) have come."""
+    """Yields the items and shows a progress bar on standard error; `total` is their number, None if unknown."""
     console = rich.console.Console(stderr=True)
     yield from rich.progress.track(items, description=what, total=total, console=console)
 
 
-@contextlib.contextmanager
-def processes(jobs: int) -> Iterator[Pool]:
-    """A pool of fresh processes, ended on the way out; Ctrl-C reaches only the parent."""
-    with multiprocessing.get_context("spawn").Pool(jobs, _start) as pool:
-        yield pool
+def parallel_map(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    what: str,
+    in_processes: bool = False,
+    chunksize: int = 16,
+) -> Generator[Result, None, None]:
+    """Yields `function(item)` for each item, in their order, with a progress bar; close the generator to stop early.
+
+    Args:
+      function: with `in_processes`, it, the items and the results must be picklable.
+      jobs: the number of threads or processes; with 1, everything happens in the caller's thread.
+      what: the description beside the progress bar.
+      in_processes: for functions that hold the interpreter lock.
+      chunksize: how many items a worker takes at once.
+    """
+    with contextlib.ExitStack() as stack:
+        if jobs == 1:
+            results = map(function, items)
+        elif in_processes:
+            # Fresh processes: forked ones would share the state of OpenCV's and JAX's threads.
+            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs, _start_process))
+            results = pool.imap(function, items, chunksize)
+        else:
+            results = stack.enter_context(ThreadPool(jobs)).imap(function, items, chunksize)
+        yield from track(results, len(items), what)
 
 
-def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the pool
+    cv2.setNumThreads(1)  # there is a process per processor already

@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, map_scores, methods, metrics, resize, run_files, runs
+from aujax import au_maps, augment, cams, codebook, methods, metrics, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.store import Faces, FaceSource
 from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh
+from aujax.data.store import Faces, FaceSource
 from aujax.evaluation.collect import MapCollector
 from aujax.results import calibration, schema, summary
 from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, CAM
@@ -144,14 +144,14 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         maps = _maps(forward)
         columns, scores = compare(batch, forward, au_map, has_map)
         baselines = _baseline_maps(drawn["all"][0])
-        cells = {name: map_scores.shrunk(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
+        cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
         for name, map_ in baselines.items():
             scores[name] = {"cosine": jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)}
         for name, map_ in (maps | cells).items():
-            scores[name] = scores[name] | _where(has_map, map_scores.scores(map_, au_map))
+            scores[name] = scores[name] | _where(has_map, metrics.scores(map_, au_map))
         maps_of_predicted = maps | cells | ({} if predicted_cam is None else {CAM: predicted_cam})
         predicted_scores = {
-            name: _where(has_predicted_map, map_scores.scores(map_, predicted_map))
+            name: _where(has_predicted_map, metrics.scores(map_, predicted_map))
             for name, map_ in maps_of_predicted.items()
         }
         columns["has_predicted_map"] = has_predicted_map
@@ -357,6 +357,12 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
     validation = _validation_predictions(workdir, metadata)
     summary.write_evaluation(directory, metadata, table, kept | arrays, validation=validation)
     return directory
+
+
+def evaluate_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Evaluates the best checkpoint of a run folder on a split of its own data; returns RUN/eval/<split>."""
+    run = runs.load_run(workdir)
+    return evaluate(run, runs.open_data(run, None), workdir, split)
 
 
 def _validation_predictions(workdir: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[summary.Faces, float] | None:

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from aujax import augment, codebook, faithfulness, methods
+from aujax import augment, codebook, methods, occlusion
 from aujax.data import feed
-from aujax.data.store import Faces
 from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh_ahead
+from aujax.data.store import Faces
 from aujax.evaluation import evaluate, sanity
 from aujax.results import schema, summary
 from aujax.results.registry import CAM, RANDOM
@@ -53,13 +53,12 @@ def make_programs(run: Run, mesh: Mesh, *, imputation: str, temperature: float =
 
     def occlude_aus(variables: methods.Variables, image: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         where = batch.has_landmarks & batch.valid
-        effects = faithfulness.au_effects(
-            functools.partial(score, variables), image, batch.landmarks, where, codebook=book, filling=imputation
-        )
+        classifier = functools.partial(score, variables)
+        effects = occlusion.occlude_aus(classifier, image, batch.landmarks, where, codebook=book, imputation=imputation)
         predicted = effects.probability.argmax(-1)
-        drop = jnp.take_along_axis(effects.drop, predicted[:, None, None], axis=-1)[..., 0]
-        use = faithfulness.use(effects, aus=book.all_aus, codebook=book)
-        return {"predicted": predicted, "drop": drop, "drawn": effects.drawn, **use._asdict()}
+        drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
+        targets = occlusion.target_au_summary(effects, aus=book.all_aus, codebook=book)
+        return {"predicted": predicted, "drop": drop, "has_region": effects.has_region, **targets._asdict()}
 
     def forward(
         variables: methods.Variables, image: jax.Array, expression: jax.Array
@@ -71,9 +70,10 @@ def make_programs(run: Run, mesh: Mesh, *, imputation: str, temperature: float =
     def curves(
         variables: methods.Variables, image: jax.Array, maps: dict[str, jax.Array], expression: jax.Array
     ) -> dict[str, dict[str, jax.Array]]:
-        draw = functools.partial(faithfulness.curves, functools.partial(score, variables), image, maps, expression)
-        road = draw(kinds=("deletion",), filling="road")["deletion"]
-        return draw(filling=imputation) | {"road": road}
+        classifier = functools.partial(score, variables)
+        perturb = functools.partial(occlusion.perturbation_curves, classifier, image, maps, expression)
+        road = perturb(kinds=("deletion",), imputation="road")["deletion"]
+        return perturb(imputation=imputation) | {"road": road}
 
     return Programs(
         jax.jit(lambda batch: jnp.asarray(batch.image, jnp.float32) / 255.0, out_shardings=divided),
@@ -87,7 +87,7 @@ class Measured(NamedTuple):
     """The values of one batch, a row per face.
 
     Attributes:
-      occluded: "predicted", "drop" (B, AUs), "drawn" and the fields of `occlusion` for target and non-target AUs.
+      occluded: "predicted", "drop" (B, AUs), "has_region" (B, AUs) and the fields of `occlusion.TargetAUSummary`.
       curves: by kind and map, (B, fractions).
       randomised: similarity by stage and map.
       views: similarity by view and map.
@@ -118,7 +118,7 @@ def make_measurement(
     order = sanity.stages(run.model, size)
     randomised = {stage: sanity.randomised(variables, fresh, order[: i + 1]) for i, stage in enumerate(order)}
     similarity = jax.jit(_by_map(sanity.similarity))
-    random_maps = jax.jit(faithfulness.random_maps)
+    random_maps = jax.jit(occlusion.random_maps)
     views = {
         name: (jax.jit(view.transform), jax.jit(_by_map(view.similarity)))
         for name, view in sanity.views((size, size)).items()
@@ -153,28 +153,28 @@ def scores_of(measured: Measured, book: codebook.Codebook) -> Scores:
     scores: Scores = {}
     occluded = measured.occluded
     for number, au in enumerate(book.all_aus):
-        drop = np.where(occluded["drawn"][:, number], occluded["drop"][:, number], np.nan)
+        drop = np.where(occluded["has_region"][:, number], occluded["drop"][:, number], np.nan)
         scores[ScoreKey("probability_drop", "", _PREDICTED, f"AU{au}")] = drop
     # Target AUs, non-target AUs and the control are compared on the same faces.
-    complete = occluded["listed"] & occluded["unlisted"] & occluded["controlled"]
-    target, non_target, control = occluded["in_codebook"], occluded["outside"], occluded["control"]
+    complete = occluded["has_target"] & occluded["has_non_target"] & occluded["has_control"]
+    target, non_target, control = occluded["target_drop"], occluded["non_target_drop"], occluded["control_drop"]
     values = {
         "target_drop": (target, complete),
         "non_target_drop": (non_target, complete),
         "control_drop": (control, complete),
         "target_over_non_target": (target - non_target, complete),
         "target_over_control": (target - control, complete),
-        "top_au_is_target": (occluded["member"], occluded["listed"]),
-        "top_au_is_target_by_chance": (occluded["chance"], occluded["listed"]),
+        "top_au_is_target": (occluded["top_is_target"], occluded["has_target"]),
+        "top_au_is_target_by_chance": (occluded["target_share"], occluded["has_target"]),
     }
     for metric, (column, known) in values.items():
         scores[ScoreKey(metric, "", _PREDICTED)] = np.where(known, column, np.nan)
     for kind in _CURVES:
         curves = measured.curves[kind]
-        areas = {name: np.trapezoid(curve, faithfulness.FRACTIONS, axis=-1) for name, curve in curves.items()}
+        areas = {name: np.trapezoid(curve, occlusion.FRACTIONS, axis=-1) for name, curve in curves.items()}
         for name, curve in curves.items():
             scores[ScoreKey(kind, name, _PREDICTED)] = areas[name]
-            for place, fraction in enumerate(faithfulness.FRACTIONS):
+            for place, fraction in enumerate(occlusion.FRACTIONS):
                 scores[ScoreKey(f"{kind}_curve", name, _PREDICTED, f"{fraction:g}")] = curve[:, place]
             if name != RANDOM:
                 gain = areas[RANDOM] - areas[name]
@@ -247,7 +247,7 @@ def evaluate_faithfulness(
         "imputation": imputation,
         "temperature": temperature,
         "aus": list(book.all_aus),
-        "fractions": list(faithfulness.FRACTIONS),
+        "fractions": list(occlusion.FRACTIONS),
     }
     labels = np.array([source[int(row)]["expression"] for row in drawn])
     subjects = np.array([source[int(row)]["subject_id"] for row in drawn])

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from aujax import cams, map_scores, resize
-from aujax.models.reading import Variables
+from aujax import cams, metrics, resize
+from aujax.models.forward import Variables
 
 SHIFT = 1 / 28  # of the image's side: 8 of 224 pixels
 
@@ -69,7 +69,7 @@ def similarity(first: Maps, second: Maps) -> Float[Array, " batch"]:
     Array([-1.], dtype=float32)
     """
     flat = [cams.normalize(maps).reshape(len(maps), -1) for maps in (first, second)]
-    return map_scores.correlation(flat[0], flat[1])
+    return metrics.pearson(flat[0], flat[1])
 
 
 class View(NamedTuple):

@@ -1,7 +1,7 @@
-"""Classification heads: the backbone's features to one logit per expression, in float32 whatever came in.
+"""Classification heads: from the backbone's features to one float32 logit per expression, for any input dtype.
 
-A head is called with the features and the faces' expressions (batch,), where those are known; only ACoL's looks at
-them. Maps that a read-out wants are tapped: `class_maps` (batch, h, w, classes), and ACoL's `erased_maps`.
+A head is called with the features and the labels (batch,), or None if those are unknown; only ACoL uses them. Maps from
+which a CAM is computed are tapped: `class_maps` (batch, h, w, classes), and ACoL's `erased_maps`.
 """
 
 import functools
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from aujax import cams
+from aujax.models.layers import torch_uniform
 from aujax.models.taps import tap
 
-_EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round float32 products to fewer bits
+_EXACT = jax.lax.Precision.HIGHEST  # by default, accelerators round the factors of float32 products to fewer bits
 _xavier_uniform = nn.initializers.xavier_uniform()
-# As torch's layers start, uniform within 1 / sqrt(fan in).
-_torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 Features = Float[Array, "batch h w channels"]
 ClassMaps = Float[Array, "batch h w classes"]
@@ -26,7 +25,7 @@ Expression = Int[Array, " batch"] | None
 
 
 class LinearHead(nn.Module):
-    """Average over the map, then one linear layer: the head whose weights make the CAM (Zhou et al. 2016)."""
+    """Global average pooling and a linear layer, whose weights give the CAM (Zhou et al. 2016)."""
 
     num_classes: int
 
@@ -38,31 +37,31 @@ class LinearHead(nn.Module):
 
 
 class TokenHead(nn.Module):
-    """3x3 convolution over the grid of tokens to one map per class, then their average: TS-CAM (Gao et al. 2021)."""
+    """3x3 convolution of the token grid to one map per class, and global average pooling: TS-CAM (Gao et al. 2021)."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
-        conv = nn.Conv(self.num_classes, (3, 3), padding=1, kernel_init=_torch_uniform, precision=_EXACT, name="conv")
+        conv = nn.Conv(self.num_classes, (3, 3), padding=1, kernel_init=torch_uniform, precision=_EXACT, name="conv")
         return tap(self, "class_maps", conv(features.astype(jnp.float32))).mean(axis=(1, 2))
 
 
 class ClassTokenHead(nn.Module):
-    """One linear layer on the class token: APViT (Xue et al. 2022)."""
+    """Linear layer on the class token: APViT (Xue et al. 2022)."""
 
     num_classes: int
 
     @nn.compact
     def __call__(self, features: Float[Array, "batch channels"], expression: Expression = None) -> Logits:
         """Returns the logits."""
-        linear = nn.Dense(self.num_classes, kernel_init=_torch_uniform, precision=_EXACT, name="fc")
+        linear = nn.Dense(self.num_classes, kernel_init=torch_uniform, precision=_EXACT, name="fc")
         return linear(features.astype(jnp.float32))
 
 
 class PeakHead(nn.Module):
-    """One map per class, scored by its peaks: PRM's peak stimulation (Zhou et al. 2018)."""
+    """1x1 convolution to one map per class, and peak stimulation: PRM (Zhou et al. 2018)."""
 
     num_classes: int
 
@@ -73,7 +72,10 @@ class PeakHead(nn.Module):
 
 
 class WildcatReferenceHead(nn.Module):
-    """Several maps a class, averaged, then scored by the largest share `kmax` of their pixels: the released WILDCAT."""
+    """WILDCAT as in the authors' released code: the logit is the mean of the largest pixels of a class's mean map.
+
+    Each class has `modalities` maps, which are averaged; the fraction `kmax` of the pixels counts.
+    """
 
     num_classes: int
     modalities: int
@@ -83,7 +85,7 @@ class WildcatReferenceHead(nn.Module):
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
         maps = _class_maps(features, self.num_classes * self.modalities, name="to_modalities")
-        # Channel = modalities x class + modality, as in the released weights.
+        # As in the released weights, channel = class * modalities + modality.
         maps = maps.reshape(*maps.shape[:3], self.num_classes, self.modalities).mean(axis=-1)
         return self.pool(tap(self, "class_maps", maps))
 
@@ -93,7 +95,10 @@ class WildcatReferenceHead(nn.Module):
 
 
 class WildcatHead(WildcatReferenceHead):
-    """Several maps a class, averaged, scored by their largest and smallest pixels: WILDCAT (Durand et al. 2017)."""
+    """WILDCAT (Durand et al. 2017): the smallest pixels of a class's mean map also count.
+
+    The logit is `wildcat_pool` of the map: `kmin` is the fraction of smallest pixels, `alpha` their weight.
+    """
 
     kmin: float
     alpha: float
@@ -104,14 +109,14 @@ class WildcatHead(WildcatReferenceHead):
 
 
 class AcolBranch(nn.Module):
-    """Three convolutions to one map per class: one of ACoL's two classifiers."""
+    """One of ACoL's two classifiers: three convolutions to one map per class."""
 
     num_classes: int
     channels: int
 
     @nn.compact
     def __call__(self, features: Features) -> ClassMaps:
-        """Returns the class maps, as large as the features."""
+        """Returns the class maps, at the resolution of the features."""
         conv = functools.partial(nn.Conv, padding=1, dtype=features.dtype, kernel_init=_xavier_uniform)
         for name in ("conv1", "conv2"):
             features = nn.relu(conv(self.channels, (3, 3), name=name)(features))
@@ -119,11 +124,11 @@ class AcolBranch(nn.Module):
 
 
 class AcolHead(nn.Module):
-    """Two classifiers, the second of which sees what the first did not look at: ACoL (Zhang et al. 2018).
+    """Two classifiers, the second on features erased where the first attends: ACoL (Zhang et al. 2018).
 
-    The map of the face's expression (of the predicted one where it is not known) in the first branch tells what is
-    erased: the places where it reaches the share `threshold` of its range. The logits are the first branch's; the
-    second's are the tap `erased_logits`. Each classifier has `channels` in its two inner layers.
+    Features are erased where the first classifier's map of the label (of the predicted class if that is unknown)
+    reaches the fraction `threshold` of its range. The logits are those of the first classifier; those of the second are
+    the tap `erased_logits`. `channels` is the width of the two inner layers of each classifier.
     """
 
     num_classes: int
@@ -132,14 +137,15 @@ class AcolHead(nn.Module):
 
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
-        """Returns the logits of the first branch."""
+        """Returns the logits of the first classifier."""
         branch = functools.partial(AcolBranch, self.num_classes, self.channels)
         maps = tap(self, "class_maps", branch(name="branch_a")(features))
         logits = maps.mean(axis=(1, 2))
-        looked_for = logits.argmax(axis=-1) if expression is None else expression
-        looked_at = jax.lax.stop_gradient(class_map(maps, looked_for))
-        seen = unerased(looked_at, threshold=self.threshold)[..., None]
-        erased = branch(name="branch_b")(jnp.where(seen, features, 0))
+        label = logits.argmax(axis=-1) if expression is None else expression
+        # The second classifier's loss must not train the first to attend elsewhere.
+        attended = jax.lax.stop_gradient(class_map(maps, label))
+        kept = unerased(attended, threshold=self.threshold)[..., None]
+        erased = branch(name="branch_b")(jnp.where(kept, features, 0))
         tap(self, "erased_logits", tap(self, "erased_maps", erased).mean(axis=(1, 2)))
         return logits
 
@@ -150,44 +156,48 @@ def _class_maps(features: Features, channels: int, *, name: str) -> Float[Array,
 
 
 def class_map(maps: ClassMaps, expression: Int[Array, " batch"]) -> Float[Array, "batch h w"]:
-    """Returns the map of each picture's expression; of one that does not exist, NaN."""
+    """Returns the map of each image's expression; NaN for a number that is not a class."""
     return jnp.take_along_axis(maps, expression[:, None, None, None], axis=-1, mode="fill")[..., 0]
 
 
 def wildcat_pool(maps: ClassMaps, *, kmax: float, kmin: float, alpha: float) -> Logits:
-    """Returns half of (mean of each map's largest share `kmax` + alpha x mean of its smallest share `kmin`).
+    """Returns (mean of the largest pixels + alpha * mean of the smallest pixels) / 2 of each map.
 
-    With `kmin` or `alpha` of 0 there is no second term, and nothing is halved.
+    `kmax` and `kmin` are the fractions of pixels that count as largest and smallest. If `kmin` or `alpha` is 0, returns
+    the mean of the largest pixels, without the division.
     """
     if not kmin * alpha:
         return wildcat_pool_reference(maps, kmax=kmax)
-    lowest = _sorted_pixels(maps)[:, : _kept(maps, kmin)].mean(axis=1)
+    lowest = _sorted_pixels(maps)[:, : _count(maps, kmin)].mean(axis=1)
     return (wildcat_pool_reference(maps, kmax=kmax) + alpha * lowest) / 2
 
 
 def wildcat_pool_reference(maps: ClassMaps, *, kmax: float) -> Logits:
-    """Returns the mean of each map's largest share, as the released WILDCAT scores it: the minima are lost there."""
-    return _sorted_pixels(maps)[:, -_kept(maps, kmax) :].mean(axis=1)
+    """Returns the mean of each map's largest pixels, the fraction `kmax`: the released code lacks the smallest."""
+    return _sorted_pixels(maps)[:, -_count(maps, kmax) :].mean(axis=1)
 
 
 def _sorted_pixels(maps: ClassMaps) -> Float[Array, "batch pixels classes"]:
     return jnp.sort(maps.reshape(maps.shape[0], -1, maps.shape[-1]), axis=1)
 
 
-def _kept(maps: ClassMaps, share: float) -> int:
-    return max(1, round(share * maps.shape[1] * maps.shape[2]))
+def _count(maps: ClassMaps, fraction: float) -> int:
+    return max(1, round(fraction * maps.shape[1] * maps.shape[2]))
 
 
 def peak_pool(maps: ClassMaps) -> Logits:
-    """Returns the mean over 3x3 windows of their maximum, unpadded."""
+    """Returns the mean, over all 3x3 windows of each map, of the window's maximum.
+
+    As in the released code: every window counts, where the paper averages over local maxima only.
+    """
     if min(maps.shape[1:3]) < 3:
         raise ValueError(
-            f"peaks are looked for in windows of 3x3, got maps of {maps.shape[1]}x{maps.shape[2]}: "
-            "use a larger picture or a smaller output_stride"
+            f"peak pooling needs maps of at least 3x3, got {maps.shape[1]}x{maps.shape[2]}: "
+            "use a larger image or a smaller output_stride"
         )
     return nn.max_pool(maps, (3, 3), strides=(1, 1), padding="VALID").mean(axis=(1, 2))
 
 
 def unerased(maps: Float[Array, "batch h w"], *, threshold: float) -> Bool[Array, "batch h w"]:
-    """Returns what ACoL's second branch still sees: where a map stretched to [0, 1] is below the threshold."""
+    """Returns the mask of features that ACoL keeps: where the map, min-max normalised, is below the threshold."""
     return cams.normalize(maps) < threshold

@@ -1,7 +1,7 @@
-"""The residual network of face recognition (IR-50; ArcFace, Deng et al. 2019) up to its third stage.
+"""The first three stages of the face recognition network IR-50 (ArcFace, Deng et al. 2019).
 
-Images and activations are (batch, height, width, channels), paddings are torch's. Taps: `stage1`, `stage2` and
-`stage3`, the outputs of the stages, each half as high and wide as what comes in: 14x14 from 112x112 pixels.
+Images and activations are (batch, height, width, channels), padding is as in torch. Taps: `stage1`, `stage2` and
+`stage3`, the outputs of the stages, each of half the height and width of its input: 14x14 from 112x112 pixels.
 """
 
 import functools
@@ -12,24 +12,24 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aujax.models.batch_norm import BatchNorm
+from aujax.models.layers import BatchNorm
 from aujax.models.taps import tap
 
 Layer = Callable[..., Any]
 
 
 class PReLU(nn.Module):
-    """Rectifier with one learned slope per channel for what is negative (He et al. 2015); Flax's has one in all."""
+    """ReLU with a learned slope per channel for negative values (He et al. 2015); Flax's has a single slope."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        """Returns x where it is positive, and the slope times x elsewhere."""
+        """Returns x where it is positive, and slope * x elsewhere."""
         slope = self.param("slope", nn.initializers.constant(0.25), x.shape[-1:]).astype(x.dtype)
         return jnp.where(x > 0, x, x * slope.reshape((1,) * (x.ndim - 1) + slope.shape))
 
 
 class Unit(nn.Module):
-    """BatchNorm, 3x3 convolution, PReLU, 3x3 convolution with the stride, BatchNorm; nothing after the sum."""
+    """BatchNorm, 3x3 convolution, PReLU, 3x3 convolution with the stride, BatchNorm, and a shortcut without ReLU."""
 
     channels: int
     stride: int
@@ -43,6 +43,7 @@ class Unit(nn.Module):
         y = self.conv(self.channels, (3, 3), padding=1, name="conv1")(self.norm(name="bn1")(x))
         y = PReLU(name="prelu")(y)
         y = self.norm(name="bn2")(self.conv(self.channels, (3, 3), strides, padding=1, name="conv2")(y))
+        # The published shortcut, torch's MaxPool2d(1, stride), is plain subsampling.
         if x.shape[-1] == self.channels:
             return y + x[:, :: self.stride, :: self.stride]
         x = self.conv(self.channels, (1, 1), strides, padding=0, name="shortcut_conv")(x)
@@ -50,12 +51,11 @@ class Unit(nn.Module):
 
 
 class IResNet(nn.Module):
-    """Input layer at full size and stages that halve it; returns the last stage's output.
+    """Input layer at full resolution and stages that halve it; returns the output of the last stage.
 
-    BatchNorm keeps 0.9 of its running statistics at a step (torch's momentum 0.1) and averages the batch's
-    over the mesh axis `axis_name`, or over the device's own images where that is None. Parameters and statistics
-    are float32; `dtype` is what convolutions compute in. `rematerialize` computes a unit's activations again in the
-    backward pass.
+    BatchNorm averages batch statistics over the mesh axis `axis_name`, or uses those of each device if that is None.
+    Parameters and statistics are float32; `dtype` is that of the convolutions. `rematerialize` recomputes the
+    activations of a unit in the backward pass.
     """
 
     units: tuple[int, ...] = (3, 4, 14)
@@ -68,8 +68,15 @@ class IResNet(nn.Module):
     def __call__(
         self, image: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Float[Array, "batch h w channels"]:
-        """Returns the activation of the last stage, of `width` channels doubled at each stage after the first."""
-        _check_size(image.shape[1], image.shape[2], 2 ** len(self.units))
+        """Returns the activation of the last stage; stage n has width * 2 ** (n - 1) channels."""
+        height, width = image.shape[1:3]
+        divisor = 2 ** len(self.units)
+        if height % divisor or width % divisor:
+            nearest = "x".join(str(max(round(length / divisor), 1) * divisor) for length in (height, width))
+            raise ValueError(
+                f"image height and width must be multiples of {divisor}, got {height}x{width}: resize to {nearest}; "
+                "the published model takes 112x112"
+            )
         uniform = nn.initializers.xavier_uniform()
         unit = nn.remat(Unit) if self.rematerialize else Unit
         conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform)
@@ -82,12 +89,3 @@ class IResNet(nn.Module):
                 x = unit(self.width * 2 ** (stage - 1), stride, conv, norm, name=f"stage{stage}_unit{index}")(x)
             x = tap(self, f"stage{stage}", x)
         return x
-
-
-def _check_size(height: int, width: int, stride: int) -> None:
-    if height % stride or width % stride:
-        nearest = "x".join(str(max(round(length / stride), 1) * stride) for length in (height, width))
-        raise ValueError(
-            f"image height and width must be multiples of {stride}, got {height}x{width}: resize to {nearest}; "
-            "the published model takes 112x112"
-        )

@@ -1,8 +1,8 @@
-"""Named activations: read them, and take gradients at them, without changing the network.
+"""Named activations of a Flax module, and gradients with respect to them, without changes to the network.
 
-A network calls `x = tap(self, "layer5", x)`. In a plain `apply` that is the identity. With
-`mutable=["intermediates"]` the activation comes back under its name, and a collection `"perturbations"` among the
-variables is added to it, so that the gradient with respect to that perturbation is the gradient at the activation.
+A network calls `x = tap(self, "layer5", x)`, which is the identity in a plain `apply`. With `mutable=["intermediates"]`
+the activation is returned under its name. A collection `"perturbations"` in the variables is added to the activations:
+the gradient with respect to a perturbation is the gradient with respect to its activation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ Tree = Mapping[str, Any]
 
 
 def tap(module: nn.Module, name: str, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Returns `x`, plus its perturbation if one was given, and sow it as `name`."""
-    # Not `Module.perturb`: that one stores batch-sized zeros at `init` and wants every perturbation or none.
+    """Returns `x` plus its perturbation, if the variables contain one, and sows the sum as `name`."""
+    # `Module.perturb` would store zeros of the batch's size at `init`, and needs all perturbations or none.
     if module.has_variable("perturbations", name):
         x = x + module.get_variable("perturbations", name)
-    # Replacing, where Flax would append: an activation and not a tuple of one.
+    # By default Flax appends to a tuple; here the activation itself is stored.
     module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=_newest)
     return x
 
@@ -31,31 +31,31 @@ def _newest(_: Any, new: Any) -> Any:
 
 
 def read(intermediates: Tree) -> dict[str, Any]:
-    """Returns the activations by their own names, whichever sub-module sowed them.
+    """Returns the activations by tap name, without the names of the sub-modules that contain them.
 
     >>> read({"backbone": {"layer5": 1.0}, "head": {"class_maps": 2.0}})
     {'layer5': 1.0, 'class_maps': 2.0}
     """
     activations: dict[str, Any] = {}
     for name, value in intermediates.items():
-        found = read(value) if isinstance(value, Mapping) else {name: value}
-        if twice := sorted(activations.keys() & found.keys()):
-            raise ValueError(f"activation names must differ within one network, got twice: {', '.join(twice)}")
-        activations |= found
+        taps = read(value) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(activations.keys() & taps.keys()):
+            raise ValueError(f"activation names must be unique within a network, got twice: {', '.join(twice)}")
+        activations |= taps
     return activations
 
 
 def zeros(model: nn.Module, variables: Tree, image: Float[Array, "batch height width 3"]) -> Tree:
-    """Returns the collection `"perturbations"` of zeros for every tap, found without computing anything.
+    """Returns the collection `"perturbations"` with zeros for every tap, without running the network.
 
-    Each is shaped like its activation for this batch; `select` leaves out those whose gradients are not wanted.
+    Each has the shape of its activation for this batch. Use `select` to keep only the taps to differentiate by.
     """
     _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, mutable=["intermediates"]), variables, image)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates["intermediates"])
 
 
 def select(tree: Tree, names: Sequence[str]) -> dict[str, Any]:
-    """Returns the part of such a collection that holds the named taps; a ValueError lists those there are.
+    """Returns the part of a collection that contains the named taps; raises a ValueError that lists all taps.
 
     >>> select({"backbone": {"layer4": 1.0, "layer5": 2.0}, "head": {"class_maps": 3.0}}, ("layer5",))
     {'backbone': {'layer5': 2.0}}

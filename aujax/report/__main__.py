@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import rich.console
 
-from aujax.commandline import user_errors
+from aujax import cli
 from aujax.report import page, paper, tables
 
 # From run folders, the evaluated split and the output folder to the paths of what was written; and a line of help.
@@ -27,8 +27,7 @@ KINDS: dict[str, tuple[Kind, str]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `aujax report`."""
     kinds = "\n".join(f"  {name:<10}{text}" for name, (_, text) in KINDS.items())
-    parser.epilog = f"kinds:\n{kinds}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = f"Write pages, tables and figures of evaluated runs.\n\nkinds:\n{kinds}"
     parser.add_argument("kind", metavar="KIND", choices=list(KINDS), help="what to write, see below")
     parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder of runs")
     parser.add_argument("--split", default="test", help="the evaluated split (default: %(default)s)")
@@ -54,13 +53,5 @@ def run(options: argparse.Namespace) -> None:
         console.print(f"page: {page_path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line `python -m aujax.report`."""
-    parser = argparse.ArgumentParser(prog="aujax report", description=__doc__)
-    add_arguments(parser)
-    with user_errors("aujax report"):
-        run(parser.parse_args(arguments))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    cli.main(["report", *sys.argv[1:]])

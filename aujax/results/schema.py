@@ -233,13 +233,12 @@ class Tables:
     @functools.cached_property
     def index(self) -> dict[GroupKey, Interval]:
         """The rows of the summary by key."""
-        known = self.summary.astype(object).where(self.summary.notna(), None)
-        return {
-            GroupKey(ScoreKey(row.metric, row.map, row.target, row.condition), row.attribute, row.group): Interval(
-                row.value, row.low, row.high
-            )
-            for row in known.itertuples()
-        }
+        intervals: dict[GroupKey, Interval] = {}
+        for row in self.summary.itertuples():
+            key = GroupKey(ScoreKey(row.metric, row.map, row.target, row.condition), row.attribute, row.group)
+            numbers = (None if pd.isna(number) else float(number) for number in (row.value, row.low, row.high))
+            intervals[key] = Interval(*numbers)
+        return intervals
 
     def interval(
         self, metric: str, *, map: str = "", target: str = "", condition: str = "", attribute: str = "", group: str = ""

@@ -216,7 +216,7 @@ def _parts(x: Array | np.ndarray, count: int) -> Array:
 class _Term(NamedTuple):
     """What a term of the loss is made of: per-face values of a reading, which faces count, and its weight."""
 
-    value: Callable[[methods.Reading, augment.Views], Float[Array, " batch"]]
+    value: Callable[[methods.Activations, augment.Views], Float[Array, " batch"]]
     where: Callable[[Batch, augment.Views], Bool[Array, " batch"]]
     weight: float = 1.0
 
@@ -224,13 +224,13 @@ class _Term(NamedTuple):
 def _terms(row: methods.Method, config: Config) -> dict[str, _Term]:
     """Returns the terms of Eq. 3 of the paper, by name."""
 
-    def classification(logits: Callable[[methods.Reading], Array]) -> _Term:
-        def value(reading: methods.Reading, views: augment.Views) -> Float[Array, " batch"]:
+    def classification(logits: Callable[[methods.Activations], Array]) -> _Term:
+        def value(reading: methods.Activations, views: augment.Views) -> Float[Array, " batch"]:
             return losses.soft_cross_entropy(logits(reading), views.target, label_smoothing=config.label_smoothing)
 
         return _Term(value, lambda batch, _: jnp.asarray(batch.valid))
 
-    def alignment(reading: methods.Reading, views: augment.Views) -> Float[Array, " batch"]:
+    def alignment(reading: methods.Activations, views: augment.Views) -> Float[Array, " batch"]:
         taps = [reading.activations[name] for name in row.aligned(config.au_layers)]
         values = [losses.au_alignment(features, views.au_map, where=views.has_map) for features in taps]
         return losses.over_layers(values, config.au_layer_reduction)
@@ -255,7 +255,7 @@ def _loss(
 ) -> tuple[Float[Array, ""], tuple[Any, Means]]:
     """Returns this part's share of the global batch's loss, with the new statistics and the means of the part."""
     variables = {"params": params, "batch_stats": batch_stats}
-    reading = methods.read(model, variables, views.image, train=True, expression=batch.expression, key=key)
+    reading = methods.apply_with_taps(model, variables, views.image, train=True, expression=batch.expression, key=key)
     with jax.named_scope("loss"):
         terms = {
             name: losses.Term(term.value(reading, views), term.weight, where=term.where(batch, views))

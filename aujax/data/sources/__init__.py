@@ -1,4 +1,4 @@
-"""Where faces come from: each source lists its images, and `SOURCES` is the table of them."""
+"""Sources of faces: each lists its images, and `SOURCES` is the table of them."""
 
 from aujax.data.sources import affectnet, folder, folds, rafdb, synthetic
 from aujax.data.sources.listing import Source

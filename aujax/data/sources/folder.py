@@ -1,28 +1,23 @@
-"""Any folder of faces: a CSV file of labels, or one sub-folder per expression.
+"""Any folder of faces: a CSV file of labels, or one subfolder per expression.
 
-Columns of the CSV file that are none of image, expression, group and split are attributes of the faces, under the
+Columns of the CSV file other than image, expression, subject_id and split are attributes of the faces, under the
 names of the columns: gender, age, camera, or whatever else accuracy may depend on.
 """
 
 import argparse
 import csv
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from aujax.data.sources.listing import (
-    FileBytes,
-    Listing,
-    Source,
-    SourceImage,
-    add_split_options,
-    images_below,
-    open_table,
-)
-from aujax.data.sources.names import expression_ids, parse_classes, parse_expressions
+from aujax.codebook import EXPRESSIONS
+from aujax.data.images import files_below
+from aujax.data.sources.listing import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
 from aujax.errors import UserError
 
 LABELS = "labels.csv"
-# Folder and column words for the splits; the official "validation" of a data set is the user's to choose.
+# Names of split folders and of values in the split column. "validation" is taken as it is, although some data sets
+# publish results on a split of that name.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -34,16 +29,107 @@ SPLIT_NAMES = {
     "testing": "test",
     "": "",
 }
+# The usual names of each column, the first found is taken.
 COLUMNS = {
     "image": ("image", "path", "file", "filename", "filepath"),
     "expression": ("expression", "label", "emotion", "class"),
-    "group": ("group", "identity", "person", "subject"),
+    "subject_id": ("subject_id", "group", "identity", "person", "subject"),
     "split": ("split", "usage", "set"),
 }
+# Besides the name itself, in any case.
+SYNONYMS = {
+    "Neutral": ("neutrality", "neu", "noexpression"),
+    "Happiness": ("happy", "joy", "joyful", "smile", "smiling", "hap"),
+    "Surprise": ("surprised", "surprising", "sur"),
+    "Fear": ("fearful", "afraid", "scared", "fea"),
+    "Anger": ("angry", "mad", "ang"),
+    "Disgust": ("disgusted", "dis"),
+    "Sadness": ("sad", "unhappy"),
+}
+LEFT_OUT = "none"
+
+
+def parse_classes(text: str) -> dict[str, str]:
+    """Returns the mapping written as `name=Expression,name=Expression`; the expression `none` leaves a class out.
+
+    Raises:
+      UserError: an item without "=", or a name given twice.
+    """
+    classes: dict[str, str] = {}
+    for item in text.split(","):
+        if not item.strip():
+            continue
+        name, equals, expression = (part.strip() for part in item.partition("="))
+        if not (name and equals and expression):
+            raise UserError(f"--classes: expected name=Expression,name=Expression,..., got {item.strip()!r}")
+        if classes.setdefault(name, expression) != expression:
+            raise UserError(f"--classes: {name!r} is given twice; keep one of them")
+    return classes
+
+
+def parse_expressions(text: str) -> tuple[str, ...]:
+    """Returns a data set's own expressions, written as `Name,Name,...`; the usual seven for an empty text."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if len(set(map(_key, names))) != len(names):
+        raise UserError(f"--expressions: expected different names, got {text!r}")
+    if len(names) == 1:
+        raise UserError(f"--expressions: expected two names or more, got {text!r}")
+    return names or EXPRESSIONS
+
+
+def expression_ids(
+    names: Iterable[str],
+    *,
+    expressions: Sequence[str] = EXPRESSIONS,
+    classes: Mapping[str, str] | None = None,
+) -> dict[str, int | None]:
+    """Returns for each class name its index in `expressions`, or None for a class that `classes` leaves out.
+
+    Names are compared without regard to case, spaces, "_" and "-", with the usual synonyms.
+
+    Raises:
+      UserError: names that no expression and no entry of `classes` explains, with their counts.
+    """
+    counts = Counter(names)
+    classes = classes or {}
+    unused = [name for name in classes if name not in counts]
+    if unused:
+        raise UserError(f"--classes: {unused[0]!r} is no class of this source; it has {', '.join(sorted(counts))}")
+    known = {}
+    for index, expression in enumerate(expressions):
+        for name in (expression, *SYNONYMS.get(expression, ())):
+            known[_key(name)] = index
+    ids: dict[str, int | None] = {}
+    unknown = []
+    for name in sorted(counts):
+        target = _key(classes.get(name, name))
+        if target == LEFT_OUT and name in classes:
+            ids[name] = None
+        elif target in known:
+            ids[name] = known[target]
+        elif name in classes:
+            raise UserError(
+                f"--classes: {name}={classes[name]}: expected one of {', '.join(expressions)} or {LEFT_OUT}"
+            )
+        else:
+            unknown.append(name)
+    if unknown:
+        listed = ", ".join(f"{name!r} ({counts[name]})" for name in unknown)
+        example = ",".join(f"{name}={expressions[i % len(expressions)]}" for i, name in enumerate(unknown))
+        raise UserError(
+            f"unknown class names: {listed}; expected names of {', '.join(expressions)} or their usual synonyms. "
+            f"Map them to expressions, for example --classes={example}, or leave a class out with "
+            f"{unknown[0]}={LEFT_OUT}. Numbers mean different expressions in different data sets."
+        )
+    return ids
+
+
+def _key(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter not in " _-")
 
 
 def list_folder(options: argparse.Namespace) -> Listing:
-    """The faces of `options.source`: a CSV file, a folder holding labels.csv, or folders named by expression.
+    """Returns the faces of `options.source`: a CSV file, a folder with labels.csv, or folders named by expression.
 
     Raises:
       UserError: nothing there, no known layout, unknown class names, a missing column.
@@ -59,10 +145,18 @@ def list_folder(options: argparse.Namespace) -> Listing:
 
 
 def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
-    rows, columns = _read_csv(path, options)
+    with open_table(path) as file:
+        reader = csv.DictReader(file, restval="")
+        header = list(reader.fieldnames or ())
+        rows = list(reader)
+    columns = _find_columns(path, header, options)
+    if not rows:
+        raise UserError(f"{path}: expected one line per image after the header, found none")
+
     expressions = parse_expressions(options.expressions)
     names = [row[columns["expression"]].strip() for row in rows]
     ids = expression_ids(names, expressions=expressions, classes=parse_classes(options.classes))
+    # A column without a name is what pandas writes for its index.
     extra = [name for name in rows[0] if name and name.strip() and name not in columns.values()]
     images = []
     for line, (row, name) in enumerate(zip(rows, names, strict=True), start=2):
@@ -72,57 +166,45 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
         image = row[columns["image"]].strip()
         if not image:
             raise UserError(f"{path}, line {line}: expected the path of an image, found an empty field")
+        split = row[columns["split"]] if "split" in columns else ""
+        if split.strip().casefold() not in SPLIT_NAMES:
+            raise UserError(
+                f"{path}, line {line}: expected a split of train, validation, test or nothing, got {split!r}"
+            )
         images.append(
             SourceImage(
                 id=image,
                 expression=expression,
-                read=FileBytes(path.parent / image),
-                # A column without a name is what pandas writes for its index, and means none of these.
-                split=_split(row[columns["split"]] if "split" in columns else "", path, line),
-                group=row[columns["group"]].strip() if "group" in columns else "",
+                read=(path.parent / image).read_bytes,
+                split=SPLIT_NAMES[split.strip().casefold()],
+                subject_id=row[columns["subject_id"]].strip() if "subject_id" in columns else "",
                 attributes={column.strip(): row[column].strip() for column in extra if row[column].strip()},
             )
         )
-    kept = ", ".join(name.strip() for name in extra)
-    notes = [f"{path.name}: kept as attributes of the faces: {kept}"] if extra else []
+    notes = []
+    if extra:
+        notes.append(f"{path.name}: kept as attributes of the faces: {', '.join(name.strip() for name in extra)}")
     return Listing(images, expressions, f"CSV file {path.name} with columns {', '.join(columns.values())}", notes)
 
 
-def _read_csv(path: Path, options: argparse.Namespace) -> tuple[list[dict[str, str]], dict[str, str]]:
-    with open_table(path) as file:
-        reader = csv.DictReader(file, restval="")
-        header = list(reader.fieldnames or ())
-        rows = list(reader)
+def _find_columns(path: Path, header: Sequence[str], options: argparse.Namespace) -> dict[str, str]:
+    """Returns the file's name for each of `COLUMNS` that it has: the one that was chosen, or a usual one."""
     columns = {}
+    usual_names = {column.strip().casefold(): column for column in header}
     for what, usual in COLUMNS.items():
-        column = _find_column(getattr(options, f"{what}_column"), usual, header, path, what)
-        if column:
-            columns[what] = column
-    for what in ("image", "expression"):
-        if what not in columns:
+        option = f"--{what.replace('_', '-')}-column"
+        chosen = getattr(options, f"{what}_column")
+        if chosen and chosen not in header:
+            raise UserError(f"{option}={chosen}: {path} has the columns {', '.join(header)}")
+        matches = [usual_names[name] for name in usual if name in usual_names]
+        if chosen or matches:
+            columns[what] = chosen or matches[0]
+        elif what in ("image", "expression"):
             raise UserError(
                 f"{path}: expected a column {what!r}, found {', '.join(header) or 'an empty file'}; "
-                f"name it with --{what}-column=..."
+                f"name it with {option}=..."
             )
-    if not rows:
-        raise UserError(f"{path}: expected one line per image after the header, found none")
-    return rows, columns
-
-
-def _find_column(chosen: str, usual: Sequence[str], header: Sequence[str], path: Path, what: str) -> str:
-    if chosen:
-        if chosen not in header:
-            raise UserError(f"--{what}-column={chosen}: {path} has the columns {', '.join(header)}")
-        return chosen
-    found = {column.strip().casefold(): column for column in header}
-    return next((found[name] for name in usual if name in found), "")
-
-
-def _split(text: str, path: Path, line: int) -> str:
-    name = text.strip().casefold()
-    if name not in SPLIT_NAMES:
-        raise UserError(f"{path}, line {line}: expected a split of train, validation, test or nothing, got {text!r}")
-    return SPLIT_NAMES[name]
+    return columns
 
 
 def _list_class_folders(source: Path, options: argparse.Namespace) -> Listing:
@@ -130,60 +212,56 @@ def _list_class_folders(source: Path, options: argparse.Namespace) -> Listing:
     split_folders: dict[str, Path] = {}
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         split = SPLIT_NAMES.get(folder.name.casefold())
-        if split and (other := split_folders.setdefault(split, folder)) != folder:
+        if not split:
+            continue
+        if split in split_folders:
             raise UserError(
-                f"--source={source}: both {other.name} and {folder.name} mean the split {split!r}; "
+                f"--source={source}: both {split_folders[split].name} and {folder.name} mean the split {split!r}; "
                 "put their class folders into one of them"
             )
-    folders = split_folders or {"": source}
-    files = {split: class_files(folder) for split, folder in folders.items()}
-    if not any(files.values()):
-        raise UserError(_no_layout(source))
-    names = [name for found in files.values() for name, paths in found.items() for _ in paths]
-    ids = expression_ids(names, expressions=expressions, classes=parse_classes(options.classes))
-    images = [
-        SourceImage(
-            id=path.relative_to(source).as_posix(),
-            expression=expression,
-            read=FileBytes(path),
-            split=split,
+        split_folders[split] = folder
+    files = []  # (split, class name, image)
+    for split, folder in (split_folders or {"": source}).items():
+        for name, paths in class_files(folder).items():
+            files += [(split, name, path) for path in paths]
+    if not files:
+        raise UserError(
+            f"--source={source}: expected {LABELS} (columns image, expression and optionally subject_id, split), or "
+            "one folder of images per expression, possibly below train/ and test/; found "
+            f"{folder_contents(source)}. Write such a file or arrange the images so, or give the path of a CSV file"
         )
-        for split, found in files.items()
-        for name, paths in found.items()
-        if (expression := ids[name]) is not None
-        for path in paths
-    ]
-    shape = "/".join(filter(None, ("|".join(filter(None, folders)), "<expression>", "*")))
-    return Listing(images, expressions, f"folders {shape}")
+    names = [name for _, name, _ in files]
+    ids = expression_ids(names, expressions=expressions, classes=parse_classes(options.classes))
+    images = []
+    for split, name, path in files:
+        expression = ids[name]
+        if expression is not None:
+            images.append(SourceImage(path.relative_to(source).as_posix(), expression, path.read_bytes, split))
+    layout = "<expression>/*"
+    if split_folders:
+        layout = f"{'|'.join(split_folders)}/{layout}"
+    return Listing(images, expressions, f"folders {layout}")
 
 
-def class_files(folder: Path) -> Mapping[str, list[Path]]:
-    """For each sub-folder that holds images, its name and its image files."""
-    found = {
-        child.name: images_below(child)
-        for child in sorted(folder.iterdir())
-        if child.is_dir() and not child.name.startswith((".", "__MACOSX"))
-    }
-    return {name: paths for name, paths in found.items() if paths}
-
-
-def _no_layout(source: Path) -> str:
-    inside = ", ".join(sorted(child.name for child in source.iterdir())[:8]) or "nothing"
-    return (
-        f"--source={source}: expected {LABELS} (columns image, expression and optionally group, split), or one "
-        f"folder of images per expression, possibly below train/ and test/; found {inside}. "
-        "Write such a file or arrange the images so, or give the path of a CSV file"
-    )
+def class_files(folder: Path) -> dict[str, list[Path]]:
+    """Returns the image files of each subfolder that has any, by the subfolder's name."""
+    files = {}
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.name.startswith((".", "__MACOSX")):
+            paths = files_below(child)
+            if paths:
+                files[child.name] = paths
+    return files
 
 
 def add_options(parser: argparse._ActionsContainer) -> None:
-    """The options of this source."""
+    """Adds the options of this source."""
     parser.add_argument("--source", required=True, help="folder of faces, or a CSV file of labels")
     parser.add_argument(
         "--classes",
         default="",
         metavar="NAME=EXPRESSION,...",
-        help="what class names mean; NAME=none leaves a class out (usual names are known, in any case)",
+        help="the expressions of class names; NAME=none leaves a class out (usual names are known, in any case)",
     )
     parser.add_argument(
         "--expressions",
@@ -192,13 +270,17 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         help="the data set's own expressions in their order (default: the seven of the FACS codebook)",
     )
     for what, usual in COLUMNS.items():
-        parser.add_argument(f"--{what}-column", default="", metavar="COLUMN", help=f"CSV column (default: {usual[0]})")
+        names = [f"--{what.replace('_', '-')}-column"]
+        if what == "subject_id":
+            names.append("--group-column")  # its former name
+        parser.add_argument(*names, default="", metavar="COLUMN", help=f"CSV column (default: {' or '.join(usual)})")
     add_split_options(parser)
 
 
 SOURCE = Source(
-    summary="any folder of faces with labels.csv, or with one sub-folder per expression",
-    terms="Use of these images is between you and the people in them, and whoever gave them to you.",
+    summary="any folder of faces with labels.csv, or with one subfolder per expression",
+    terms="The licence of these images, and the consent of the people in them, are for their owner to state.",
+    cropped=False,
     add_options=add_options,
     list_images=list_folder,
 )

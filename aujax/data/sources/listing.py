@@ -1,4 +1,4 @@
-"""What every source gives: one `SourceImage` per face, readable later and in another process.
+"""What every source returns: a `Listing` with one `SourceImage` per face, to be read later and in another process.
 
 Coordinates (landmarks, points, box) are (x, y) pixels of the upright original image.
 """
@@ -19,74 +19,29 @@ import numpy as np
 
 from aujax.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
-
-
-@dataclass(frozen=True)
-class FileBytes:
-    """Reads one file."""
-
-    path: Path
-
-    def __call__(self) -> bytes:
-        """The file's bytes; `OSError` where it cannot be read."""
-        return self.path.read_bytes()
-
-
-@dataclass(frozen=True)
-class ZipBytes:
-    """Reads one member of a zip archive, which is opened once per process."""
-
-    archive: Path
-    member: str
-
-    def __call__(self) -> bytes:
-        """The member's bytes; `OSError` where it cannot be read."""
-        try:
-            return open_zip(self.archive).read(self.member)
-        except (EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise OSError(f"{self.archive}: {self.member}: {error}") from error
-
-
-@dataclass(frozen=True)
-class HeldBytes:
-    """Gives bytes that are already in memory."""
-
-    data: bytes
-
-    def __call__(self) -> bytes:
-        """The bytes."""
-        return self.data
-
-
-@functools.cache
-def open_zip(archive: Path) -> zipfile.ZipFile:
-    """The archive, open for reading as long as the process lives."""
-    return zipfile.ZipFile(archive)
-
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One labelled face of a source.
+    """A labelled face of a source.
 
     Attributes:
       id: unique in the source; usually the path below it.
       expression: index into the listing's expressions.
-      read: gives the encoded image, or raises `OSError`; can be pickled.
-      split: "train", "validation", "test", or "" where the source does not say.
-      group: the identity; "" where unknown.
+      read: returns the encoded image, or raises `OSError`; can be pickled.
+      split: "train", "validation", "test", or "" if the source does not say.
+      subject_id: whose face it is; "" if unknown.
       landmarks: (68, 2), or None.
-      points: (5, 2) centres of the image-left and image-right eye, nose tip, left and right mouth corner, or None.
-      box: (left, top, right, bottom) of the face in a larger image, or None where the image is the face.
-      aus: FACS numbers of the active action units, where known.
-      attributes: what else is known of the face, a word by name ("gender": "female"), without what is not known.
+      points: (5, 2) centers of the image-left and image-right eye, nose tip, left and right mouth corner, or None.
+      box: (left, top, right, bottom) of the face in a larger image, or None if the image is the face.
+      aus: FACS numbers of the active action units, if known.
+      attributes: what else is known of the face, value by name ("gender": "female").
     """
 
     id: str
     expression: int
     read: Callable[[], bytes]
     split: str = ""
-    group: str = ""
+    subject_id: str = ""
     landmarks: np.ndarray | None = None
     points: np.ndarray | None = None
     box: tuple[float, float, float, float] | None = None
@@ -96,12 +51,12 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Listing:
-    """The faces found in a source, in a fixed order, and what was noticed on the way.
+    """The faces of a source, in a fixed order.
 
     Attributes:
       images: the faces.
       expressions: the names that `SourceImage.expression` indexes.
-      layout: in a few words, which layout was recognised.
+      layout: the recognised layout, in a few words.
       notes: what the user should know, one sentence each.
     """
 
@@ -110,57 +65,80 @@ class Listing:
     layout: str
     notes: list[str] = field(default_factory=list)
 
-    def with_landmarks(self, found: Mapping[str, np.ndarray | None]) -> "Listing":
-        """The same faces with the landmarks `found` by id, and no others."""
-        images = [dataclasses.replace(image, landmarks=found.get(image.id)) for image in self.images]
+    def with_landmarks(self, landmarks: Mapping[str, np.ndarray | None]) -> "Listing":
+        """Returns the same faces with these landmarks by id, and no others."""
+        images = [dataclasses.replace(image, landmarks=landmarks.get(image.id)) for image in self.images]
         return dataclasses.replace(self, images=images)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A row of `SOURCES`: the words for `--help` and the report, the options, and the function that lists."""
+    """A row of `SOURCES`.
+
+    Attributes:
+      summary: for `--help`.
+      terms: the conditions of use of the images, for `--help`, the report and the model card.
+      cropped: whether its images are faces that were cropped beforehand, each with margins of its own.
+      add_options: adds the options of this source.
+      list_images: returns the listing for these options.
+    """
 
     summary: str
     terms: str
+    cropped: bool
     add_options: Callable[[argparse._ActionsContainer], None]
     list_images: Callable[[argparse.Namespace], Listing]
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """The type of an option that takes a whole number, `least` or more."""
+@functools.cache
+def open_zip(archive: Path) -> zipfile.ZipFile:
+    """Returns the archive, open for reading until the process ends."""
+    return zipfile.ZipFile(archive)
+
+
+def read_zip_member(archive: Path, member: str) -> bytes:
+    """Returns the bytes of a member of a zip archive; raises `OSError` if it cannot be read."""
+    try:
+        return open_zip(archive).read(member)
+    except (EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise OSError(f"{archive}: {member}: {error}") from error
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Returns the type of an option whose value is a whole number, `minimum` or more."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text!r}")
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum}, got {text!r}")
         return int(text)
 
     return parse
 
 
 def add_split_options(parser: argparse._ActionsContainer) -> None:
-    """The options of sources whose splits are drawn where they have none."""
+    """Adds the options of sources from whose faces missing splits are sampled."""
     parser.add_argument(
         "--validation",
         type=float,
         default=0.1,
         metavar="FRACTION",
-        help="share of the faces without a test split of their own that validates (default: 0.1)",
+        help="share of the faces outside the data set's own test split that is for validation (default: 0.1)",
     )
     parser.add_argument(
         "--test",
         type=float,
         default=0.2,
         metavar="FRACTION",
-        help="share that tests; not used where the data set has its own test split (default: 0.2)",
+        help="share that is for testing; not used if the data set has its own test split (default: 0.2)",
     )
 
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[TextIO]:
-    """The lines of a CSV file or another table in text.
+    """Opens a CSV file or another table in text.
 
     Raises:
-      UserError: what is read inside is not UTF-8, or no CSV.
+      UserError: it is not UTF-8, or not CSV.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -169,11 +147,6 @@ def open_table(path: Path) -> Iterator[TextIO]:
         raise UserError(f"{path}: expected a table in UTF-8 text, {error}; copy it again, or save it so") from error
 
 
-def images_below(folder: Path) -> list[Path]:
-    """Image files anywhere below `folder`, sorted, without hidden files and archive left-overs."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-    ]
+def folder_contents(folder: Path) -> str:
+    """Returns the first names in a folder, for a message about an unknown layout."""
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"

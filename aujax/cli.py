@@ -1,0 +1,262 @@
+"""The command `aujax VERB`. `train.py`, `eval.py` and `python -m aujax.report`, `.explain`, ... call `main` as well."""
+
+import argparse
+import difflib
+import importlib
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from aujax import __version__, commandline
+from aujax.errors import UserError, nearest
+
+
+class Verb(NamedTuple):
+    """A command: its line in the help, and the module and names of the two functions that define it.
+
+    The module is imported only when the verb is used, so that `aujax --help` is instant.
+    """
+
+    summary: str
+    module: str
+    add_arguments: str = "add_arguments"  # (parser) -> None
+    run: str = "run"  # (parsed arguments) -> None
+    interrupted: str = "stopped"
+
+
+_CONTINUES = "stopped; the same command continues from here"
+VERBS = {
+    "prepare": Verb(
+        "make a data set: landmarks, splits, records", "aujax.data.prepare.__main__", interrupted=_CONTINUES
+    ),
+    "train": Verb(
+        "train a classifier, or continue an interrupted training", "aujax.cli", "add_train_arguments", "train"
+    ),
+    "eval": Verb("evaluate a run: accuracy, maps, faithfulness", "aujax.cli", "add_eval_arguments", "evaluate_run"),
+    "report": Verb("write pages, tables and figures of evaluated runs", "aujax.report.__main__"),
+    "explain": Verb("explain the faces in photographs and videos", "aujax.explain.__main__"),
+    "sweep": Verb("train and evaluate runs that differ in a few options", "aujax.sweep", interrupted=_CONTINUES),
+    "release": Verb("import the authors' released models, export weights", "aujax.release.__main__"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are `UserError`s, with the nearest option for one that does not exist."""
+
+    def __init__(self, **options: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message, in place of printing the usage."""
+        raise UserError(message)
+
+    def option_names(self) -> set[str]:
+        """Returns all options, with those of subcommands."""
+        names = set()
+        for action in self._actions:
+            names.update(action.option_strings)
+            if isinstance(action.choices, dict):  # subcommands by name
+                names.update(*(child.option_names() for child in action.choices.values()))
+        return names
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a command; ends the process with status 2 after a mistake, and with 130 after Ctrl-C.
+
+    Args:
+      argv: the verb and its arguments; default: those of the process.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        print(f"aujax {__version__}")
+        return
+    name = argv[0]
+    with commandline.user_errors("aujax"):
+        if name not in VERBS:
+            raise UserError(f"expected a command, got {name!r}. {nearest(name, VERBS)}")
+    verb = VERBS[name]
+    with commandline.user_errors(f"aujax {name}", interrupted=verb.interrupted):
+        module = importlib.import_module(verb.module)
+        parser = Parser(prog=f"aujax {name}", description=module.__doc__)
+        getattr(module, verb.add_arguments)(parser)
+        given = [_with_hyphens(argument) for argument in argv[1:]]
+        known = parser.option_names()
+        for argument in given:  # before argparse says that another one is missing
+            if argument.startswith("--") and argument.partition("=")[0] not in known:
+                raise UserError(_unknown(argument.partition("=")[0], known))
+        arguments, unknown = parser.parse_known_args(given)
+        if unknown:
+            raise UserError(f"expected options that begin with --, got {unknown[0]!r}; did you mean --{unknown[0]}?")
+        getattr(module, verb.run)(arguments)
+
+
+def usage() -> str:
+    """Returns the text of `aujax --help`."""
+    verbs = "\n".join(f"  {name:<9}{verb.summary}" for name, verb in VERBS.items())
+    return (
+        "usage: aujax COMMAND [--option=VALUE ...]\n\n"
+        "Facial-expression classifiers whose attention agrees with facial action units.\n\n"
+        f"commands:\n{verbs}\n\naujax COMMAND --help shows the options of a command; aujax --version the version."
+    )
+
+
+def _with_hyphens(argument: str) -> str:
+    """Returns --data_dir=x as --data-dir=x: both are accepted. Names of --config.options keep their underscores."""
+    name, equals, value = argument.partition("=")
+    if name.startswith("--") and not name.startswith("--config."):
+        name = name.replace("_", "-")
+    return f"{name}{equals}{value}"
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    """Returns the message for an option that the command does not have."""
+    # --epochs is meant as --config.epochs, --momentum as --config.optimizer.momentum.
+    similar = sorted(option for option in known if option.rpartition(".")[2] == name.lstrip("-"))
+    similar = similar or difflib.get_close_matches(name, known, n=1)
+    return f"{name}: no such option" + (f". Did you mean {' or '.join(similar)}?" if similar else "")
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `aujax train`."""
+    from aujax import config_files, processes
+
+    parser.description = (
+        "Train a classifier as configured; an interrupted training in the same folder is continued.\n\n"
+        "  aujax train --config=faces --config.data.dir=DIR --workdir=RUN"
+    )
+    parser.add_argument(
+        "--config",
+        default="synthetic",
+        metavar="FILE",
+        help="file with the options, or the name of a shipped one, such as faces or faces:small (default: synthetic)",
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, metavar="RUN", help="folder of the run")
+    several = parser.add_argument_group("several processes")
+    several.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, as SLURM, Open MPI, Kubernetes or a TPU's metadata describe them",
+    )
+    several.add_argument("--coordinator", default="", metavar="HOST:PORT", help="address of process 0")
+    several.add_argument("--num-processes", type=int, default=0, metavar="N", help="number of processes")
+    several.add_argument("--process-id", type=int, default=-1, metavar="I", help="index of this process, from 0")
+    several.add_argument(
+        "--lost-after",
+        type=_at_least(3),
+        default=processes.LOST_AFTER,
+        metavar="SECONDS",
+        help="time without a sign of life after which a process is lost (default: %(default)s)",
+    )
+    config_files.add_arguments(parser)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains a classifier, alone or as one of several processes."""
+    from aujax import config_files, processes
+    from aujax.training.loop import train_and_evaluate
+
+    interrupted = f"stopped; run the same command to continue {options.workdir}"
+    with processes.watched(), commandline.user_errors("aujax train", interrupted=interrupted):
+        config = config_files.load(config_files.options(options.config), config_files.changes(options))
+        if options.distributed or options.coordinator or options.num_processes or options.process_id >= 0:
+            processes.join(
+                coordinator=options.coordinator,
+                count=options.num_processes,
+                index=options.process_id,
+                lost_after=options.lost_after,
+            )
+        commandline.keep_compiled_programs()
+        train_and_evaluate(config, options.workdir)
+
+
+def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `aujax eval`."""
+    from aujax import occlusion
+
+    parser.description = (
+        "Evaluate a run: write RUN/eval/SPLIT/ and print the table.\n\n"
+        "  aujax eval --workdir=RUN --split=validation,test\n\n"
+        "The split validation also fits the temperature that calibrates the run's probabilities. With --faithfulness\n"
+        "parts of the faces are occluded and classified again, which takes about a hundred times as long."
+    )
+    parser.add_argument("--workdir", required=True, type=pathlib.Path, metavar="RUN", help="folder of the run")
+    parser.add_argument(
+        "--split",
+        type=lambda text: text.split(","),
+        default=["test"],
+        metavar="SPLIT,...",
+        help="splits of the data set to evaluate, such as validation,test (default: test)",
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="prepared data set (default: the one the run was trained on)")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "latest"),
+        default="best",
+        help="best by validation accuracy, or the latest (default: %(default)s)",
+    )
+    parser.add_argument("--faithfulness", action="store_true", help="also measure which parts the network uses")
+    parser.add_argument(
+        "--imputation",
+        "--filling",
+        choices=list(occlusion.IMPUTATIONS),
+        default="blur",
+        help="what replaces occluded parts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--faithfulness-faces",
+        type=_at_least(1),
+        metavar="N",
+        help="number of faces sampled for --faithfulness (default: all)",
+    )
+
+
+def evaluate_run(options: argparse.Namespace) -> None:
+    """Evaluates a run on each split: writes the files, draws the figures, prints the numbers."""
+    from aujax import runs
+    from aujax.evaluation import evaluate, faithfulness
+    from aujax.report import plots, tables
+    from aujax.results import schema
+
+    commandline.keep_compiled_programs()
+    run = runs.load_run(options.workdir, which=options.checkpoint)
+    faces = runs.open_data(run, options.data_dir)
+    for split in options.split:
+        faces.source(split)  # a split that does not exist is reported before the first one is evaluated
+    # Validation first: it fits the temperature with which the others are reported.
+    for split in sorted(options.split, key=lambda name: name != "validation"):
+        evaluate.evaluate(run, faces, options.workdir, split)
+        if options.faithfulness:
+            temperature = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
+            if temperature.value is None:
+                print(f"faithfulness: of uncalibrated probabilities. {temperature.problem}")
+            faithfulness.evaluate_faithfulness(
+                run,
+                faces,
+                options.workdir,
+                split,
+                imputation=options.imputation,
+                temperature=temperature.value or 1.0,
+                limit=options.faithfulness_faces,
+            )
+        evaluated = schema.open_run(options.workdir, split)
+        tables.print_evaluation(evaluated)
+        plots.draw_evaluation(evaluated)
+
+
+def _at_least(smallest: int) -> Any:
+    """Returns a type for `add_argument`: whole numbers from `smallest` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < smallest:
+            raise argparse.ArgumentTypeError(f"expected a whole number, {smallest} or more, got {text!r}")
+        return int(text)
+
+    return number
+
+
+if __name__ == "__main__":
+    main()
