@@ -31,7 +31,7 @@ from aujax.explain.explain import (
     face_finder,
     open_model,
 )
-from aujax.report import html, output, sheet
+from aujax.report import faces, html, output
 
 PROGRAM = "python -m aujax.explain"
 _JSON, _CSV, _PAGE = "explanations.json", "explanations.csv", "explanations.html"
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     keep_compiled_programs()
     # A missing package or an output that cannot be written is reported before the work, not after it.
     html.template_environment(page.PACKAGE)
-    sheet.matplotlib()
+    faces.matplotlib()
     out = pathlib.Path(options.out)
     output.make_folder(out, _JSON, _CSV, _PAGE)
     model = open_model(options.workdir)

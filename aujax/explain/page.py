@@ -16,7 +16,8 @@ from aujax.data.face_crops import Problem
 from aujax.explain import narrative, tables
 from aujax.explain.explanation import Explanation
 from aujax.explain.tables import ModelFacts
-from aujax.report import html, overlays
+from aujax.report import html
+from aujax.report.faces import is_degenerate, overlay
 
 PACKAGE = "aujax.explain"
 _MAX_FACES = 100
@@ -156,10 +157,10 @@ def _heat_map(explanation: Explanation, name: str, caption: str) -> dict[str, An
     image = {"pixels": None, "missing": "", "caption": caption, "text": f"{caption}, as colours over the face"}
     if map_ is None:
         image["missing"] = "none"
-    elif name in explanation.degenerate or overlays.is_flat(map_):
+    elif name in explanation.degenerate or is_degenerate(map_):
         image["missing"] = "degenerate"
     else:
-        image["pixels"] = overlays.overlay(explanation.aligned, map_)
+        image["pixels"] = overlay(explanation.aligned, map_)
     return image
 
 

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 from aujax import run_files
 from aujax.errors import UserError
-from aujax.results.registry import METRICS, Faces
+from aujax.results.registry import ATTENTION, METRICS, Faces
 from aujax.results.statistics import Interval
 
 VERSION = 1
@@ -314,6 +314,17 @@ class EvaluatedRun:
     def chance(self, metric: str) -> float | None:
         """Returns the value of a metric for a classifier or map that ignores the image."""
         return METRICS[metric].chance_level(np.array(self.metadata["confusion_matrix"]).sum(1))
+
+    def interval(self, metric: str, *, map: str = "", **where: str) -> Interval:
+        """Returns a number of the evaluation or of its faithfulness, as `Tables.interval`.
+
+        `map` may be "attention" for the reported layer.
+        """
+        of_faithfulness = METRICS[metric].topic in ("reliance", "perturbation", "sanity")
+        tables = self.faithfulness if of_faithfulness else self.tables
+        if tables is None:
+            return Interval(None, None, None)
+        return tables.interval(metric, map=self.layer if map == ATTENTION else map, **where)
 
     def command(self, *options: str, split: str = "") -> str:
         """Returns the command that evaluates the same weights."""
