@@ -1,14 +1,15 @@
 """Sphinx configuration of the documentation site: `make docs` writes docs/_build/html.
 
-Warnings are errors, and nothing is fetched from a network. Before the pages are read, `_generated/` is filled: the two
-notebooks are copied there (Sphinx reads no files outside its own folder), the tables of metrics and files are written
-from `aujax.results`, and the list of modules of the API reference from the package. The notebooks and the guides with
-`{code-cell}` blocks are executed; an exception in one of them fails the build. The examples in docstrings are run by
-tests/test_docstrings.py.
+Warnings are errors, and nothing is fetched from a network. Before the pages are read, `_generated/` is filled:
+notebooks and documents from outside this folder are copied there (Sphinx reads no others), the tables of metrics and
+files are written from `aujax.results`, and the list of modules of the API reference from the package. The notebooks and
+the guides with `{code-cell}` blocks are executed; an exception in one of them fails the build. The examples in
+docstrings are run by tests/test_docstrings.py.
 """
 
 import os
 import pathlib
+import re
 import shutil
 import sys
 
@@ -61,18 +62,26 @@ html_css_files = ["site.css"]
 pygments_style = "default"
 
 
-def copy_notebooks() -> None:
-    """Copies the notebooks to where Sphinx can read them."""
-    target = GENERATED / "notebooks"
-    target.mkdir(parents=True, exist_ok=True)
+def copy_documents() -> None:
+    """Copies the notebooks, and the documents of the repository's root with their links adjusted, to `_generated/`."""
+    notebooks = GENERATED / "notebooks"
+    notebooks.mkdir(parents=True, exist_ok=True)
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        shutil.copyfile(notebook, target / notebook.name)
+        shutil.copyfile(notebook, notebooks / notebook.name)
+    names = {name: name.lower() for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")}
+    for name, copy in names.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for document, document_copy in names.items():
+            text = text.replace(f"]({document}", f"]({document_copy}")
+        text = text.replace("](docs/", "](../")
+        text = re.sub(r"\]\((?=(aujax|benchmarks|configs|tests)/)", "](../../", text)
+        (GENERATED / copy).write_text(text, encoding="utf-8")
 
 
 def setup(app: Sphinx) -> None:
     """Registers what runs before the pages are read, and the rendering of signatures and docstrings."""
     os.environ.setdefault("AUJAX_RUN", str(ROOT / "runs" / "demo" / "with_au"))
-    copy_notebooks()
+    copy_documents()
     results_tables.write(GENERATED)
     api_reference.write_pages(aujax, GENERATED / "api")
     api_reference.setup(app)
