@@ -292,7 +292,7 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
         "same_region": same_region(comparison.runs[0]),
         "tests": test_table(comparison, "reliance"),
         "seeds": seed_table(comparison, [ScoreKey(metric.key, target="predicted") for metric in metrics]),
-        "missing": [reason for run in comparison.runs if (reason := run.faithfulness_missing())],
+        "missing": [reason for run in comparison.runs if (reason := run.faithfulness_missing)],
         "chart": "",
     }
     if len(comparison.runs) == 1 and runs:
