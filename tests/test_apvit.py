@@ -110,12 +110,6 @@ def test_block_computes_what_numpy_does(keep, kept):
     assert keep in (1.0, 0.1) or not np.array_equal(best[0], best[1])  # otherwise the case has no power
 
 
-def test_published_network_has_the_published_parameter_count():
-    shapes = jax.eval_shape(apvit.apvit().init, jax.random.key(0), jnp.zeros((1, 112, 112, 3)))
-    # The release's 65,209,543 less its layer for seven expressions.
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 65_209_543 - 7 * 769
-
-
 def test_published_network_keeps_the_published_numbers_of_tokens():
     assert token_counts(apvit.apvit(), 112) == [161, 161, 161, 161, 145, 130, 117, 105]
 

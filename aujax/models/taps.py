@@ -38,10 +38,10 @@ def read(intermediates: Tree) -> dict[str, Any]:
     """
     activations: dict[str, Any] = {}
     for name, value in intermediates.items():
-        taps = read(value) if isinstance(value, Mapping) else {name: value}
-        if twice := sorted(activations.keys() & taps.keys()):
+        nested = read(value) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(activations.keys() & nested.keys()):
             raise ValueError(f"activation names must be unique within a network, got twice: {', '.join(twice)}")
-        activations |= taps
+        activations |= nested
     return activations
 
 
