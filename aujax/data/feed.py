@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from aujax.data import alignment, images
+from aujax.codebook import rescale_landmarks
+from aujax.data import images
 from aujax.data.batch import Batch
 from aujax.data.store import FaceSource, Record
 from aujax.errors import UserError
@@ -75,7 +76,7 @@ def decoded(record: Record, row: int, size: int) -> Batch:
         image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
     landmarks = np.zeros((68, 2), np.float32)
     if record["has_landmarks"]:
-        landmarks = alignment.rescale(record["landmarks"], np.array([size / width, size / height], np.float32))
+        landmarks = rescale_landmarks(record["landmarks"], np.array([size / width, size / height], np.float32))
     return Batch(
         image=image,
         landmarks=landmarks.astype(np.float32),

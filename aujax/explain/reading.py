@@ -98,7 +98,7 @@ def measured(
     return Reading(
         probability=effects.probability,
         maps=maps,
-        patterned={name: cams.informative(value) for name, value in maps.items()},
+        patterned={name: ~cams.degenerate(value) for name, value in maps.items()},
         share=share,
         area=area,
         drawn=effects.has_region[:, first],
