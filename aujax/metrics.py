@@ -213,22 +213,3 @@ def pearson(first: Float[Array, "*batch n"], second: Float[Array, "*batch n"]) -
     first, second = (x - x.mean(-1, keepdims=True) for x in (first, second))
     norms = [jnp.sqrt(jnp.maximum((x**2).sum(-1), _FLOOR**2)) for x in (first, second)]
     return jnp.clip((first * second).sum(-1) / (norms[0] * norms[1]), -1.0, 1.0)
-
-
-def per_class_mean(
-    values: Float[np.ndarray, "examples *shape"], expression: Int[np.ndarray, " examples"], num_classes: int
-) -> tuple[Float[np.ndarray, "classes *shape"], Int[np.ndarray, " classes"]]:
-    """Returns the mean of the values of each class, and the number of examples of each; an empty class has mean 0."""
-    totals = np.zeros((num_classes, *values.shape[1:]))
-    np.add.at(totals, expression, values)
-    counts = np.bincount(expression, minlength=num_classes)
-    return totals / np.maximum(counts, 1).reshape(-1, *[1] * (values.ndim - 1)), counts
-
-
-def confusion_matrix(
-    expression: Int[np.ndarray, " examples"], predicted: Int[np.ndarray, " examples"], num_classes: int
-) -> Int[np.ndarray, "true predicted"]:
-    """Returns the number of examples of each true class (row) that were predicted as each class (column)."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (expression, predicted), 1)
-    return matrix
