@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from aujax import ellipses, resize
-from aujax.codebook import FACS, Codebook
+from aujax.codebook import FACS, Codebook, rescale_landmarks
 from aujax.resize import Size
 
 LANDMARKS = 68
@@ -29,7 +29,7 @@ def au_map(
     size: Size = (224, 224),
     codebook: Codebook = FACS,
 ) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
-    """Returns the map of all AUs that `codebook` lists for the expression, and whether there is one.
+    """Returns the map of all AUs that `codebook` lists for the expression, and whether there is a map.
 
     This is A of the paper's section 3.2: the pixel-wise maximum over the AUs' maps. `expression` is an index into
     `codebook.expressions`; any other index has no map. Landmarks of another shape than (68, 2) are a ValueError.
@@ -75,7 +75,7 @@ def batch_generic_maps(
 def generic_map(
     landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224), codebook: Codebook = FACS
 ) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
-    """Returns the map of every AU of the codebook, the same for all expressions, and whether there is one."""
+    """Returns the map of every AU of the codebook, the same for all expressions, and whether there is a map."""
     selection = ellipses.selections((codebook.all_aus,), codebook)
     return _draw(landmarks, ellipses.Selection(selection.rows[0], selection.valid[0]), size, codebook)
 
@@ -129,8 +129,8 @@ def _batch(
     canvas = codebook.canvas or size
     if canvas != size:
         scale = np.array([canvas[1] / size[1], canvas[0] / size[0]], np.float32).reshape(1, 1, 2)
-        # Rounded to 1/1000 px: the reference truncates, and 50 must not come back as 49.99999.
-        landmarks = jnp.round((landmarks + 0.5) * scale - 0.5, 3)
+        # Rounded to 1/1000 px, because the reference truncates: 50 must not become 49.99999.
+        landmarks = jnp.round(rescale_landmarks(landmarks, scale), 3)
     maps, has_map = jax.vmap(functools.partial(draw, size=canvas, codebook=codebook))(landmarks, *rest)
     has_map &= where
     maps = maps if canvas == size else resize.nearest(maps, size)

@@ -1,9 +1,9 @@
-"""Which action units an expression shows, and where on the face each of them lies.
+"""Codebooks: the action units (AUs) of each expression, and the region of each AU on the face.
 
-Action units carry their FACS numbers and landmarks their iBUG-68 indices (0-based); left and right are the
-image's. A `Codebook` holds two tables: expression -> FACS numbers (the paper's Fig. 2) and FACS number ->
-ellipses (`Ellipse`) placed by landmarks. `FACS` is in units of the inter-ocular distance, follows the face's roll
-and is symmetric; `REFERENCE` is what the paper's released code draws, in pixels of a 224 x 224 picture.
+AUs have their FACS numbers and landmarks their iBUG-68 indices (0-based); left and right are those of the image. A
+`Codebook` has two tables: expression -> FACS numbers (the paper's Fig. 2), and FACS number -> ellipses (`Ellipse`)
+placed by landmarks. `FACS` is symmetric, follows the roll of the face, and has lengths in units of the inter-ocular
+distance; `REFERENCE` is what the paper's released code draws, with lengths in pixels of a 224 x 224 image.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ ACTION_UNITS: dict[int, str] = {
     43: "Eyes closed",
 }
 
-# The landmark that a landmark becomes when the face is mirrored left to right.
+# Index of each landmark's counterpart in the face mirrored left to right.
 MIRRORED = (
     *range(16, -1, -1),  # jaw
     *range(26, 16, -1),  # brows
@@ -52,13 +52,27 @@ MIRRORED = (
 Pair = tuple[int, int]
 
 
+def rescale_landmarks(landmarks: Any, scale: Any) -> Any:
+    """Returns the (x, y) landmarks of an image in pixels of that image resized by the factors `scale` for x and y.
+
+    Pixel centres have whole-numbered coordinates, so the image begins at -0.5, and x + 0.5, the distance from its edge,
+    is what is proportional to the size. Landmarks and factors are NumPy or JAX arrays (..., 2).
+
+    >>> import numpy as np
+    >>> rescale_landmarks(np.array([-0.5, 0.0]), np.array([2.0, 2.0]))
+    array([-0.5,  0.5])
+    """
+    return (landmarks + 0.5) * scale - 0.5
+
+
 @dataclasses.dataclass(frozen=True)
 class Ellipse:
-    """One filled ellipse: its centre is the mean of a landmark pair, taken apart for x and for y.
+    """A filled ellipse. The x and the y of its centre are the means of a pair of landmarks each.
 
-    `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are
-    fractions of the canvas (width, height) that are added; `width` and `height` add half the extent from the
-    first to the second landmark of a pair. A radius that comes out as 0 is replaced by `fallback`.
+    `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are added to
+    them, in fractions of the canvas (width, height). `width` and `height` are pairs of landmarks: half the
+    extent from the first to the second, in x and in y, is added to the radius. If the radius is 0 or less in total, it
+    is replaced by `fallback`.
     """
 
     x: Pair
@@ -88,10 +102,10 @@ def _both(ellipse: Ellipse) -> tuple[Ellipse, Ellipse]:
 
 @dataclasses.dataclass(frozen=True)
 class Codebook:
-    """Two tables, expression -> action units and action unit -> ellipses, and how the ellipses are drawn.
+    """Two tables, expression -> AUs and AU -> ellipses, and the way in which the ellipses are drawn.
 
-    `rendering` names a row of `ellipses.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
-    make sense, None where the lengths scale with the face. `expressions` is the class list, in label order.
+    `rendering` names a row of `ellipses.RENDERINGS`. `canvas` is the (height, width) of the image for which lengths in
+    pixels are meant, None if the lengths scale with the face. The order of `aus` is that of the labels.
     """
 
     name: str
@@ -107,11 +121,11 @@ class Codebook:
 
     @property
     def all_aus(self) -> tuple[int, ...]:
-        """Every action unit that has a place on the face, by FACS number."""
+        """The FACS numbers of all AUs that have a region on the face, in ascending order."""
         return tuple(sorted(self.ellipses))
 
     def same_region(self, aus: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """Returns the FACS numbers in groups whose regions are the same, so that hiding one is hiding all of them.
+        """Returns the FACS numbers in groups that have the same region, so that occluding one AU occludes its group.
 
         >>> FACS.same_region((1, 12, 15))
         ((1,), (12, 15))
@@ -180,8 +194,8 @@ def _eyes(**lengths: Any) -> tuple[Ellipse, ...]:
     )
 
 
-# What the authors' released code draws, slips included: Disgust has AU5 where Fig. 2 lists AU10, and the right
-# ellipses of AU10 and AU20 are not the mirror of the left ones.
+# What the authors' released code draws, errors included: Disgust has AU5 where Fig. 2 lists AU10, and the right
+# ellipses of AU10 and AU20 are not the mirror images of the left ones.
 REFERENCE = Codebook(
     name="REFERENCE",
     aus={**_FIGURE_2, "Disgust": (5, 9, 16, 17, 25, 26)},
@@ -213,7 +227,7 @@ REFERENCE = Codebook(
 
 CODEBOOKS = {book.name: book for book in (FACS, REFERENCE)}
 _EXPECTED_FILE = (
-    'expected {"aus": {expression: [FACS numbers]}}, and if you like "expressions": [class names in label order] '
+    'expected {"aus": {expression: [FACS numbers]}}, and optionally "expressions": [class names in label order] '
     f'and "geometry": one of {", ".join(CODEBOOKS)}'
 )
 
@@ -225,32 +239,32 @@ def custom(
     geometry: Codebook = FACS,
     name: str = "custom",
 ) -> Codebook:
-    """Returns a codebook with your own table of expression -> FACS numbers and the ellipses of `geometry`.
+    """Returns a codebook with a table of your own, expression -> FACS numbers, and the ellipses of `geometry`.
 
-    `expressions` is the class list in label order; those absent from `aus` have no action units and so no map.
-    A FACS number without a place or an expression outside the list is a ValueError that lists the valid ones,
-    and so is a class list that is empty, names a class twice or is one text.
+    `expressions` is the class list in label order; a class absent from `aus` has no AUs and so no AU map. An AU without
+    a region or an expression that is not in the class list is a ValueError that lists the valid values. A class list
+    that is empty, has duplicates, or is a single string is a ValueError.
 
     >>> custom({"Happiness": [6, 12]}).aus["Happiness"]
     (6, 12)
     """
     if isinstance(expressions, str) or not expressions or len(set(expressions)) < len(expressions):
-        raise ValueError(f"expressions must be one or more different names, got {expressions!r}")
+        raise ValueError(f"expressions must be a sequence of different names, at least one, got {expressions!r}")
     for expression, numbers in aus.items():
         if expression not in expressions:
             raise ValueError(f"unknown expression {expression!r}: expected one of {', '.join(expressions)}")
         for number in numbers:
             if isinstance(number, bool) or number not in geometry.all_aus:  # True == 1
                 raise ValueError(
-                    f"{expression}: {number!r} is not the FACS number of an action unit with a place on the face; "
-                    f"valid ones: {', '.join(map(str, geometry.all_aus))}"
+                    f"{expression}: {number!r} is not the FACS number of an action unit with a region on the face; "
+                    f"valid numbers: {', '.join(map(str, geometry.all_aus))}"
                 )
     table = {expression: tuple(sorted(set(map(int, aus.get(expression, ()))))) for expression in expressions}
     return dataclasses.replace(geometry, name=name, aus=table)
 
 
 def single_aus(aus: Sequence[int], *, geometry: Codebook = FACS) -> Codebook:
-    """Returns a codebook with one class per action unit in `aus`, in that order, and the ellipses of `geometry`.
+    """Returns a codebook with one class per AU in `aus`, in that order, and the ellipses of `geometry`.
 
     >>> single_aus((4, 12)).aus
     {'AU4': (4,), 'AU12': (12,)}
@@ -262,8 +276,8 @@ def single_aus(aus: Sequence[int], *, geometry: Codebook = FACS) -> Codebook:
 def load(name_or_path: str) -> Codebook:
     """Returns `FACS`, `REFERENCE`, or the codebook in a JSON file `{"aus": {expression: [FACS numbers]}}`.
 
-    The file may also hold "expressions" (the class list in label order; default: the keys of "aus") and
-    "geometry" ("FACS" or "REFERENCE"). Whatever else comes is a ValueError that names the file.
+    The file may also have "expressions" (the class list in label order; default: the keys of "aus") and "geometry"
+    ("FACS" or "REFERENCE"). Any other name, key or form is a ValueError.
     """
     if name_or_path in CODEBOOKS:
         return CODEBOOKS[name_or_path]
@@ -271,11 +285,11 @@ def load(name_or_path: str) -> Codebook:
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(f"expected {', '.join(CODEBOOKS)} or the path of a .json file, got {name_or_path!r}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
     except ValueError as error:
         raise ValueError(f"{path}: {_EXPECTED_FILE}, got {error}") from error
-    if misfit := _misfit(content):
-        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {misfit}")
+    if unexpected := _unexpected_part(content):
+        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {unexpected}")
     aus, geometry = content["aus"], CODEBOOKS[content.get("geometry", FACS.name)]
     try:
         return custom(aus, expressions=content.get("expressions", list(aus)), geometry=geometry, name=path.stem)
@@ -283,7 +297,8 @@ def load(name_or_path: str) -> Codebook:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the pairs of a JSON object as a dictionary; JSON itself would silently keep the last of equal keys."""
     content = {}
     for name, value in pairs:
         if name in content:
@@ -292,8 +307,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _misfit(content: Any) -> str:
-    """The part of a file's content that has another form than a codebook, in words; empty for none."""
+def _unexpected_part(content: Any) -> str:
+    """Returns the first part of a file's content that has not the form of a codebook, as text; empty if none."""
     if not isinstance(content, dict) or not isinstance(content.get("aus"), dict):
         return repr(content)
     for expression, numbers in content["aus"].items():

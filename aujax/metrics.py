@@ -8,8 +8,9 @@ devices give the same number.
 The localization scores (`scores`) compare a map with a region of the face: the pixels where the AU map is at least
 `REGION`, which is the area within the outlines of its ellipses. The map is not enlarged. Each of its pixels is a cell
 that counts with the fraction of its area inside the region, and with the rest of its area outside. No score changes
-when the map is multiplied by a positive number or a constant is added. A degenerate map (constant, or not finite
-everywhere) and any map compared with an empty region have the value of a random map: 0, and 0.5 for `auc`.
+when the map is multiplied by a positive number or a constant is added. A degenerate map (constant, or with
+a pixel that is not finite) and any map compared with an empty region have the score of a map without information: 0,
+and 0.5 for `auc`.
 """
 
 from collections.abc import Callable
@@ -146,7 +147,7 @@ def scores(
         union = above.sum(-1) + inside.sum(-1) - intersection
         mean_iou += intersection / jnp.maximum(union, _FLOOR)
     iou, auc = _iou_and_auc(values, inside)
-    found = {
+    result = {
         "pointing": (largest & (inside >= 0.5)).sum(-1) / jnp.maximum(largest.sum(-1), 1),
         "energy": (values * inside).sum(-1) / jnp.maximum(values.sum(-1), _FLOOR),
         "iou": iou,
@@ -156,7 +157,7 @@ def scores(
     }
     # `cams.normalize` has made degenerate maps zero.
     meaningful = (values.max(-1) > 0) & (inside.sum(-1) > 0)
-    return {name: jnp.where(meaningful, found[name], value) for name, value in DEGENERATE_SCORES.items()}
+    return {name: jnp.where(meaningful, result[name], value) for name, value in DEGENERATE_SCORES.items()}
 
 
 def _iou_and_auc(
@@ -180,7 +181,7 @@ def _iou_and_auc(
     auc = jnp.where(outside[..., 0] > 0, auc, DEGENERATE_SCORES["auc"])
 
     # Take cells from the highest value down until their area is that of the region. Of the cells tied at the last value
-    # each is taken in the same part, since nothing tells them apart.
+    # the same fraction of each is taken.
     place = jnp.clip(area.astype(jnp.int32), 0, count - 1)
     low, high, covered_low, covered_high = (
         jnp.take_along_axis(x, place, axis=-1) for x in (first, last, covered_first, covered_last)
@@ -212,22 +213,3 @@ def pearson(first: Float[Array, "*batch n"], second: Float[Array, "*batch n"]) -
     first, second = (x - x.mean(-1, keepdims=True) for x in (first, second))
     norms = [jnp.sqrt(jnp.maximum((x**2).sum(-1), _FLOOR**2)) for x in (first, second)]
     return jnp.clip((first * second).sum(-1) / (norms[0] * norms[1]), -1.0, 1.0)
-
-
-def per_class_mean(
-    values: Float[np.ndarray, "examples *shape"], expression: Int[np.ndarray, " examples"], num_classes: int
-) -> tuple[Float[np.ndarray, "classes *shape"], Int[np.ndarray, " classes"]]:
-    """Returns the mean of the values of each class, and the number of examples of each; an empty class has mean 0."""
-    totals = np.zeros((num_classes, *values.shape[1:]))
-    np.add.at(totals, expression, values)
-    counts = np.bincount(expression, minlength=num_classes)
-    return totals / np.maximum(counts, 1).reshape(-1, *[1] * (values.ndim - 1)), counts
-
-
-def confusion_matrix(
-    expression: Int[np.ndarray, " examples"], predicted: Int[np.ndarray, " examples"], num_classes: int
-) -> Int[np.ndarray, "true predicted"]:
-    """Returns the number of examples of each true class (row) that were predicted as each class (column)."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(matrix, (expression, predicted), 1)
-    return matrix

@@ -29,7 +29,7 @@ FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the image, along the 
 GRID = 28  # cells per side on which maps are ranked, and on which the place of a control is searched
 _START_BLURS = (1 / 4, 1 / 16, 1 / 64)  # as `BLUR`: the starting values of ROAD's imputation, coarse to fine
 _MIN_STEPS = 60  # of conjugate gradients, for images with shorter sides
-_MIN_KNOWN = 1e-3  # a blur that saw a smaller share of known pixels is hardly used
+_MIN_KNOWN = 1e-3  # a blur with a smaller weight of known pixels is hardly used
 _OFF_IMAGE_COST = 4.0  # of the part of a control outside the image, as a multiple of that of a part on target AUs
 _DISTANCE_COST = 0.02  # of a shift by the image's side, as a fraction of the cost of the whole region on target AUs
 
@@ -193,12 +193,12 @@ def occlude_aus(
 ) -> Effects:
     """Returns the probability drops by occlusion of each of `aus` (default: all of the codebook), per face in `where`.
 
-    Pixels within the outline of the AU's ellipses are fully occluded, with a soft margin around. A control tells what
-    the occlusion of as large a part elsewhere on the face does: it is the region of one of the predicted expression's
-    target AUs, moved within the face to where it covers the least of that expression's AU map. So an AU matters as far
-    as its drop exceeds those of the controls. Up to `num_controls` target AUs have one, spread over the expression's
-    list. AUs with the same region share one forward pass: the twenty AUs of `FACS` take sixteen, four controls four,
-    and the whole image one.
+    Pixels within the outline of the AU's ellipses are fully occluded, with a soft margin around. Controls measure the
+    effect of occluding as large a part elsewhere on the face: an AU matters as far as its drop exceeds those of the
+    controls. A control is the region of a target AU of the predicted expression, moved within the face to where it
+    covers the least of that expression's AU map. Up to `num_controls` target AUs, spread over the expression's list,
+    have a control. AUs with the same region share one forward pass: the twenty AUs of `FACS` have sixteen regions,
+    which makes 21 passes with four controls and the whole image.
 
     >>> from aujax.codebook import FACS
     >>> classifier = lambda image: jnp.zeros((len(image), 7))

@@ -200,20 +200,3 @@ def test_mean_without_counted_values_is_zero():
 def test_correct_compares_the_largest_logit_with_the_label():
     logits = jnp.array([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     assert metrics.correct(logits, jnp.array([1, 2])).tolist() == [True, False]
-
-
-def test_mean_per_class_and_its_count():
-    means, counts = metrics.per_class_mean(np.array([1.0, 2.0, 6.0]), np.array([0, 2, 2]), 3)
-    assert means.tolist() == [1.0, 0.0, 4.0]
-    assert counts.tolist() == [1, 0, 2]
-
-
-def test_mean_map_per_class():
-    maps = np.stack([LEFT, 3 * LEFT, 1 - LEFT])
-    means, _ = metrics.per_class_mean(maps, np.array([1, 1, 0]), 2)
-    np.testing.assert_array_equal(means, [1 - LEFT, 2 * LEFT])
-
-
-def test_confusion_matrix_has_a_row_per_true_class():
-    matrix = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), 3)
-    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]

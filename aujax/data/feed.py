@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from aujax.data import alignment, images
+from aujax.codebook import rescale_landmarks
+from aujax.data import images
 from aujax.data.batch import Batch
 from aujax.data.images import Pixels
 from aujax.data.landmarks import Landmarks
@@ -84,7 +85,7 @@ def example(pixels: Pixels, landmarks: Landmarks | None, size: int, *, expressio
     if landmarks is None:
         scaled = np.zeros((68, 2), np.float32)
     else:
-        scaled = alignment.rescale(landmarks, np.array([size / width, size / height], np.float32))
+        scaled = rescale_landmarks(landmarks, np.array([size / width, size / height], np.float32))
     return Batch(
         image=pixels,
         landmarks=scaled,

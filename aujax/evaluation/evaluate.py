@@ -97,7 +97,7 @@ def compare(
             cosine = metrics.resampled_cosine(cams.normalize(value), au_map, resize.bilinear_matrix)
         else:
             cosine = metrics.map_cosine(value, au_map)
-        degenerate = 1.0 - cams.informative(value)
+        degenerate = cams.degenerate(value).astype(jnp.float32)
         scores[name] = {"cosine": jnp.where(has_map, cosine, jnp.nan), "degenerate": degenerate}
     columns = {
         "face": batch.index,

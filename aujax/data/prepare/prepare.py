@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
 from aujax.data.detectors import Detection, Detector, LandmarkCache
 from aujax.data.landmarks import Landmarks
@@ -309,7 +310,7 @@ def _in_pixels(landmarks: Landmarks, size: tuple[int, int] | None, pixels: image
     if size is None:
         return landmarks
     scale = np.array(pixels.shape[1::-1], np.float32) / np.array(size, np.float32)
-    return alignment.rescale(landmarks, scale)
+    return rescale_landmarks(landmarks, scale)
 
 
 def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tuple[images.Pixels, np.ndarray]:
