@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aujax.data.sources import SOURCES
 from aujax.errors import UserError
 from aujax.explain import model
 from aujax.explain.background import Record, background
@@ -21,7 +22,7 @@ def test_faces_are_aligned_as_the_data_of_the_run_were(tiny_run):
 
 @pytest.mark.parametrize(("source", "warped"), [("rafdb", True), ("folds", True), ("folder", False)])
 def test_faces_of_photographs_are_cut_out_where_those_of_training_were(source, warped, tiny_run, monkeypatch):
-    monkeypatch.setattr(model, "_prepared", lambda run: {"align": "none", "name": source})
+    monkeypatch.setattr(model, "_prepared", lambda run: {"align": "none", "cropped": SOURCES[source].cropped})
     opened = model.open_model(tiny_run)
     assert model.keeps_cut_out(opened, "run") == warped
     assert model.is_warped(opened, "run", "one") == warped
