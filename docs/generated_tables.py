@@ -1,4 +1,4 @@
-"""Markdown tables that the guides include: options, metrics and the files of an evaluation, written from the package."""
+"""Markdown tables that the guides include, written from the package: options, metrics, files of an evaluation."""
 
 import pathlib
 
@@ -73,9 +73,8 @@ def option_tables() -> str:
         groups[group] = groups.get(group, "") + row
     text = ""
     for group, rows in groups.items():
-        text += (
-            f"**{group or 'the run'}**\n\n| option | default | meaning | values |\n| --- | --- | --- | --- |\n{rows}\n"
-        )
+        text += f"**{group or 'the run'}**\n\n| option | default | meaning | values |\n| --- | --- | --- | --- |\n"
+        text += f"{rows}\n"
     return text
 
 
