@@ -69,8 +69,8 @@ DOCS_RUN := $(if $(wildcard $(DEMO)/with_au/config.json),$(DEMO)/with_au,docs/_b
 docs: $(VENV)/.with-docs
 	@mkdir -p "$(TMPDIR)"
 	@test -f "$(DOCS_RUN)/config.json" || { \
-	  "$(BIN)/python" -m aujax.data.prepare synthetic --out docs/_build/faces --train 700 --validation 70 --test 70; \
-	  "$(BIN)/python" train.py --config=configs/synthetic.py --config.data.dir=docs/_build/faces \
+	  "$(BIN)/aujax" prepare synthetic --out docs/_build/faces --train 700 --validation 70 --test 70 >/dev/null; \
+	  "$(BIN)/aujax" train --config=synthetic --config.data.dir=docs/_build/faces \
 	    --config.epochs=8 --config.validate_every=4 --workdir="$(DOCS_RUN)"; }
 	@AUJAX_RUN="$(abspath $(DOCS_RUN))" "$(BIN)/python" -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"

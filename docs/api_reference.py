@@ -164,7 +164,9 @@ def _escape(line: str) -> str:
     parts = line[start:].split("`")
     parts[::2] = [re.sub(r"([*|\\]|_(?=\W|$))", r"\\\1", part) for part in parts[::2]]
     parts[1::2] = [f".{part}" if re.fullmatch(r"\w+(\.\w+)+", part) else part for part in parts[1::2]]
-    return line[:start] + "`".join(parts)
+    # A letter that follows a backtick directly, as in `UserError`s, needs an escaped blank.
+    text = "`".join(parts)
+    return line[:start] + re.sub(r"(`[^`]+`)(?=\w)", r"\1\\ ", text)
 
 
 def _process_signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, args: str, result: str) -> Any:

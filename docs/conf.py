@@ -1,8 +1,8 @@
 """Sphinx configuration of the documentation site: `make docs` writes docs/_build/html.
 
 Warnings are errors, and nothing is fetched from a network. Before the pages are read, `_generated/` is filled:
-notebooks and documents from outside this folder are copied there (Sphinx reads no others), the tables of metrics and
-files are written from `aujax.results`, and the list of modules of the API reference from the package. The notebooks and
+notebooks and documents from outside this folder are copied there (Sphinx reads no others); the tables of options,
+metrics and result files and the list of modules of the API reference are written from the package. The notebooks and
 the guides with `{code-cell}` blocks are executed; an exception in one of them fails the build. The examples in
 docstrings are run by tests/test_docstrings.py.
 """
@@ -21,7 +21,7 @@ GENERATED = DOCS / "_generated"
 sys.path[:0] = [str(ROOT), str(DOCS)]
 
 import api_reference  # noqa: E402, beside this file
-import results_tables  # noqa: E402
+import generated_tables  # noqa: E402
 
 import aujax  # noqa: E402
 
@@ -82,6 +82,6 @@ def setup(app: Sphinx) -> None:
     """Registers what runs before the pages are read, and the rendering of signatures and docstrings."""
     os.environ.setdefault("AUJAX_RUN", str(ROOT / "runs" / "demo" / "with_au"))
     copy_documents()
-    results_tables.write(GENERATED)
+    generated_tables.write(GENERATED)
     api_reference.write_pages(aujax, GENERATED / "api")
     api_reference.setup(app)

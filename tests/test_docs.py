@@ -1,10 +1,12 @@
-"""The troubleshooting guide quotes messages that exist in the package."""
+"""The documents quote messages and name options that exist."""
 
 import ast
 import pathlib
 import re
 
 import pytest
+
+from aujax.config import OPTIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
@@ -30,3 +32,15 @@ LITERALS = _literals()
 def test_quoted_message_is_one_of_the_package(message):
     pattern = re.escape(message).replace(re.escape("..."), ".*")
     assert any(re.search(pattern, text, re.DOTALL) for text in LITERALS), message
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "guides").glob("*.md")],
+    ids=lambda path: path.stem,
+)
+def test_named_options_exist(path):
+    if path.stem == "CHANGELOG":
+        return  # it also lists names that were replaced
+    named = set(re.findall(r"--config\.([a-z_]+(?:\.[a-z_]+)*)", path.read_text(encoding="utf-8")))
+    assert named - OPTIONS.keys() == set()
