@@ -12,7 +12,7 @@ import pytest
 
 from aujax import cli, evaluation_files, faithfulness_files, processes, runs
 from aujax.errors import UserError
-from aujax.report import figures, tables
+from aujax.report import plots, tables
 from aujax.run_files import Temperature
 from aujax.training import loop
 
@@ -192,7 +192,7 @@ def evaluate(monkeypatch):
     calls = []
     monkeypatch.setattr(cli.commandline, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(evaluation_files, "evaluate", lambda run, faces, workdir, split: workdir / "eval" / split)
-    for module, name in ((tables, "print_evaluation"), (figures, "draw_evaluation")):
+    for module, name in ((tables, "print_evaluation"), (plots, "draw_evaluation")):
         monkeypatch.setattr(module, name, lambda directory: None)
     monkeypatch.setattr(runs, "load_run", lambda workdir, which: f"{which} of {workdir}")
     monkeypatch.setattr(runs, "open_data", lambda run, data_dir: Prepared(data_dir))

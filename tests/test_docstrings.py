@@ -11,11 +11,10 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.card", "explain.explaining"),
+        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.explain", "explain.narrative"),
         *(
             "explain.page",
-            "explain.reading",
-            "explain.words",
+            "explain.tables",
             "report.html",
             "losses",
             "metrics",

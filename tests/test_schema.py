@@ -96,10 +96,10 @@ def test_columns_of_faces_are_in_the_documented_order():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("expression", "exprssion"), "it lacks expression"),
+        (lambda text: text.replace("expression", "exprssion"), "it lacks the columns expression"),
         (lambda text: text.splitlines()[0] + "\n", "it has no rows"),
         (lambda text: text.replace(",Neutral,", ",Happy,", 1), "expected an expression, got 'Happy'"),
-        (lambda text: text.replace("1e-08", "many"), "column logit_Neutral: expected a number"),
+        (lambda text: text.replace("1e-08", "many"), "could not convert string to float: .many."),
         (lambda text: text + "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18\n", "cannot be read"),
     ],
 )

@@ -1,6 +1,6 @@
 """The five-point warp that brings a face to a fixed place in a square image, and points that move with their image.
 
-Points and landmarks are (x, y) pixels, x right and y down, with pixel centers at whole numbers: an image of width w
+Points and landmarks are (x, y) pixels, x right and y down, with pixel centres at whole numbers: an image of width w
 reaches from x = -0.5 to w - 0.5.
 """
 
@@ -38,7 +38,7 @@ def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"
 
 
 def five_points(landmarks: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"]:
-    """Returns the eye centers, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
+    """Returns the eye centres, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
     eyes = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
     return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float
 from aujax import au_maps, augment, cams, codebook, methods, metrics, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
-from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh
+from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, sharded, to_mesh
 from aujax.data.store import Faces, FaceSource
 from aujax.evaluation.collect import MapCollector
 from aujax.results import calibration, schema, summary
@@ -249,22 +249,17 @@ def predict(
     columns: list[dict[str, np.ndarray]] = []
     scores: list[Scores] = []
 
-    def take(batch: Batch, outputs: Outputs) -> None:
+    def started() -> Iterator[tuple[Batch, Outputs]]:
+        for batch in batches:
+            yield batch, eval_step(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
+
+    for batch, outputs in one_ahead(started()):
         rows, nested = jax.device_get((outputs.columns, outputs.scores))
         valid = rows["valid"]
         columns.append({name: column[valid] for name, column in rows.items() if name != "valid"})
         scores.append({key: values[valid] for key, values in flatten_scores(nested).items()})
         for sink in sinks:
             sink(batch, outputs._replace(columns=rows, scores=nested))
-
-    pending = None
-    for batch in batches:
-        outputs = eval_step(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
-        if pending is not None:
-            take(*pending)
-        pending = batch, outputs
-    if pending is not None:
-        take(*pending)
     return Predictions(
         {name: np.concatenate([rows[name] for rows in columns]) for name in columns[0]},
         {key: np.concatenate([values[key] for values in scores]) for key in scores[0]},

@@ -252,11 +252,6 @@ def evaluate_faithfulness(
     labels = np.array([source[int(row)]["expression"] for row in drawn])
     subjects = np.array([source[int(row)]["subject_id"] for row in drawn])
     no_logits = np.zeros((len(drawn), len(book.expressions)))
-    table = summary.summarize(
-        summary.Faces(labels, np.concatenate(predicted), no_logits, subjects),
-        {key: np.concatenate([rows[key] for rows in scores]) for key in scores[0]},
-        book.expressions,
-        classifier=False,
-    )
-    schema.write_table(directory / schema.FAITHFULNESS_SUMMARY, table)
-    schema.write_json(directory / schema.FAITHFULNESS, {"schema_version": schema.VERSION, **metadata})
+    predictions = summary.Faces(labels, np.concatenate(predicted), no_logits, subjects)
+    all_scores = {key: np.concatenate([rows[key] for rows in scores]) for key in scores[0]}
+    summary.write_faithfulness(directory, metadata, predictions, all_scores)

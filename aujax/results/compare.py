@@ -19,7 +19,7 @@ from aujax.errors import UserError
 from aujax.results import schema, statistics
 from aujax.results.registry import ATTENTION, CAM, METRICS
 from aujax.results.schema import EvaluatedRun, ScoreKey, Scores
-from aujax.results.statistics import PairedTest
+from aujax.results.statistics import Interval, PairedTest
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ SEED_COLUMNS = {
     "deviation": "sample standard deviation over seeds",
     "seeds": "number of runs",
 }
-# Tested per pair: metrics of scores.parquet or faces.csv, then those of faithfulness.parquet.
+# Tested per pair: metrics of faces.csv, then those of faithfulness.parquet.
 _HEADLINE = ("accuracy", "balanced_accuracy", "att_cos", "cam_cos")
-_RELIANCE = ("target_over_non_target", "target_over_control")
-_GAINS = ("deletion_gain", "insertion_gain", "road_gain")
+RELIANCE = ("target_over_non_target", "target_over_control")
+GAINS = ("deletion_gain", "insertion_gain", "road_gain")
 
 
 class Pair(NamedTuple):
@@ -67,6 +67,14 @@ class Pair(NamedTuple):
 
     before: EvaluatedRun
     after: EvaluatedRun
+
+
+class Contrast(NamedTuple):
+    """Two settings, such as two AU weights, and the pairs of runs from both, one per seed."""
+
+    before: list[EvaluatedRun]
+    after: list[EvaluatedRun]
+    pairs: list[Pair]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +95,26 @@ class Comparison:
             & (self.tests["map"] == map)
         ]
         return rows.iloc[0] if len(rows) else None
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """The pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
+        return _contrasts(self.runs, self.pairs)
+
+    def difference(self, contrast: Contrast, metric: str, map: str = "") -> Interval | None:
+        """Returns the difference of two settings: of one pair as tested, of several as the mean over seeds."""
+        rows = self.tests
+        names = {"before": contrast.before[0].name, "after": contrast.after[0].name}
+        if len(contrast.pairs) > 1:
+            rows = self.seeds
+            names = {"minus": contrast.before[0].name, "setting": contrast.after[0].name}
+        rows = rows[(rows["metric"] == metric) & (rows["map"] == map)]
+        for column, name in names.items():
+            rows = rows[rows[column] == name]
+        if not len(rows):
+            return None
+        value, low, high = rows.iloc[0][["value" if "value" in rows else "difference", "low", "high"]]
+        return Interval(value, low, high) if pd.notna(low) else Interval(value, None, None)
 
     def write(self, out: pathlib.Path) -> list[pathlib.Path]:
         """Writes comparison.csv and seeds.csv, where they have rows; returns the paths."""
@@ -243,7 +271,7 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
         rows = table["family"] == family
         p_values = [None if pd.isna(p) else float(p) for p in table.loc[rows, "p_value"]]
         table.loc[rows, "p_corrected"] = statistics.holm(p_values)
-    seeds = pd.DataFrame(list(_seed_rows(runs, pairs)), columns=list(SEED_COLUMNS))
+    seeds = pd.DataFrame(list(_seed_rows(runs, pairs, table)), columns=list(SEED_COLUMNS))
     return Comparison(list(runs), pairs, table, seeds)
 
 
@@ -286,8 +314,8 @@ def _faithfulness_tests(pair: Pair) -> Iterator[dict[str, Any]]:
     expression = faces["expression"].cat.codes.to_numpy()
     subjects = faces["subject_id"].to_numpy().astype(str)
     # Means are per true expression: the runs may predict different ones.
-    tests = [(metric, "", "reliance", expression) for metric in _RELIANCE]
-    tests += [(metric, kind, "perturbation", None) for kind in (ATTENTION, CAM) for metric in _GAINS]
+    tests = [(metric, "", "reliance", expression) for metric in RELIANCE]
+    tests += [(metric, kind, "perturbation", None) for kind in (ATTENTION, CAM) for metric in GAINS]
     for metric, kind, family, classes in tests:
         values = [_by_role(scores, run, metric, kind) for scores, run in zip((first, second), pair, strict=True)]
         if any(column is None for column in values):
@@ -334,42 +362,52 @@ def over_seeds(
 
     `map` may be "attention" for the reported layer of each run.
     """
-    intervals = [_of_run(run, ScoreKey(metric, map, target, condition)) for run in runs]
+    intervals = [run.interval(metric, map=map, target=target, condition=condition) for run in runs]
     if len(runs) == 1:
         return statistics.Seeds(intervals[0], None, 1)
     values = [interval.value for interval in intervals if interval.value is not None]
     return statistics.over_seeds(values, bounds=bounds(metric))
 
 
-def _of_run(run: EvaluatedRun, key: ScoreKey) -> statistics.Interval:
-    tables = run.faithfulness if METRICS[key.metric].topic in ("reliance", "perturbation", "sanity") else run.tables
-    if tables is None:
-        return statistics.Interval(None, None, None)
-    name = run.layer if key.map == ATTENTION else key.map
-    return tables.interval(key.metric, map=name, target=key.target, condition=key.condition)
-
-
-def _seed_rows(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> Iterator[dict[str, Any]]:
-    """Yields the mean of every overall number over the seeds of each setting, then of the differences of settings."""
+def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Contrast]:
     groups = replicates(runs)
-    keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
-    for group in groups:
-        if len(group) > 1:
-            for key in keys:
-                seeds = over_seeds(group, **key._asdict())
-                yield from _seed_row(group[0].name, "", key, seeds)
     group_of = {run.folder: number for number, group in enumerate(groups) for run in group}
     by_settings: dict[tuple[int, int], list[Pair]] = {}
     for pair in pairs:
         settings = group_of[pair.before.folder], group_of[pair.after.folder]
         by_settings.setdefault(settings, []).append(pair)
-    for (first, second), of_settings in by_settings.items():
+    contrasts = []
+    for of_settings in by_settings.values():
+        # Several runs may be compared with the same first one.
+        before = {pair.before.folder: pair.before for pair in of_settings}
+        after = {pair.after.folder: pair.after for pair in of_settings}
+        contrasts.append(Contrast(list(before.values()), list(after.values()), of_settings))
+    return contrasts
+
+
+def _seed_rows(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair], tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yields the mean of every overall number over the seeds of each setting, then of the differences of settings."""
+    keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
+    for group in replicates(runs):
+        if len(group) > 1:
+            for key in keys:
+                seeds = over_seeds(group, **key._asdict())
+                yield from _seed_row(group[0].name, "", key, seeds)
+    reliance = tests[tests["family"] == "reliance"].set_index(["before", "after", "metric"])["difference"]
+    for before, after, of_settings in _contrasts(runs, pairs):
         if len(of_settings) < 2:
             continue
         for key in keys:
-            values = [(_of_run(pair.before, key).value, _of_run(pair.after, key).value) for pair in of_settings]
-            changes = [after - before for before, after in values if before is not None and after is not None]
-            yield from _seed_row(groups[second][0].name, groups[first][0].name, key, statistics.over_seeds(changes))
+            changes = []
+            for pair in of_settings:
+                first, second = (run.interval(**key._asdict()).value for run in pair)
+                index = (pair.before.name, pair.after.name, key.metric)
+                if key.metric in RELIANCE:
+                    # The summaries of the runs average by prediction, on which the runs may disagree; the tests do not.
+                    changes += [reliance[index]] if index in reliance.index else []
+                elif first is not None and second is not None:
+                    changes.append(second - first)
+            yield from _seed_row(after[0].name, before[0].name, key, statistics.over_seeds(changes))
 
 
 def _seed_row(setting: str, minus: str, key: ScoreKey, seeds: statistics.Seeds) -> Iterator[dict[str, Any]]:

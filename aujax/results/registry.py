@@ -180,13 +180,20 @@ def _selective_accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
     Equal confidences are accepted together, so the coverage may be higher than asked for.
     """
     confidence = faces.confidence(faces.temperature or 1.0)
-    points = calibration.selective_accuracy(confidence, faces.correct)
     intervals = {}
-    for coverage in calibration.COVERAGES:
-        threshold = points.threshold[int((points.coverage < coverage - 1e-9).sum())]
-        accepted = np.flatnonzero(confidence >= threshold)
-        intervals[f"{coverage:g}"] = _accuracy(faces.subset(accepted), resampled)[""]
+    for condition, threshold in _selective_threshold(faces, resampled).items():
+        accepted = np.flatnonzero(confidence >= threshold.value)
+        intervals[condition] = _accuracy(faces.subset(accepted), resampled)[""]
     return intervals
+
+
+def _selective_coverage(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    confidence = faces.confidence(faces.temperature or 1.0)
+    thresholds = _selective_threshold(faces, resampled)
+    return {
+        condition: Interval(float((confidence >= threshold.value).mean()), None, None)
+        for condition, threshold in thresholds.items()
+    }
 
 
 def _selective_threshold(faces: Faces, _: bool) -> dict[str, Interval]:
@@ -292,12 +299,17 @@ _ROWS = (
         "calibration", "percent", "function", -1, condition="probabilities", compute=_risk_coverage_area,
     ),
     Metric(
-        "selective_accuracy", "Selective accuracy", "Accuracy on the most confident faces, by the share accepted.",
-        "calibration", "percent", "function", condition="coverage", compute=_selective_accuracy,
+        "selective_coverage", "Accepted", "Share of the faces whose confidence reaches the threshold; those with equal "
+        "confidence are accepted together.",
+        "calibration", "percent", "function", 0, condition="coverage", compute=_selective_coverage,
     ),
     Metric(
         "selective_threshold", "Confidence threshold", "The confidence from which a face is accepted at a coverage.",
         "calibration", "likelihood", "function", 0, condition="coverage", compute=_selective_threshold,
+    ),
+    Metric(
+        "selective_accuracy", "Selective accuracy", "Accuracy on the most confident faces, by the share accepted.",
+        "calibration", "percent", "function", condition="coverage", compute=_selective_accuracy,
     ),
     Metric(
         "probability_drop", "Probability drop",
@@ -306,7 +318,7 @@ _ROWS = (
     ),
     Metric(
         "target_drop", "Target AUs", "Mean probability drop over the AUs that the codebook lists for the prediction.",
-        "reliance", "points", chance=0.0, targets=("predicted",),
+        "reliance", "points", chance=0.0, targets=("predicted",), by_expression=True,
     ),
     Metric(
         "non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.",

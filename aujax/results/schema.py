@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 from aujax import run_files
 from aujax.errors import UserError
-from aujax.results.registry import METRICS, Faces
+from aujax.results.registry import ATTENTION, METRICS, Faces
 from aujax.results.statistics import Interval
 
 VERSION = 1
@@ -160,32 +160,19 @@ def read_scores(path: pathlib.Path, faces: Sequence[int], *, remedy: str) -> Sco
       UserError: the file is missing or damaged.
     """
     try:
-        table = pq.read_table(path).unify_dictionaries().combine_chunks()
-        face = table["face"].to_numpy()
-        value = table["value"].to_numpy()
-        levels, codes = [], []
-        for name in _KEYS:
-            column = table[name].combine_chunks()
-            column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-            levels.append(column.dictionary.to_pylist())
-            codes.append(column.indices.to_numpy())
-    except (OSError, pa.ArrowException, KeyError, AttributeError) as error:
+        table = pq.read_table(path).to_pandas()
+        groups = table.groupby(list(_KEYS), observed=True, sort=False).indices
+        face, value = table["face"].to_numpy(), table["value"].to_numpy()
+    except (OSError, pa.ArrowException, KeyError) as error:
         raise UserError(f"{path}: cannot be read ({_first_line(error)}); {remedy}") from error
-    row_of_face = pd.Index(faces)
-    rows = row_of_face.get_indexer(face)
-    combined = np.ravel_multi_index(codes, [max(len(level), 1) for level in levels]) if len(face) else np.zeros(0, int)
-    order = np.argsort(combined, kind="stable")
-    present, starts = np.unique(combined[order], return_index=True)
+    row_of_face = pd.Index(faces).get_indexer(face)
     scores: Scores = {}
-    first_row: dict[ScoreKey, int] = {}
-    for part in np.split(order, starts[1:]) if len(present) else []:
-        key = ScoreKey(*(level[code[part[0]]] for level, code in zip(levels, codes, strict=True)))
-        column = np.full(len(faces), np.nan, np.float32)
-        column[rows[part]] = value[part]
-        scores[key] = column
-        first_row[key] = int(part[0])
     # In the order of writing: stages from the head down, shares of the image ascending.
-    return {key: scores[key] for key in sorted(scores, key=first_row.__getitem__)}
+    for key, rows in sorted(groups.items(), key=lambda item: item[1][0]):
+        column = np.full(len(faces), np.nan, np.float32)
+        column[row_of_face[rows]] = value[rows]
+        scores[ScoreKey(*key)] = column
+    return scores
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -200,20 +187,22 @@ def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
     table.to_csv(path, index=False)
 
 
-def read_table(path: pathlib.Path, columns: Sequence[str], *, remedy: str) -> pd.DataFrame:
-    """Returns a CSV with at least these columns, strings as they are; a bad file is a UserError with the remedy."""
-    texts = dict.fromkeys(("id", "subject_id", "expression", "predicted", "degenerate", "group", *_KEYS), str)
+def read_table(path: pathlib.Path, texts: Sequence[str], numbers: Sequence[str], *, remedy: str) -> pd.DataFrame:
+    """Returns a CSV with at least these columns of texts and numbers, NaN where a number is missing.
+
+    Raises:
+      UserError: the file is missing or damaged, lacks a column, or has no rows.
+    """
     try:
-        header = pd.read_csv(path, nrows=0).columns
-        texts |= {name: str for name in header if name.startswith(ATTRIBUTE) or name == "attribute"}
-        table = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={  # type: ignore[arg-type]
-            name: [""] for name in header if name not in texts})  # fmt: skip
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in (*texts, *numbers) if name not in table]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        if table.empty:
+            raise ValueError("it has no rows")
+        for name in numbers:
+            table[name] = table[name].replace("", "nan").astype(float)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({_first_line(error)}); {remedy}") from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing or not len(table):
-        problem = f"it lacks {', '.join(missing)}" if missing else "it has no rows"
-        raise UserError(f"{path}: expected the columns of this version of aujax, but {problem}; {remedy}")
     return table
 
 
@@ -233,12 +222,11 @@ class Tables:
     @functools.cached_property
     def index(self) -> dict[GroupKey, Interval]:
         """The rows of the summary by key."""
-        intervals: dict[GroupKey, Interval] = {}
-        for row in self.summary.itertuples():
-            key = GroupKey(ScoreKey(row.metric, row.map, row.target, row.condition), row.attribute, row.group)
-            numbers = (None if pd.isna(number) else float(number) for number in (row.value, row.low, row.high))
-            intervals[key] = Interval(*numbers)
-        return intervals
+        rows = self.summary.astype(object).where(self.summary.notna(), None)
+        return {
+            GroupKey(ScoreKey(metric, name, target, condition), attribute, group): Interval(value, low, high)
+            for metric, name, target, condition, attribute, group, value, low, high, *_ in rows.itertuples(index=False)
+        }
 
     def interval(
         self, metric: str, *, map: str = "", target: str = "", condition: str = "", attribute: str = "", group: str = ""
@@ -315,6 +303,17 @@ class EvaluatedRun:
         """Returns the value of a metric for a classifier or map that ignores the image."""
         return METRICS[metric].chance_level(np.array(self.metadata["confusion_matrix"]).sum(1))
 
+    def interval(self, metric: str, *, map: str = "", **where: str) -> Interval:
+        """Returns a number of the evaluation or of its faithfulness, as `Tables.interval`.
+
+        `map` may be "attention" for the reported layer.
+        """
+        of_faithfulness = METRICS[metric].topic in ("reliance", "perturbation", "sanity")
+        tables = self.faithfulness if of_faithfulness else self.tables
+        if tables is None:
+            return Interval(None, None, None)
+        return tables.interval(metric, map=self.layer if map == ATTENTION else map, **where)
+
     def command(self, *options: str, split: str = "") -> str:
         """Returns the command that evaluates the same weights."""
         checkpoint = self.metadata["checkpoint"]["which"]
@@ -350,16 +349,37 @@ class EvaluatedRun:
         """Returns the scores of every face."""
         return read_scores(self.tables.scores_path, self.faces["face"].tolist(), remedy=self.tables.remedy)
 
-    @functools.cached_property
+    @property
     def faithfulness(self) -> Tables | None:
         """What `eval.py --faithfulness` measured; None if it did not run, or on other weights or data."""
-        metadata = self._faithfulness_metadata()
-        if metadata is None or self._faithfulness_problem(metadata):
-            return None
-        path = self.directory / FAITHFULNESS_SUMMARY
-        remedy = f"run {self.command('--faithfulness')}"
-        summary = read_table(path, list(SUMMARY_COLUMNS), remedy=remedy)
-        return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy)
+        return self._faithfulness[0]
+
+    @property
+    def faithfulness_missing(self) -> str:
+        """Why `faithfulness` is None, with the command that measures it; "" if it exists."""
+        return self._faithfulness[1]
+
+    @functools.cached_property
+    def _faithfulness(self) -> tuple[Tables | None, str]:
+        path = self.directory / FAITHFULNESS
+        command = self.command("--faithfulness")
+        if not path.is_file():
+            return None, f"Faithfulness was not measured for **{self.name}**. To measure it, run `{command}`."
+        remedy = f"run {command}"
+        metadata = read_metadata(path, remedy=remedy)
+        # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
+        steps = [each["checkpoint"]["step"] for each in (metadata, self.metadata)]
+        problem = ""
+        if steps[0] != steps[1]:
+            problem = f"it was measured on other weights, those of step {steps[0]} instead of step {steps[1]}"
+        elif metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
+            problem = "it was measured on other data"
+        elif not set(metadata["faces"]) <= set(self.faces["face"]):
+            problem = "it was measured on other faces"
+        if problem:
+            return None, f"The faithfulness of **{self.name}** is not shown: {problem}. To measure it, run `{command}`."
+        summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
+        return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy), ""
 
     def faithfulness_scores(self) -> tuple[pd.DataFrame, Scores]:
         """Returns the faces that `eval.py --faithfulness` used, and their scores."""
@@ -367,33 +387,6 @@ class EvaluatedRun:
         faces = self.faces[self.faces["face"].isin(self.faithfulness.metadata["faces"])]
         path = self.faithfulness.scores_path
         return faces, read_scores(path, faces["face"].tolist(), remedy=self.faithfulness.remedy)
-
-    def faithfulness_missing(self) -> str:
-        """Returns why `faithfulness` is None, with the command that makes it; "" if it exists."""
-        metadata = self._faithfulness_metadata()
-        command = f"To measure it, run `{self.command('--faithfulness')}` and write this report again."
-        if metadata is None:
-            return f"Faithfulness was not measured for **{self.name}**. {command}"
-        problem = self._faithfulness_problem(metadata)
-        return f"The faithfulness of **{self.name}** is not shown: {problem}. {command}" if problem else ""
-
-    def _faithfulness_metadata(self) -> Mapping[str, Any] | None:
-        path = self.directory / FAITHFULNESS
-        if not path.is_file():
-            return None
-        return read_metadata(path, remedy=f"run {self.command('--faithfulness')}")
-
-    def _faithfulness_problem(self, metadata: Mapping[str, Any]) -> str:
-        # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
-        step = metadata["checkpoint"]["step"]
-        if step != self.metadata["checkpoint"]["step"]:
-            expected = self.metadata["checkpoint"]["step"]
-            return f"it was measured on other weights, those of step {step} instead of step {expected}"
-        if metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
-            return "it was measured on other data"
-        if not set(metadata["faces"]) <= set(self.faces["face"]):
-            return "it was measured on other faces"
-        return ""
 
 
 def eval_command(folder: pathlib.Path, split: str, *options: str) -> str:
@@ -412,18 +405,26 @@ def read_metadata(path: pathlib.Path, *, remedy: str) -> dict[str, Any]:
     return metadata
 
 
+def read_summary(path: pathlib.Path, *, remedy: str) -> pd.DataFrame:
+    """Returns summary.csv or faithfulness_summary.csv; a bad file is a UserError with the remedy."""
+    numbers = ["value", "low", "high", "faces", "subjects"]
+    return read_table(path, [name for name in SUMMARY_COLUMNS if name not in numbers], numbers, remedy=remedy)
+
+
 def read_faces(path: pathlib.Path, expressions: Sequence[str], *, remedy: str) -> pd.DataFrame:
     """Returns faces.csv with expressions as categories; a bad file is a UserError with the remedy."""
     logits = [f"{LOGIT}{name}" for name in expressions]
-    table = read_table(path, [*FACE_COLUMNS, *logits], remedy=remedy)
+    required = ["face", "probability", "correct", "has_map", "has_predicted_map", *logits]
+    texts = ["id", "subject_id", "expression", "predicted", "degenerate"]
+    table = read_table(path, texts, [*required, "att_cos", "cam_cos"], remedy=remedy)
     for name in ("expression", "predicted"):
         if unknown := set(table[name]) - set(expressions):
             raise UserError(f"{path}: column {name}: expected an expression, got {min(unknown)!r}; {remedy}")
         table[name] = pd.Categorical(table[name], categories=list(expressions))
-    for name in ("face", "correct", "has_map", "has_predicted_map", *logits):
-        if not pd.api.types.is_numeric_dtype(table[name]) or table[name].isna().any():
+    for name in required:
+        if table[name].isna().any():
             raise UserError(f"{path}: column {name}: expected a number in every row; {remedy}")
-    return table
+    return table.astype(dict.fromkeys(("face", "correct", "has_map", "has_predicted_map"), int))
 
 
 def attributes(faces: pd.DataFrame) -> dict[str, pd.Series]:
@@ -508,6 +509,6 @@ def open_run(folder: pathlib.Path, split: str, *, name: str = "") -> EvaluatedRu
         raise UserError(f"{directory}: {', '.join(missing)} is missing; {remedy}")
     config = run_files.read_json(folder / run_files.CONFIG, remedy="the run folder is damaged: train it again")
     manifest = run_files.read_json(folder / run_files.MANIFEST, remedy="the run folder is damaged: train it again")
-    summary = read_table(directory / SUMMARY, list(SUMMARY_COLUMNS), remedy=remedy)
+    summary = read_summary(directory / SUMMARY, remedy=remedy)
     tables = Tables(metadata, summary, directory / SCORES, remedy)
     return EvaluatedRun(folder, name or folder.resolve().name, config, manifest, tables)

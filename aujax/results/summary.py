@@ -216,6 +216,13 @@ def write_evaluation(
     schema.write_json(directory / schema.METADATA, {"schema_version": schema.VERSION, **metadata, **numbers})
 
 
+def write_faithfulness(directory: pathlib.Path, metadata: Mapping[str, Any], faces: Faces, scores: Scores) -> None:
+    """Completes a measurement of faithfulness whose scores were written: its summary and, last, faithfulness.json."""
+    table = summarize(faces, scores, metadata["expressions"], classifier=False)
+    schema.write_table(directory / schema.FAITHFULNESS_SUMMARY, table)
+    schema.write_json(directory / schema.FAITHFULNESS, {"schema_version": schema.VERSION, **metadata})
+
+
 def _operating_point(faces: Faces, validation: tuple[Faces, float] | None) -> dict[str, Any] | None:
     """Returns the threshold for the target accuracy on the validation split, and what it gives on these faces."""
     if validation is None:

@@ -180,8 +180,6 @@ def _numbers(totals: Any, epoch: int) -> dict[str, float]:
     return numbers
 
 
-
-
 def _rates(schedule: optax.Schedule, step: int, images_per_second: float) -> dict[str, float]:
     return {
         "learning_rate": np.asarray(schedule(step - 1)).item(),

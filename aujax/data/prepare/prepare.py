@@ -27,7 +27,7 @@ from aujax.data.detectors import Detection, Detector, LandmarkCache
 from aujax.data.landmarks import Landmarks
 from aujax.data.prepare.report import Report, ReportedFace
 from aujax.data.sources.listing import Listing, SourceImage
-from aujax.data.splits import SPLITS, draw_splits, join_units
+from aujax.data.splits import SPLITS, assign_splits, join_units
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
 
@@ -43,7 +43,7 @@ class Options:
       align: warp faces by five points; a face without landmarks is resized to the same size.
       detector: for images without landmarks; None leaves them without.
       landmarks_size: (width, height) of the images that given landmarks belong to; None: these images.
-      validation, test, seed: see `splits.draw_splits`.
+      validation, test, seed: see `splits.assign_splits`.
       jobs: the number of threads or processes.
       allow_unreadable: the accepted number of unreadable images; None: one in a hundred, and at least one.
     """
@@ -108,7 +108,7 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         )
     _check_landmark_sizes(readable, options.landmarks_size)
 
-    splits = draw_splits(
+    splits = assign_splits(
         [image.expression for image in readable],
         [image.split for image in readable],
         join_units([image.subject_id for image in readable], [hashes[image.id] for image in readable]),

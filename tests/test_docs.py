@@ -1,0 +1,32 @@
+"""The troubleshooting guide quotes messages that exist in the package."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
+
+
+def _literals() -> list[str]:
+    """Returns the string literals of the package; what an f-string inserts is written as a null character."""
+    texts = []
+    for path in (ROOT / "aujax").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return texts
+
+
+LITERALS = _literals()
+
+
+@pytest.mark.parametrize("message", re.findall(r"^\*\*`(.+?)`\*\*$", GUIDE, re.MULTILINE))
+def test_quoted_message_is_one_of_the_package(message):
+    pattern = re.escape(message).replace(re.escape("..."), ".*")
+    assert any(re.search(pattern, text, re.DOTALL) for text in LITERALS), message
