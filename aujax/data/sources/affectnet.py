@@ -121,7 +121,7 @@ def _list_npy(source: Path, jobs: int, left_out: Counter[int]) -> Listing:
         if unlabelled:
             notes.append(f"{unlabelled} images of {folder} have no annotation and are left out")
         read = functools.partial(_npy_image, source, split)
-        with contextlib.closing(parallel_map(read, annotations, jobs=jobs, what=f"Reading {folder}")) as results:
+        with contextlib.closing(parallel_map(read, annotations, jobs=jobs, description=f"Reading {folder}")) as results:
             for code, image in results:
                 if image is None:
                     left_out[code] += 1
