@@ -1,7 +1,6 @@
 """Synthetic faces: drawn images with known landmarks, action units and identities."""
 
 import argparse
-import contextlib
 import functools
 
 from aujax.codebook import EXPRESSIONS
