@@ -115,7 +115,8 @@ def test_page_of_a_run_has_all_its_parts(pages, two_runs):
         "a new head leaves all attention as it was",
         "Left out: <code>age</code>",
         "AI Act, Article 5(1)(f)",
-        "nobody is in them",  # the licence of the data set
+        "The faces show no real person.",  # the terms of the data set
+        "They come with the data, under the same terms.",  # those of the landmarks
         "fingerprint <code>eeee</code>",
         "python 3.11.0, jax 0.10.2",
         "best: step 40, epoch 2",
