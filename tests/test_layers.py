@@ -14,14 +14,17 @@ DRAWING = ("codebook", "rendering", "au_maps", "resize", "augment", "occlusion")
 MEASURING = ("losses", "metrics", "cams", "map_scores", "faithfulness", "bootstrap", "statistics", "calibration")
 ARRAYS = (*DRAWING, *MEASURING)
 NETWORKS = ("methods", "models.*")
-FILES_OF_A_RUN = ("config", "data.*", "run_files", "runs", "weight_files", "training.*")
+FILES_OF_A_RUN = ("config", "data.*", "run_files", "runs", "weight_files")
 RUNS = (*ARRAYS, *NETWORKS, *FILES_OF_A_RUN, "errors", "processes")
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
 MAY_IMPORT = {
     "__init__.py": (),
     "errors.py": (),
     "processes.py": ("errors",),
-    "training/optimizer.py": ("config",),
+    "checkpoints.py": ("errors",),
+    "training/optimizer.py": ("config", "errors"),
+    "training/process_watch.py": ("errors",),
+    "training/log.py": ("processes", "run_files"),
     "training/memory.py": ("errors", "processes"),
     "plain_yaml.py": ("errors",),
     "run_files.py": ("errors",),
@@ -49,7 +52,7 @@ MAY_IMPORT = {
     "commandline.py": ("errors",),
     "cli.py": (
         *("", "commandline", "config_files", "errors", "evaluation_files", "faithfulness_files", "occlusion"),
-        *("processes", "report.*", "runs", "training.loop"),
+        *("report.*", "runs", "training.loop", "training.process_watch"),
     ),
     "sweep.py": (
         *("cli", "commandline", "config", "config_files", "data.feed", "data.store", "errors", "evaluation_files"),
@@ -58,10 +61,10 @@ MAY_IMPORT = {
     "data/*": ("", "codebook", "commandline", "data.*", "errors", "plain_yaml"),
     "torch_pickles.py": ("errors",),
     "weight_files.py": ("errors", "torch_pickles"),
-    "training/checkpoint.py": ("errors",),
     "training/step.py": (*ARRAYS, "config", "data.batch", "data.device_cache", "methods"),
-    "training/*": ("", *RUNS, "evaluation"),
-    "runs.py": ("", *RUNS),
+    "training/loop.py": (*RUNS, "checkpoints", "evaluation", "training.*"),
+    "training/__init__.py": (),
+    "runs.py": (*ARRAYS, *NETWORKS, "checkpoints", "config", "data.*", "errors", "processes", "run_files"),
     "evaluation_summary.py": ARRAYS,
     "evaluation.py": ("", *RUNS, "evaluation_summary"),
     "evaluation_maps.py": ("data.batch", "evaluation"),
@@ -91,7 +94,7 @@ ONLY_IN = {
     "dlib": ("data/detectors.py",),
     "tensorflow_datasets": ("data/*",),
     "grain": ("data/*",),
-    "orbax": ("training/checkpoint.py",),
+    "orbax": ("checkpoints.py",),
     "flax": ("models/*", "methods.py", "sanity.py", "runs.py", "training/*", "evaluation*.py", "release/*"),
     "tensorflow": (),
     "torch": (),
