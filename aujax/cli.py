@@ -122,7 +122,8 @@ def _unknown(name: str, known: set[str]) -> str:
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `aujax train`."""
-    from aujax import config_files, processes
+    from aujax import config_files
+    from aujax.training import process_watch
 
     parser.description = (
         "Train a classifier as configured; an interrupted training in the same folder is continued.\n\n"
@@ -147,7 +148,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--lost-after",
         type=_at_least(3),
-        default=processes.LOST_AFTER,
+        default=process_watch.LOST_AFTER,
         metavar="SECONDS",
         help="time without a sign of life after which a process is lost (default: %(default)s)",
     )
@@ -156,14 +157,15 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Trains a classifier, alone or as one of several processes."""
-    from aujax import config_files, processes
+    from aujax import config_files
+    from aujax.training import process_watch
     from aujax.training.loop import train_and_evaluate
 
     interrupted = f"stopped; run the same command to continue {options.workdir}"
-    with processes.watched(), commandline.user_errors("aujax train", interrupted=interrupted):
+    with process_watch.watched(), commandline.user_errors("aujax train", interrupted=interrupted):
         config = config_files.load(config_files.options(options.config), config_files.changes(options))
         if options.distributed or options.coordinator or options.num_processes or options.process_id >= 0:
-            processes.join(
+            process_watch.join(
                 coordinator=options.coordinator,
                 count=options.num_processes,
                 index=options.process_id,

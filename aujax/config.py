@@ -75,7 +75,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Stochastic gradient descent with Nesterov momentum, as PyTorch computes it, and its schedule."""
+    """The update rule, by default SGD with Nesterov momentum as PyTorch computes it, and its schedule."""
 
     learning_rate: float = option(0.01, "initial learning rate", POSITIVE)
     momentum: float = option(0.9, "momentum", SHARE)
@@ -85,6 +85,7 @@ class OptimizerConfig:
     step_epochs: int = option(4, "schedule step: epochs between two changes of the learning rate", AT_LEAST_ONE)
     step_factor: float = option(0.9, "schedule step: factor of each change", FACTOR)
     clip_norm: float = option(0.0, "largest norm of the whole gradient; 0: no clipping", NOT_NEGATIVE)
+    name: str = option("sgd", "update rule, a row of OPTIMIZERS in aujax/training/optimizer.py")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The run folder: everything that one training leaves behind, and how to get the classifier out of it.
+"""The run folder: what a training writes, checked when it is read, and the classifier in it.
 
-Its files are those of `run_files`.
+The names and contents of its files are in `run_files`.
 """
 
 import dataclasses
@@ -14,16 +14,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from aujax import codebook, methods, processes, run_files
+from aujax.checkpoints import Checkpoints
 from aujax.config import Config, from_config_dict, method_options
-from aujax.data.batch import data_mesh, replicated
+from aujax.data.batch import DATA_AXIS, data_mesh, replicated
 from aujax.data.store import Faces, open_faces
 from aujax.errors import UserError
-from aujax.training import optimizer
-from aujax.training import step as steps
-from aujax.training.checkpoint import Checkpoints
 
 _MANIFEST_KEYS = {"expressions", "data", "codebook"}
 _DAMAGED = "train.py writes it, and without it the run folder is damaged"
@@ -31,13 +28,51 @@ _PACKAGES = ("aujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gra
 
 
 class Run(NamedTuple):
-    """A trained classifier: `methods.forward(run.model, run.variables, image)` reads it."""
+    """A trained classifier: `methods.forward(run.model, run.variables, image)` applies it.
+
+    `variables` has the collections params and batch_stats; `checkpoint` the step, epoch and kind of the checkpoint.
+    """
 
     config: Config
     model: methods.Classifier
     variables: dict[str, Any]
     manifest: dict[str, Any]
     checkpoint: dict[str, Any]
+
+
+def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
+    """Returns the classifier of a run folder, from its "best" (by validation accuracy) or "latest" checkpoint.
+
+    Raises:
+      UserError: the folder is not a run, was written by another version, or has no checkpoint yet.
+    """
+    workdir = pathlib.Path(workdir)
+    if not (workdir / run_files.CONFIG).is_file():
+        raise UserError(
+            f"--workdir: {workdir} is not a run folder (no config.json); train one: python train.py --workdir={workdir}"
+        )
+    manifest = _read_manifest(workdir)
+    config = from_config_dict(run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED))
+    _check_codebook(workdir, config, manifest)
+    model = build_model(config, len(manifest["expressions"]))
+    restored = restore(workdir, abstract_variables(model, config), replicated(data_mesh()), which=which)
+    if restored is None:
+        raise UserError(f"--workdir: {workdir} has no checkpoint yet; the first is written at the first validation")
+    step, variables, metrics = restored
+    return Run(config, model, variables, manifest, {"step": step, "epoch": metrics["epoch"], "which": which})
+
+
+def open_data(run: Run, data_dir: str | None) -> Faces:
+    """Returns the data set in `data_dir`, by default the one that the run was trained on."""
+    if not (data_dir or run.config.data.dir):
+        raise UserError(
+            "--data-dir: expected a prepared data set, got nothing, and the run names none: its weights were "
+            f"trained elsewhere, on {run.manifest['data']['name']}; give the folder that "
+            "`aujax prepare ... --out DIR` wrote"
+        )
+    faces = open_faces(data_dir or run.config.data.dir)
+    check_expressions(run.config, faces)
+    return faces
 
 
 def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> run_files.Temperature:
@@ -59,7 +94,7 @@ def build_model(config: Config, num_classes: int) -> methods.Classifier:
             backbone=config.backbone or None,
             output_stride=config.output_stride or None,
             dtype=jnp.dtype(config.dtype),
-            axis_name=steps.DATA_AXIS if config.batch_norm == "cross_device" else None,
+            axis_name=DATA_AXIS if config.batch_norm == "cross_device" else None,
             rematerialize=config.rematerialize,
             options=method_options(config),
         )
@@ -68,38 +103,47 @@ def build_model(config: Config, num_classes: int) -> methods.Classifier:
 
 
 def initial_variables(model: methods.Classifier, config: Config) -> dict[str, Any]:
-    """Returns random parameters from the seed, for pictures of the configured size."""
-    return methods.init(model, jax.random.key(config.seed), _blank_picture(config))
+    """Returns random parameters drawn from the seed, for images of the configured size."""
+    image = jnp.zeros((1, config.input_size, config.input_size, 3))
+    return methods.init(model, jax.random.key(config.seed), image)
 
 
-def abstract_state(model: methods.Classifier, config: Config, tx: optax.GradientTransformation) -> steps.TrainState:
-    """Returns the shapes and types of a training state, from nothing but the configuration.
+def abstract_variables(model: methods.Classifier, config: Config) -> dict[str, Any]:
+    """Returns shapes and types of the collections params and batch_stats, without computing them.
 
-    A picture size that the network cannot take is a UserError.
+    An image size that the network does not accept is a UserError.
     """
-
-    def blank() -> steps.TrainState:
-        variables = model.init(jax.random.key(0), _blank_picture(config))
-        return steps.create_state({"batch_stats": {}, **variables}, tx)
-
+    image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
     try:
-        return jax.eval_shape(blank)
+        variables = jax.eval_shape(model.init, jax.random.key(0), image)
     except ValueError as error:
         raise UserError(f"--config.image_size: {error}") from error
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def _blank_picture(config: Config) -> jax.Array:
-    return jnp.zeros((1, config.input_size, config.input_size, 3))
+def restore(
+    workdir: pathlib.Path, like: Any, sharding: jax.sharding.Sharding, *, which: str
+) -> tuple[int, Any, dict[str, float]] | None:
+    """Returns step, state and validation metrics of a checkpoint; None before the first one.
 
-
-def optimizer_of(config: Config, steps_per_epoch: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Returns the gradient transformation and the learning rate as a function of the step."""
-    schedule = optimizer.learning_rate(config.optimizer, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
-    return optimizer.make_optimizer(config.optimizer, schedule), schedule
+    Args:
+      workdir: the run folder.
+      like: structure, shapes and types of what is restored, all of the state or a part.
+      sharding: where its arrays are placed.
+      which: "best" or "latest".
+    """
+    if not (workdir / run_files.CHECKPOINTS).is_dir():
+        return None
+    with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
+        checkpoint = checkpoints.find(which)
+        if checkpoint is None:
+            return None
+        step, metrics = checkpoint
+        return step, checkpoints.restore(step, like, sharding), metrics
 
 
 def check_expressions(config: Config, faces: Faces) -> None:
-    """Raises a UserError unless the codebook's class list is that of the data set."""
+    """Raises a UserError unless the codebook has the class list of the data set."""
     book = codebook.load(config.codebook)
     if book.expressions != faces.expressions:
         raise UserError(
@@ -120,18 +164,19 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
     if imported := manifest.get("imported"):
         raise UserError(
             f"--workdir: {workdir} holds a released model, imported from {imported['from']}, which is evaluated and "
-            "not trained on; choose a new folder"
+            "not trained further; choose a new folder"
         )
-    # An option that is newer than the run had its default value.
-    before = _plain(Config()) | run_files.flat(_read(workdir / run_files.CONFIG))
-    now = _plain(config)
-    changed = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
-    if changed := [name for name in changed if name not in run_files.FREE_OPTIONS]:
+    defaults = _options(Config())  # of options that did not exist yet when the run was started
+    before = defaults | run_files.flat(run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED))
+    now = _options(config)
+    names = sorted((before.keys() | now.keys()) - run_files.FREE_OPTIONS)
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    if changed:
         name = changed[0]
+        count = f" ({len(changed)} options differ)" if len(changed) > 1 else ""
         raise UserError(
             f"--workdir: {workdir} was started with config.{name}={before.get(name)!r}, now it is {now.get(name)!r}"
-            f"{f' ({len(changed)} options differ)' if len(changed) > 1 else ''}; "
-            "choose another folder or the same options"
+            f"{count}; choose another folder or the same options"
         )
     _check_codebook(workdir, config, manifest)
     fingerprint = manifest["data"]["fingerprint"]
@@ -142,22 +187,22 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
         )
 
 
-def _plain(config: Config) -> dict[str, Any]:
-    """Returns the options by dotted names, as config.json gives them back."""
+def _options(config: Config) -> dict[str, Any]:
+    """Returns the options by dotted names, with values as config.json stores them."""
     return run_files.flat(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
-    """Writes config.json and manifest.json, unless the folder has them; of several processes, the first one does."""
+    """Writes config.json and manifest.json, unless the folder has them; of several processes, process 0 does."""
     processes.wait_for_all("the folder is checked")
     if processes.is_first() and not (workdir / run_files.CONFIG).exists():
         try:
             workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir: {workdir} cannot be made ({error.strerror}); choose another folder") from error
-        _write(workdir / run_files.MANIFEST, _manifest(config, faces))
-        _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
-    processes.wait_for_all("the folder is there")
+        data = {"dir": config.data.dir, "fingerprint": faces.fingerprint, "splits": faces.splits}
+        _write(workdir, config, {"expressions": list(faces.expressions), "data": data})
+    processes.wait_for_all("the folder exists")
     if not (workdir / run_files.CONFIG).exists():
         raise UserError(f"--workdir: {workdir} is not on a disk that all processes see; choose a folder that is")
 
@@ -167,98 +212,39 @@ def write_imported(
 ) -> None:
     """Writes a new run folder around weights that were trained elsewhere; its one checkpoint is at step 0.
 
-    The manifest keeps where they come from (`imported`), and the name of the training data: its content is not known.
+    The manifest stores their origin (`imported`) and the name of the training data, whose content is not known.
     """
-    expressions = codebook.load(config.codebook).expressions
-    tx, _ = optimizer_of(config, steps_per_epoch=1)
-    state = jax.device_put(steps.create_state(variables, tx), replicated(data_mesh()))
+    weights = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
     with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
         # Accuracy and epoch are not known; there is no other checkpoint to compare with.
-        checkpoints.save(0, state, {"accuracy": 0.0, "epoch": 0})
+        checkpoints.save(0, jax.device_put(weights, replicated(data_mesh())), {"accuracy": 0.0, "epoch": 0})
     data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
-    about = {
-        "imported": dict(imported),
-        "expressions": list(expressions),
-        "data": data,
-        "codebook": codebook_content(config),
-    }
-    _write(workdir / run_files.MANIFEST, about | _surroundings())
-    _write(workdir / run_files.CONFIG, dataclasses.asdict(config))
+    expressions = list(codebook.load(config.codebook).expressions)
+    _write(workdir, config, {"imported": dict(imported), "expressions": expressions, "data": data})
 
 
-def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
-    """Returns the classifier of a run folder, from its "best" (by validation accuracy) or "latest" checkpoint.
-
-    A folder that is not a run, or has no checkpoint yet, is a UserError.
-    """
-    workdir = pathlib.Path(workdir)
-    if not (workdir / run_files.CONFIG).is_file():
-        raise UserError(
-            f"--workdir: {workdir} is not a run folder (no config.json); train one: python train.py --workdir={workdir}"
-        )
-    manifest = _read_manifest(workdir)
-    config = from_config_dict(_read(workdir / run_files.CONFIG))
-    _check_codebook(workdir, config, manifest)
-    model = build_model(config, len(manifest["expressions"]))
-    tx, _ = optimizer_of(config, steps_per_epoch=1)
-    found = restore(workdir, abstract_state(model, config, tx), replicated(data_mesh()), which=which)
-    if found is None:
-        raise UserError(f"--workdir: {workdir} has no checkpoint yet; the first is written at the first validation")
-    state, metrics = found
-    checkpoint = {"step": int(state.step), "epoch": metrics["epoch"], "which": which}
-    return Run(config, model, state.variables, manifest, checkpoint)
-
-
-def open_data(run: Run, data_dir: str | None) -> Faces:
-    """Returns the data set in `data_dir`, by default the one that the run was trained on."""
-    if not (data_dir or run.config.data.dir):
-        raise UserError(
-            f"--data_dir: expected a prepared data set, got nothing, and the run has none of its own: its weights were "
-            f"trained elsewhere, on {run.manifest['data']['name']}; give the folder that "
-            "`python -m aujax.data.prepare ... --out DIR` wrote"
-        )
-    faces = open_faces(data_dir or run.config.data.dir)
-    check_expressions(run.config, faces)
-    return faces
-
-
-def restore(
-    workdir: pathlib.Path, like: steps.TrainState, sharding: jax.sharding.Sharding, *, which: str
-) -> tuple[steps.TrainState, dict[str, float]] | None:
-    """Returns the saved state with its validation metrics, placed by `sharding`; None before the first checkpoint."""
-    if not (workdir / run_files.CHECKPOINTS).is_dir():
-        return None
-    with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
-        found = checkpoints.find(which)
-        return found and (checkpoints.restore(found[0], like, sharding), found[1])
-
-
-def _manifest(config: Config, faces: Faces) -> dict[str, Any]:
-    return {
-        "expressions": list(faces.expressions),
-        "data": {"dir": config.data.dir, "fingerprint": faces.fingerprint, "splits": faces.splits},
-        "codebook": codebook_content(config),
-        **_surroundings(),
-    }
-
-
-def _surroundings() -> dict[str, Any]:
-    return {
+def _write(workdir: pathlib.Path, config: Config, about: dict[str, Any]) -> None:
+    """Writes manifest.json, with versions and devices added, and config.json, which makes the folder a run."""
+    manifest = {
         "schema_version": run_files.SCHEMA_VERSION,
+        **about,
+        "codebook": codebook_content(config),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "devices": [str(device) for device in jax.devices()],
         "platform": platform.platform(),
     }
+    for name, content in ((run_files.MANIFEST, manifest), (run_files.CONFIG, dataclasses.asdict(config))):
+        (workdir / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that make the numbers."""
+    """Returns the versions of Python and of the packages that affect the numbers."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def codebook_content(config: Config) -> dict[str, Any]:
-    """Returns what a codebook says, for a file of the user's may change or move."""
+    """Returns the content of the codebook: a user's file may change or move."""
     book = codebook.load(config.codebook)
     return {"aus": {name: list(aus) for name, aus in book.aus.items()}, "rendering": book.rendering}
 
@@ -266,19 +252,15 @@ def codebook_content(config: Config) -> dict[str, Any]:
 def _check_codebook(workdir: pathlib.Path, config: Config, manifest: dict[str, Any]) -> None:
     if manifest["codebook"] != codebook_content(config):
         raise UserError(
-            f"--config.codebook: {config.codebook} has changed since {workdir} was started; bring its content back "
-            f"(manifest.json holds it), or choose another --workdir"
+            f"--config.codebook: {config.codebook} has changed since {workdir} was started; restore its content "
+            f"(manifest.json has it), or choose another --workdir"
         )
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    return run_files.read_json(path, remedy=_DAMAGED)
 
 
 def _read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
     """Returns the content of manifest.json; a run folder of another schema version is a UserError."""
     path = workdir / run_files.MANIFEST
-    manifest = _read(path)
+    manifest = run_files.read_json(path, remedy=_DAMAGED)
     if manifest.get("schema_version") != run_files.SCHEMA_VERSION:
         raise UserError(
             f"--workdir: {workdir} was written by another version of aujax, whose options and files have other names "
@@ -288,7 +270,3 @@ def _read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
     if _MANIFEST_KEYS - manifest.keys():
         raise UserError(f"{path}: expected an object with {sorted(_MANIFEST_KEYS)}; {_DAMAGED}")
     return manifest
-
-
-def _write(path: pathlib.Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n")

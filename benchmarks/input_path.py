@@ -23,7 +23,7 @@ from aujax.data import device_cache, feed
 from aujax.data.batch import data_mesh, to_mesh
 from aujax.data.prepare import __main__ as prepare
 from aujax.data.store import FaceSource, open_faces
-from aujax.training import epochs
+from aujax.training import loop
 from aujax.training import step as steps
 
 
@@ -43,7 +43,7 @@ def reading(source: FaceSource, size: int, batch: int, threads: int) -> timing.W
 def epoch(config: Config, source: FaceSource) -> timing.Work:
     """Returns the work of one epoch of training."""
     made, state = training.start(config)
-    run = epochs.open_epochs(made, source, state).run
+    run = loop.open_epochs(made, source, state).run
     carry = [state]
 
     def work() -> None:

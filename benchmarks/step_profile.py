@@ -133,7 +133,7 @@ def main() -> None:
         known = operations(program)
         times = durations(folder, known)
     print(f"{timing.machine()}; {options.method}, {batch} faces of {config.input_size} px, {options.dtype}")
-    print(f"{memory.shown(memory.needed(program))} a device, {options.steps} steps\n\nby part of the step")
+    print(f"{memory.readable(memory.needed(program))} a device, {options.steps} steps\n\nby part of the step")
     known[""] = Operation("library kernels in graphs", "")
     table(times, lambda name: part_of(known[name].traced), options.steps)
     print("\nby kind of operation")

@@ -27,6 +27,7 @@ from aujax.config import Config, DataConfig
 from aujax.data.batch import abstract, data_mesh, replicated
 from aujax.training import memory
 from aujax.training import step as steps
+from aujax.training.optimizer import optimizer_of
 
 STEPS = 64  # of an epoch
 
@@ -34,15 +35,17 @@ STEPS = 64  # of an epoch
 def compiled(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     """Returns the program of an epoch's steps on the mesh, faces for all of them included."""
     model = runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=STEPS)
+    tx, _ = optimizer_of(config, steps_per_epoch=STEPS)
     batch = config.data.batch_size
     numbers = (np.zeros((STEPS, batch), np.int32), np.zeros((STEPS, batch), bool), np.int32(0), np.int32(0))
-    carry = (runs.abstract_state(model, config, tx), steps.no_means(model, config))
+    variables = runs.abstract_variables(model, config)
+    state = jax.eval_shape(lambda variables: steps.create_state(variables, tx), variables)
+    carry = (state, steps.zero_means(model, config))
     *carry, rows, valid, first, last = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), (*carry, *numbers)
     )
     held = abstract(STEPS * batch, config.resize_size, mesh)
-    program = steps.make_resident_steps(model, tx, config, mesh)
+    program = steps.make_cached_steps(model, tx, config, mesh)
     return program.lower(*carry, held, rows, valid, first, last).compile()
 
 
@@ -73,7 +76,7 @@ def main() -> None:
         faces = STEPS * options.batch // mesh.size
         size = memory.needed(program)
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in exchanged(program).items()) or "nothing"
-        print(f"{name}: {memory.shown(size)} a chip for a batch of {options.batch}, {faces} resident faces among it")
+        print(f"{name}: {memory.readable(size)} a chip for a batch of {options.batch}, {faces} resident faces among it")
         print(f"  numbers exchanged in a step: {kinds}; compiled in {seconds:.0f} s", flush=True)
 
 

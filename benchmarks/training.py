@@ -5,7 +5,8 @@ import jax
 from aujax import runs
 from aujax.config import Config
 from aujax.data.batch import data_mesh, replicate
-from aujax.training.epochs import Training
+from aujax.training.loop import Training
+from aujax.training.optimizer import optimizer_of
 from aujax.training.step import TrainState, create_state
 
 
@@ -13,5 +14,5 @@ def start(config: Config, mesh: jax.sharding.Mesh | None = None) -> tuple[Traini
     """Returns what a step is made of, for seven expressions, and its first state, on the mesh or on all devices."""
     mesh = mesh or data_mesh()
     model = runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=1000)
+    tx, _ = optimizer_of(config, steps_per_epoch=1000)
     return Training(model, tx, config, mesh), replicate(create_state(runs.initial_variables(model, config), tx), mesh)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import pytest
 
-from aujax import cli, evaluation_files, faithfulness_files, processes, runs
+from aujax import cli, evaluation_files, faithfulness_files, runs
 from aujax.errors import UserError
 from aujax.report import plots, tables
 from aujax.run_files import Temperature
-from aujax.training import loop
+from aujax.training import loop, process_watch
 
 ROOT = pathlib.Path(__file__).parents[1]
 FACES = str(ROOT / "configs" / "faces.py")
@@ -151,7 +151,7 @@ def test_a_flag_needs_no_value(trained, given, value):
 @pytest.mark.parametrize("name", ["--lost-after", "--lost_after"])
 def test_underscores_and_hyphens_are_the_same(trained, monkeypatch, name):
     joined = {}
-    monkeypatch.setattr(processes, "join", lambda **options: joined.update(options))
+    monkeypatch.setattr(process_watch, "join", lambda **options: joined.update(options))
     trained("--distributed", name, "9")
     assert joined["lost_after"] == 9
 

@@ -11,8 +11,9 @@ from aujax import runs
 from aujax.data.batch import data_mesh, replicated
 from aujax.data.store import open_faces
 from aujax.errors import UserError
-from aujax.training import epochs, memory
+from aujax.training import loop, memory
 from aujax.training import step as steps
+from aujax.training.optimizer import optimizer_of
 
 
 def opened(config, *, devices=1, **data):
@@ -21,18 +22,18 @@ def opened(config, *, devices=1, **data):
     faces = open_faces(config.data.dir)
     mesh = data_mesh(jax.devices()[:devices])
     model = runs.build_model(config, len(faces.expressions))
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=2)
+    tx, _ = optimizer_of(config, steps_per_epoch=2)
     state = jax.device_put(steps.create_state(runs.initial_variables(model, config), tx), replicated(mesh))
-    training = epochs.Training(model, tx, config, mesh)
-    return epochs.open_epochs(training, faces.source("train"), state), state
+    training = loop.Training(model, tx, config, mesh)
+    return loop.open_epochs(training, faces.source("train"), state), state
 
 
 def trained(config, **options):
     """Means and state after epoch 1, and what the run said of its steps and its data."""
-    (run, about, _), state = opened(config, **options)
+    (run, description, _), state = opened(config, **options)
     done = []
     state, means = run(state, 1, done.append)
-    return {name: float(mean.compute()) for name, mean in means.items()}, jax.device_get(state), done, about
+    return {name: float(mean.compute()) for name, mean in means.items()}, jax.device_get(state), done, description
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +67,8 @@ def test_every_step_is_told(way, request):
 
 
 def test_the_user_is_told_where_the_faces_are(fed, looped):
-    assert fed[3] == "faces read from disk by 1 threads"
-    assert looped[3] == "all faces on the devices, 26 KiB on each"
+    assert fed[3] == "faces loaded from disk by 1 threads"
+    assert looped[3] == "all faces in device memory, 26 KiB on each"
 
 
 @pytest.fixture
@@ -81,26 +82,26 @@ def sizes(monkeypatch):
         return lambda *_, **__: types.SimpleNamespace(lower=lowered)
 
     monkeypatch.setattr(steps, "make_train_step", program(lambda _, batch: (4 + len(batch.index)) * 2**18))
-    monkeypatch.setattr(steps, "make_resident_steps", program(lambda *_: 8 * 2**20))
+    monkeypatch.setattr(steps, "make_cached_steps", program(lambda *_: 8 * 2**20))
     monkeypatch.setattr(memory, "needed", lambda program: program)
 
 
 @pytest.mark.usefixtures("sizes")
 def test_faces_that_do_not_fit_beside_the_step_are_fed(tiny_config, monkeypatch):
-    monkeypatch.setattr(memory, "limit", lambda mesh, state: 7 * 2**20)
-    about = opened(tiny_config)[0].about
-    assert about.endswith("; to keep them on the devices would take 8 MiB of each device, which has 7 MiB left")
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: 7 * 2**20)
+    about = opened(tiny_config)[0].description
+    assert about.endswith("; device-resident faces would take 8 MiB of each device, which has 7 MiB left")
 
 
 @pytest.mark.usefixtures("sizes")
 def test_faces_that_fit_are_resident(tiny_config, monkeypatch):
-    monkeypatch.setattr(memory, "limit", lambda mesh, state: 8 * 2**20)
-    assert opened(tiny_config)[0].about.startswith("all faces on the devices")
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: 8 * 2**20)
+    assert opened(tiny_config)[0].description.startswith("all faces in device memory")
 
 
 @pytest.mark.usefixtures("sizes")
 def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, monkeypatch):
-    monkeypatch.setattr(memory, "limit", lambda mesh, state: 2**10)
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: 2**10)
     with pytest.raises(UserError, match=r"cache=device: 24 faces and the step need 104 KiB of each .* set it to auto"):
         opened(tiny_config, cache="device")
 
@@ -110,6 +111,6 @@ def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, mon
     ("room", "advice"), [(3, "the largest that fits is about 8"), (1, "not even a smaller one fits")]
 )
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(tiny_config, monkeypatch, room, advice):
-    monkeypatch.setattr(memory, "limit", lambda mesh, state: room * 2**20)
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: room * 2**20)
     with pytest.raises(UserError, match=rf"batch_size: a step of 16 faces needs 5 MiB of each device.*; {advice}.*; "):
         opened(tiny_config, cache="off")

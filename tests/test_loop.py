@@ -1,6 +1,8 @@
 """Whole runs: what they leave, how they continue, what they refuse."""
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import shutil
@@ -155,9 +157,9 @@ def test_the_best_epoch_is_selected_on_the_configured_split(with_options, monkey
     monkeypatch.setattr(loop.evaluation, "evaluate", evaluate)
     config = with_options(model_selection=split)
     model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
-    monkeypatch.setattr(loop.memory, "fitting", lambda lower, *_, **__: lower)
+    monkeypatch.setattr(loop.memory, "compile_for_batch", lambda lower, *_, **__: lower)
     state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
-    validate = loop._validation(model, config, data, loop.data_mesh(), state, keep=False)
+    validate = loop._validation(model, config, data, loop.data_mesh(), state, keep_decoded=False)
     assert validate(state) == {"faces": faces}
 
 
@@ -165,21 +167,7 @@ def test_model_selection_on_test_needs_no_validation_split(with_options, tmp_pat
     config = with_options(model_selection="test")
     data = loop.open_faces(config.data.dir)
     monkeypatch.setattr(loop, "open_faces", lambda _: dataclasses.replace(data, splits={"train": 24, "test": 16}))
-    assert loop._open(config).splits == {"train": 24, "test": 16}
-
-
-def test_the_first_and_every_later_line_say_which_split_chooses(tiny_config, with_options, tmp_path):
-    data = loop.open_faces(tiny_config.data.dir)
-    for config, words in (
-        (tiny_config, "validation"),
-        (with_options(model_selection="test"), "test"),
-    ):
-        opening = loop._opening(0, config, data, loop.data_mesh(), tmp_path)
-        assert f"best epoch selected on {words}" in opening
-    line = loop._line(
-        1, with_options(model_selection="test"), {"loss": 1.0}, {"accuracy": 0.5, "att_cos": 0.25}, "layer5"
-    )
-    assert "test accuracy 0.500" in line
+    assert loop._open_data(config).splits == {"train": 24, "test": 16}
 
 
 def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
@@ -189,7 +177,7 @@ def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     with pytest.raises(UserError, match=r"the loss of epoch 3 is nan: training diverged; .*learning_rate"):
-        loop._numbers({"loss": Mean(np.float32("nan"), np.float32(1))}, 2)
+        loop._finite({"loss": Mean(np.float32("nan"), np.float32(1))}, 3)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +198,7 @@ def test_a_mistake_leaves_no_run_folder_behind(with_options, tmp_path, changed, 
 
 
 def test_validation_that_does_not_fit_is_refused_before_the_first_step(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "limit", lambda mesh, held: 2**40 if isinstance(held, TrainState) else 2**10)
+    monkeypatch.setattr(memory, "capacity", lambda mesh, held: 2**40 if isinstance(held, TrainState) else 2**10)
     refusal = r"data\.eval_batch_size: validating 8 faces needs .*, which has 1 KiB left; not even a smaller one fits$"
     with pytest.raises(UserError, match=refusal):
         train_and_evaluate(tiny_config, tmp_path / "run")
@@ -253,9 +241,26 @@ def test_tensorboard_gets_numbers_and_nothing_else(tmp_path, monkeypatch):
     assert list((tmp_path / "tensorboard").glob("events.*"))
 
 
-def test_validation_every_second_epoch_and_after_the_last(with_options, tmp_path):
-    train_and_evaluate(with_options(validate_every=2, epochs=3), tmp_path / "run")
-    assert [line["epoch"] for line in log(tmp_path / "run", "validation")] == [2, 3]
+@pytest.fixture(scope="module")
+def run_of_three_epochs(tiny_config, tmp_path_factory):
+    """A run that validates every second epoch, on the test split: its folder and what it printed."""
+    workdir = tmp_path_factory.mktemp("three") / "run"
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        config = dataclasses.replace(tiny_config, validate_every=2, epochs=3, model_selection="test")
+        train_and_evaluate(config, workdir)
+    return workdir, " ".join(printed.getvalue().split())
+
+
+def test_validation_every_second_epoch_and_after_the_last(run_of_three_epochs):
+    assert [line["epoch"] for line in log(run_of_three_epochs[0], "validation")] == [2, 3]
+
+
+def test_the_first_and_every_later_line_name_the_split_of_model_selection(run_of_three_epochs):
+    workdir, printed = run_of_three_epochs
+    assert "from epoch 1 of 3; best epoch selected on test; compiling the step" in printed
+    assert f"epoch 3/3: loss {log(workdir, 'train')[-1]['loss']:.3f}; test accuracy" in printed
+    assert [line["split"] for line in log(workdir, "validation")] == ["test", "test"]
 
 
 def test_a_codebook_whose_content_changed_is_refused(tiny_run, monkeypatch):

@@ -23,18 +23,18 @@ def test_arguments_that_are_given_up_are_counted_once():
 
 def test_an_accelerator_tells_what_it_has_left():
     device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 1000, "bytes_in_use": 200})
-    assert memory.free(device) == 800
+    assert memory.available(device) == 800
 
 
 def test_devices_on_the_cpu_share_the_memory_of_the_machine(monkeypatch):
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=8000))
-    assert memory.free(jax.devices()[0]) == 1000  # one of 8
-    assert memory.limit(data_mesh(jax.devices()[:2])) == 950  # the allocator needs some
+    assert memory.available(jax.devices()[0]) == 1000  # one of 8
+    assert memory.capacity(data_mesh(jax.devices()[:2])) == 950  # the allocator needs some
 
 
 def test_what_a_program_is_given_is_not_counted_as_taken(monkeypatch):
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: types.SimpleNamespace(available=8000))
-    assert memory.limit(data_mesh(jax.devices()[:2]), {"params": jnp.zeros(250)}) == 1900
+    assert memory.capacity(data_mesh(jax.devices()[:2]), {"params": jnp.zeros(250)}) == 1900
 
 
 def lowered_to(error):
@@ -45,7 +45,7 @@ def lowered_to(error):
 
 
 def test_a_program_that_the_compiler_finds_too_large_has_no_room():
-    with pytest.raises(memory.NoRoom, match=r"more than a device has \(RESOURCE_EXHAUSTED: 80 GiB\)"):
+    with pytest.raises(memory.DoesNotFit, match=r"more than a device has \(RESOURCE_EXHAUSTED: 80 GiB\)"):
         memory.compiled(lowered_to("RESOURCE_EXHAUSTED: 80 GiB\nmore"))
 
 
@@ -59,31 +59,31 @@ def test_what_fits_passes():
 
 
 def test_what_does_not_fit_is_refused_with_both_numbers():
-    with pytest.raises(memory.NoRoom, match=r"^4 MiB of each device, which has 2 KiB left$"):
+    with pytest.raises(memory.DoesNotFit, match=r"^4 MiB of each device, which has 2 KiB left$"):
         memory.check(4 * 2**20, 2**11)
 
 
 @pytest.mark.parametrize(("room", "expected"), [(1000, 128), (107 * 8, 104), (155, 0), (99, 0)])
 def test_the_largest_batch_is_a_multiple_that_fits(room, expected):
-    assert memory.largest(lambda faces: 100 + 7 * faces, 640, unit=8, room=room) == expected
+    assert memory.largest_batch(lambda faces: 100 + 7 * faces, 640, unit=8, capacity=room) == expected
 
 
 def test_the_largest_batch_is_tried_and_not_only_computed():
     def in_steps(faces):
         return 100 * -(-faces // 64)
 
-    assert memory.largest(in_steps, 640, unit=8, room=350) == 160
+    assert memory.largest_batch(in_steps, 640, unit=8, capacity=350) == 160
 
 
 def test_sizes_that_the_compiler_refuses_are_halved():
     def needed_for(faces):
         return float("inf") if faces > 100 else 10 * faces
 
-    assert memory.largest(needed_for, 640, unit=8, room=2000) == 80
+    assert memory.largest_batch(needed_for, 640, unit=8, capacity=2000) == 80
 
 
 def test_a_batch_that_cannot_be_smaller_has_no_largest():
-    assert memory.largest(lambda faces: 100, 8, unit=8, room=10) == 0
+    assert memory.largest_batch(lambda faces: 100, 8, unit=8, capacity=10) == 0
 
 
 def test_a_full_device_is_told_to_the_user():

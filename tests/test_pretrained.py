@@ -18,6 +18,7 @@ from aujax.errors import UserError
 from aujax.models import apvit, heads, pretrained, resnet, vit
 from aujax.models.heads import LinearHead
 from aujax.training import loop
+from aujax.training.optimizer import optimizer_of
 
 erf = np.vectorize(math.erf)
 
@@ -262,7 +263,7 @@ def started(with_options, tmp_path, monkeypatch):
         names = ", ".join(str(tmp_path / f"{name}.safetensors") for name in states)
         config = with_options(method="APViT", backbone="apvit_tiny", image_size=64, weights=names)
         monkeypatch.setattr(runs, "initial_variables", lambda model, _: zeros(model, 64))
-        tx, _ = runs.optimizer_of(config, 1)
+        tx, _ = optimizer_of(config, 1)
         return loop._starting_state(runs.build_model(config, 7), config, tx, data_mesh(), tmp_path / "run")
 
     return start

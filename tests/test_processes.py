@@ -15,6 +15,7 @@ import pytest
 
 from aujax import processes
 from aujax.errors import UserError
+from aujax.training import process_watch
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = (
@@ -60,9 +61,10 @@ def run_two(lines):
     program = f"""
 import sys
 from aujax import commandline, processes
+from aujax.training import process_watch
 index = int(sys.argv[1])
-with processes.watched(), commandline.user_errors("train.py"):
-    processes.join(coordinator="localhost:{free_port()}", count=2, index=index)
+with process_watch.watched(), commandline.user_errors("train.py"):
+    process_watch.join(coordinator="localhost:{free_port()}", count=2, index=index)
 {textwrap.indent(textwrap.dedent(lines), "    ")}
 """
     both = [begin("-c", program, str(index)) for index in range(2)]
@@ -127,7 +129,7 @@ def test_a_process_that_loses_another_one_says_so_and_ends(runs):
     assert told, runs.said
     assert re.fullmatch(lost, told[0])
     assert told[1:] == ["Start all processes again with the same command: they continue from the last checkpoint."]
-    assert runs.status == processes.STOPPED
+    assert runs.status == process_watch.STOPPED
 
 
 def test_processes_with_different_options_refuse_to_train_together():
@@ -149,7 +151,7 @@ def test_a_process_that_waits_for_one_that_failed_hears_why():
     """)
     assert "error: face 7 cannot be decoded\ntrain.py --help" in said[1]
     assert "error: process 1 stopped: face 7 cannot be decoded\nStart all" in said[0]
-    assert statuses == [processes.STOPPED, 2]
+    assert statuses == [process_watch.STOPPED, 2]
 
 
 @pytest.mark.parametrize(
@@ -157,12 +159,12 @@ def test_a_process_that_waits_for_one_that_failed_hears_why():
     [
         ({"coordinator": "localhost:1", "count": 2}, "belong together, got localhost:1, 2, no id"),
         ({"count": 2, "index": 0}, "belong together, got no coordinator, 2, 0"),
-        ({"coordinator": "localhost:1", "count": 2, "index": 2}, "--process_id: expected 0 to 1 of 2 processes, got 2"),
+        ({"coordinator": "localhost:1", "count": 2, "index": 2}, "--process-id: expected 0 to 1 of 2 processes, got 2"),
     ],
 )
 def test_half_of_what_processes_need_to_meet_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        processes.join(**options)
+        process_watch.join(**options)
 
 
 def test_processes_that_nobody_tells_of_are_asked_for():
@@ -175,15 +177,15 @@ def test_processes_that_nobody_tells_of_are_asked_for():
         timeout=120,
     )
     assert ended.returncode == 2
-    assert "give --coordinator, --num_processes and --process_id" in ended.stderr
+    assert "give --coordinator, --num-processes and --process-id" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_a_process_that_finds_no_other_gives_up():
-    lines = f"processes.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
-    ended = begin("-c", f"from aujax import processes\n{lines}")
+    lines = f"process_watch.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
+    ended = begin("-c", f"from aujax.training import process_watch\n{lines}")
     assert "error: the other processes were not found within 1 seconds; start all of them" in ended.communicate()[0]
-    assert ended.returncode == processes.STOPPED
+    assert ended.returncode == process_watch.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -225,13 +227,13 @@ class Signs(dict):
 def watch(monkeypatch):
     """The watch of process 0 among two; `watch.at(seconds)` is what it finds then."""
     client, clock = Signs(), [0.0]
-    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
-    watch = processes._Watch(client, 0, 2, 30)
+    monkeypatch.setattr(process_watch.time, "monotonic", lambda: clock[0])
+    watch = process_watch.Watch(client, 0, 2, 30)
 
     def at(seconds, sign):
         clock[0] = seconds
         client["aujax/alive/0"], client["aujax/alive/1"] = f"here {seconds}", sign
-        return watch._silent()
+        return watch._lost()
 
     watch.at = at
     return watch
@@ -267,16 +269,16 @@ def test_a_process_that_has_finished_is_not_missed(watch):
 def test_a_broken_connection_is_told_from_other_errors_of_the_device(message, broken):
     error = RuntimeError("in the loop")
     error.__cause__ = jax.errors.JaxRuntimeError(message)
-    assert processes._broken_connection(error) == (message if broken else None)
+    assert process_watch.broken_connection(error) == (message if broken else None)
 
 
 def test_a_process_that_ends_waits_for_the_others_only_while_they_are_well():
     said, statuses = run_two("index and 1 / 0")
     assert "ZeroDivisionError" in said[1]
     assert "error: process 1 stopped: ZeroDivisionError: division by zero\n" in said[0]
-    assert statuses == [processes.STOPPED, processes.STOPPED]
+    assert statuses == [process_watch.STOPPED, process_watch.STOPPED]
 
 
 def test_alone_an_error_is_left_as_it_is():
-    with pytest.raises(ZeroDivisionError), processes.watched():
+    with pytest.raises(ZeroDivisionError), process_watch.watched():
         _ = 1 / 0

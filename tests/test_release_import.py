@@ -55,7 +55,7 @@ def test_an_imported_run_is_evaluated_on_a_data_set_that_is_named(evaluated):
 
 
 def test_without_a_data_set_the_evaluation_says_what_to_give(imported):
-    with pytest.raises(UserError, match=r"--data_dir: expected a prepared data set, got nothing, .*AffectNet; give"):
+    with pytest.raises(UserError, match=r"--data-dir: expected a prepared data set, got nothing, .*AffectNet; give"):
         evaluation_files.evaluate_run(imported, "test")
 
 

@@ -17,6 +17,7 @@ from aujax.config import Config, OptimizerConfig
 from aujax.data import feed
 from aujax.data.batch import abstract, data_mesh, replicated, to_mesh
 from aujax.data.store import open_faces
+from aujax.errors import UserError
 from aujax.training import optimizer
 from aujax.training import step as steps
 
@@ -38,7 +39,7 @@ def trained(config, devices, batches=2):
     faces = open_faces(config.data.dir)
     mesh = data_mesh(jax.devices()[:devices])
     model = runs.build_model(config, len(faces.expressions))
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=3)
+    tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
     state = jax.device_put(steps.create_state(variables_of(config), tx), replicated(mesh))
     train_step = steps.make_train_step(model, tx, config, mesh)
     source = faces.source("train")
@@ -88,7 +89,7 @@ def test_a_mean_over_batches_counts_faces(with_a_partial_batch):
     )
     mesh = data_mesh(jax.devices()[:1])
     model = runs.build_model(with_a_partial_batch, 7)
-    tx, _ = runs.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
+    tx, _ = optimizer.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
     state = jax.device_put(steps.create_state(variables_of(with_a_partial_batch), tx), replicated(mesh))
     _, means = steps.make_train_step(model, tx, with_a_partial_batch, mesh)(state, to_mesh(last, mesh))
     assert {name: float(mean.count) for name, mean in means.items() if name != "alignment"} == dict.fromkeys(
@@ -155,8 +156,8 @@ def test_devices_exchange_gradients_once_statistics_and_a_few_sums(with_a_partia
     config = dataclasses.replace(with_a_partial_batch, **options)
     mesh = data_mesh(jax.devices()[:4])
     model = runs.build_model(config, 7)
-    tx, _ = runs.optimizer_of(config, steps_per_epoch=3)
-    state = runs.abstract_state(model, config, tx)
+    tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
+    state = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
     program = steps.make_train_step(model, tx, config, mesh).lower(placed, abstract(16, 36, mesh)).compile()
     sizes = exchanged(program)
@@ -254,7 +255,7 @@ def test_what_mixes_is_told_which_faces_only_fill_up_the_batch(with_a_partial_ba
     mesh = data_mesh(jax.devices()[:1])
     model = runs.build_model(with_a_partial_batch, 7)
     model = model.clone(method=dataclasses.replace(model.method, mix=flag))
-    tx, _ = runs.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
+    tx, _ = optimizer.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
     state = steps.create_state(variables_of(with_a_partial_batch), tx)
     step = steps.make_train_step(model, tx, with_a_partial_batch, mesh)
     _, means = step(jax.device_put(state, replicated(mesh)), to_mesh(last, mesh))
@@ -349,3 +350,15 @@ def test_views_are_normalised_and_know_their_maps_and_labels(with_options):
     np.testing.assert_allclose(image[0], (batch.image / 255.0 - mean) / deviation, atol=1e-4)
     np.testing.assert_array_equal(has_map[0], batch.expression != 0)
     np.testing.assert_array_equal(target[0], np.eye(7)[batch.expression])
+
+
+def test_an_optimizer_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(UserError, match=r"--config\.optimizer\.name: expected one of sgd, got 'adam'"):
+        optimizer.make_optimizer(OptimizerConfig(name="adam"), optax.constant_schedule(0.1))
+
+
+def test_another_row_of_optimizers_is_chosen_by_its_name(monkeypatch):
+    monkeypatch.setitem(optimizer.OPTIMIZERS, "plain", lambda options, schedule: optax.sgd(schedule))
+    chosen = optimizer.make_optimizer(OptimizerConfig(name="plain"), optax.constant_schedule(0.5))
+    updates, _ = chosen.update(jnp.ones(2), chosen.init(jnp.zeros(2)), jnp.ones(2))
+    np.testing.assert_array_equal(updates, [-0.5, -0.5])  # no decay, no momentum

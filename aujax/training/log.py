@@ -1,6 +1,5 @@
 """The log of a run: log.jsonl, and TensorBoard's event files where `tensorboardX` is installed."""
 
-import contextlib
 import json
 import pathlib
 from typing import Any
@@ -11,7 +10,7 @@ from aujax import processes, run_files
 class Log:
     """Appends numbers to log.jsonl, and to TensorBoard's event files where `tensorboardX` is installed.
 
-    Of several processes, the first one does.
+    Of several processes, process 0 does.
     """
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
@@ -23,10 +22,21 @@ class Log:
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
         partial.replace(self._path)
-        self._board = _tensorboard(workdir, step)
+        try:
+            from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
+
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        except ImportError:
+            self._board = None
 
     def write(self, kind: str, step: int, numbers: dict[str, Any]) -> None:
-        """Appends one line; nested numbers are dictionaries."""
+        """Appends one line.
+
+        Args:
+          kind: "train" or "validation".
+          step: number of training steps so far.
+          numbers: by name, some of them nested by layer; None where there is no number.
+        """
         if not processes.is_first():
             return
         with self._path.open("a") as file:
@@ -35,11 +45,3 @@ class Log:
             for name, value in run_files.flat(numbers).items():
                 if isinstance(value, int | float):  # not the name of the split, nor a cosine of no face
                     self._board.add_scalar(f"{kind}/{name}", value, step)
-
-
-def _tensorboard(workdir: pathlib.Path, step: int) -> Any:
-    with contextlib.suppress(ImportError):
-        from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
-
-        return SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-    return None

@@ -1,5 +1,9 @@
-"""`train_and_evaluate`: everything that happens between a configuration and a run folder."""
+"""`train_and_evaluate`: from a configuration to a run folder.
 
+Below it: the state that training starts from, an epoch over device-resident or streamed faces, and the validation.
+"""
+
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -7,99 +11,119 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import rich.console
 import rich.progress
+from jax.sharding import Mesh
 
 from aujax import methods, processes, run_files, runs, weight_files
+from aujax.checkpoints import Checkpoints
 from aujax.config import Config
-from aujax.data import feed
-from aujax.data.batch import abstract, check_divisible, data_mesh, replicate, replicated
-from aujax.data.store import Faces, open_faces
+from aujax.data import device_cache, feed
+from aujax.data.batch import abstract, check_divisible, data_mesh, replicate, replicated, to_mesh_ahead
+from aujax.data.store import Faces, FaceSource, open_faces
 from aujax.errors import UserError
 from aujax.evaluation import evaluate
 from aujax.models import pretrained
 from aujax.training import memory
-from aujax.training.checkpoint import Checkpoints
-from aujax.training.epochs import Training, open_epochs
+from aujax.training import step as steps
 from aujax.training.log import Log
-from aujax.training.step import TrainState, create_state
+from aujax.training.optimizer import optimizer_of
+from aujax.training.step import Means, TrainState
 
 log = logging.getLogger(__name__)
 
+_CALL_SECONDS = 1.0  # of steps in one call: long enough to cost nothing, short enough to be interrupted
+_IN_FLIGHT = 2  # streamed steps that wait on the devices, with their batches
+
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
-    """Trains as configured, validates, keeps checkpoints; continues where an interrupted run left off.
+    """Trains as configured, validates, keeps checkpoints; continues an interrupted run in the same folder.
 
-    Whatever the user can mend (data, options, folder, memory) is a UserError before the first step and before anything
-    is written.
+    Every mistake that the user can fix (data, options, folder, memory) is a UserError before the first step and before
+    anything is written.
     """
-    faces = _open(config)
-    train = faces.source("train")
+    faces = _open_data(config)
+    source = faces.source("train")
     mesh = data_mesh()
     if jax.process_count() > 1:
-        processes.check_agreement(_facts(config, faces, workdir))
+        processes.check_agreement(_shared_facts(config, faces, workdir))
     check_divisible(config.data.batch_size, mesh, option="data.batch_size", parts=config.gradient_accumulation)
     runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
-    steps_per_epoch = feed.num_batches(len(train), config.data.batch_size)
-    tx, schedule = runs.optimizer_of(config, steps_per_epoch)
+    layer = model.method.aligned(config.au_layers)[-1]  # the one that is reported
+    steps_per_epoch = feed.num_batches(len(source), config.data.batch_size)
+    tx, schedule = optimizer_of(config, steps_per_epoch)
     state = _starting_state(model, config, tx, mesh, workdir)
     first_epoch = int(state.step) // steps_per_epoch
+
     console = rich.console.Console(quiet=not processes.is_first())
-    console.print(_opening(first_epoch, config, faces, mesh, workdir))
     if first_epoch >= config.epochs:
+        console.print(f"{workdir} has finished its {config.epochs} epochs already")
         return
+    console.print(
+        f"{config.method} on {len(source)} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}; "
+        f"from epoch {first_epoch + 1} of {config.epochs}; "
+        f"best epoch selected on {config.model_selection}; compiling the step"
+    )
     with memory.exhaustion_explained():
-        epochs = open_epochs(Training(model, tx, config, mesh), train, state)
-        console.print(epochs.about)
-        validate = _validation(model, config, faces, mesh, state, keep=epochs.resident)
+        epochs = open_epochs(Training(model, tx, config, mesh), source, state)
+        console.print(epochs.description)
+        validate = _validation(model, config, faces, mesh, state, keep_decoded=epochs.is_cached)
         runs.start(workdir, config, faces)
         log = Log(workdir, step=int(state.step))
-        checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
-        with checkpoints, _progress(console) as bar:
-            task = bar.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
-            for epoch in range(first_epoch, config.epochs):
+        progress = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(),
+            console=console,
+        )
+        with Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints) as checkpoints, progress:
+            task = progress.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
+            for epoch in range(first_epoch + 1, config.epochs + 1):
                 started = time.perf_counter()
-                state, totals = epochs.run(state, epoch, functools.partial(bar.advance, task))
-                numbers = _numbers(totals, epoch)
+                state, totals = epochs.run(state, epoch - 1, functools.partial(progress.advance, task))
+                means = _finite(totals, epoch)
                 seconds = time.perf_counter() - started
-                step = (epoch + 1) * steps_per_epoch
-                rates = _rates(schedule, step, len(train) / seconds)
-                log.write("train", step, {"epoch": epoch + 1} | numbers | rates)
-                if (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs:
-                    summary = validate(state)
-                    layer = model.method.aligned(config.au_layers)[-1]
-                    names = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")
-                    score = {name: summary[name] for name in names}
-                    log.write("validation", step, {"epoch": epoch + 1, "split": config.model_selection} | score)
-                    checkpoints.save(step, state, {"accuracy": score["accuracy"], "epoch": epoch + 1})
-                    console.print(_line(epoch + 1, config, numbers, score, layer))
+                step = epoch * steps_per_epoch
+                rates = {
+                    "learning_rate": np.asarray(schedule(step - 1)).item(),
+                    "images_per_second": round(len(source) / seconds, 1),
+                }
+                log.write("train", step, {"epoch": epoch} | means | rates)
+                if epoch % config.validate_every and epoch < config.epochs:
+                    continue
+
+                summary = validate(state)
+                names = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")
+                scores = {name: summary[name] for name in names}
+                log.write("validation", step, {"epoch": epoch, "split": config.model_selection} | scores)
+                checkpoints.save(step, state, {"accuracy": scores["accuracy"], "epoch": epoch})
+                attention = "" if scores["att_cos"] is None else f", att_cos {scores['att_cos']:.3f} ({layer})"
+                console.print(
+                    f"epoch {epoch}/{config.epochs}: loss {means['loss']:.3f}; "
+                    f"{config.model_selection} accuracy {scores['accuracy']:.3f}{attention}"
+                )
 
 
-def _open(config: Config) -> Faces:
+def _open_data(config: Config) -> Faces:
+    """Returns the data set, after the checks that it has what the options need."""
     if not config.data.dir:
         raise UserError(
             "--config.data.dir: expected a prepared data set, got nothing; make one with "
-            "`python -m aujax.data.prepare synthetic --out data/synthetic` and give its folder"
+            "`aujax prepare synthetic --out data/synthetic` and give its folder"
         )
     faces = open_faces(config.data.dir)
     runs.check_expressions(config, faces)
     faces.source("train")
-    _check_selection_split(config, faces)
-    if config.au_weight and not faces.landmarks["train"]:
-        raise UserError(
-            f"--config.au_weight: AU maps need landmarks, but no training face of {faces.directory} has any; "
-            "prepare the data set with --landmarks=dlib or --landmarks=FILE, or set --config.au_weight=0"
-        )
-    return faces
-
-
-def _check_selection_split(config: Config, faces: Faces) -> None:
     split = config.model_selection
     if split not in faces.splits:
         other = "test" if split == "validation" else "validation"
@@ -108,107 +132,207 @@ def _check_selection_split(config: Config, faces: Faces) -> None:
             f"--config.model_selection: the best epoch is selected on the split {split!r}, which {faces.directory} "
             f"does not have; prepare the data set again with a share for --{split}{remedy}"
         )
+    if config.au_weight and not faces.landmarks["train"]:
+        raise UserError(
+            f"--config.au_weight: AU maps need landmarks, but no training face of {faces.directory} has any; "
+            "prepare the data set with --landmarks=dlib or --landmarks=FILE, or set --config.au_weight=0"
+        )
+    return faces
 
 
-def _facts(config: Config, faces: Faces, workdir: pathlib.Path) -> dict[str, Any]:
+def _shared_facts(config: Config, faces: Faces, workdir: pathlib.Path) -> dict[str, Any]:
     """Returns what must be the same in all processes of a run, by names that a user knows."""
-    options = {f"config.{name}": value for name, value in run_files.flat(dataclasses.asdict(config)).items()}
-    for free in ("config.data.dir", "config.data.read_threads"):  # each process may have its own
-        del options[free]
-    saved = workdir / run_files.CHECKPOINTS
-    steps = sorted(int(path.name) for path in saved.iterdir() if path.name.isdigit()) if saved.is_dir() else []
+    facts = {f"config.{name}": value for name, value in run_files.flat(dataclasses.asdict(config)).items()}
+    for name in ("config.data.dir", "config.data.read_threads"):  # each process may have its own
+        del facts[name]
     files = [pathlib.Path(source) for source in config.weight_files]
-    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()]
-    content = {"codebook": runs.codebook_content(config), "weights": weights, "data set": faces.fingerprint}
-    return options | content | {"checkpoints": steps, "versions": runs.versions()}
+    checkpoints = workdir / run_files.CHECKPOINTS
+    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    return facts | {
+        "codebook": runs.codebook_content(config),
+        "weights": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()],
+        "data set": faces.fingerprint,
+        "checkpoints": sorted(int(name) for name in names if name.isdigit()),
+        "versions": runs.versions(),
+    }
 
 
 def _starting_state(
-    model: methods.Classifier,
-    config: Config,
-    tx: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    workdir: pathlib.Path,
+    model: methods.Classifier, config: Config, tx: optax.GradientTransformation, mesh: Mesh, workdir: pathlib.Path
 ) -> TrainState:
-    """Returns the latest saved state, or the first one: from the seed, and from pretrained weights if there are any."""
-    abstract = runs.abstract_state(model, config, tx)
-    if found := runs.restore(workdir, abstract, replicated(mesh), which="latest"):
-        return found[0]
+    """Returns the latest saved state, or the first one: random from the seed, with pretrained weights if configured."""
+    like = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
+    if checkpoint := runs.restore(workdir, like, replicated(mesh), which="latest"):
+        return checkpoint[1]
     variables = random = runs.initial_variables(model, config)
     for source in config.weight_files:
         try:
             variables = pretrained.load_backbone(weight_files.read(source), model, variables)
         except ValueError as error:
             raise UserError(f"--config.weights: {source}: {error}") from error
-    if config.weight_files and (drawn := pretrained.not_loaded(random, variables)):
-        log.warning("--config.weights holds nothing for %s: drawn at random", ", ".join(drawn))
-    return replicate(create_state(variables, tx), mesh)
+    if config.weight_files and (missing := pretrained.not_loaded(random, variables)):
+        log.warning("--config.weights has no values for %s: initialized at random", ", ".join(missing))
+    return replicate(steps.create_state(variables, tx), mesh)
+
+
+def _finite(totals: Means, epoch: int) -> dict[str, float]:
+    """Returns the means of an epoch as numbers; a loss that is not finite is a UserError."""
+    means = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
+    if not np.isfinite(means["loss"]):
+        raise UserError(
+            f"the loss of epoch {epoch} is {means['loss']}: training diverged; train again "
+            "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
+        )
+    return means
+
+
+class Training(NamedTuple):
+    """The arguments of `make_train_step` and `make_cached_steps`."""
+
+    model: methods.Classifier
+    tx: optax.GradientTransformation
+    config: Config
+    mesh: Mesh
+
+
+# (state, number of the epoch from 0, advance) -> (state, means over the epoch); calls `advance(number of steps done)`.
+Epoch = Callable[[TrainState, int, Callable[[int], None]], tuple[TrainState, Means]]
+
+
+class Epochs(NamedTuple):
+    """An epoch as a function, a description of where its faces are stored, and whether that is device memory."""
+
+    run: Epoch
+    description: str
+    is_cached: bool
+
+
+def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+    """Compiles the step for a state like this one, and stores the faces as `config.data.cache` says.
+
+    Device-resident and streamed faces give the same numbers, up to rounding: the same faces in the same order go
+    through the same step. What does not fit into device memory is a UserError, before anything is trained.
+    """
+    cache = training.config.data.cache
+    if cache == "off":
+        return _streamed(training, source, state)
+    try:
+        return _cached(training, source, state)
+    except memory.DoesNotFit as error:
+        if cache == "device":
+            raise UserError(
+                f"--config.data.cache=device: {len(source)} faces and the step need {error}; set it to auto, "
+                "lower --config.data.resize_size, or use more devices"
+            ) from error
+        streamed = _streamed(training, source, state)
+        return streamed._replace(description=f"{streamed.description}; device-resident faces would take {error}")
+
+
+def _cached(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+    """Returns epochs over device-resident faces, many steps in a call; `DoesNotFit` if faces and step are too large."""
+    model, _, config, mesh = training
+    size = device_cache.bytes_per_device(len(source), config.resize_size, mesh)
+    capacity = memory.capacity(mesh, state)
+    memory.check(size, capacity)
+    # Compiled for shapes alone, before the faces are loaded.
+    rows, valid = feed.batch_rows(np.arange(len(source), dtype=np.int32), config.data.batch_size)
+    stored = device_cache.faces_per_device(len(source), mesh) * mesh.size
+    program = memory.compiled(
+        steps.make_cached_steps(*training).lower(
+            state,
+            replicate(steps.zero_means(model, config), mesh),
+            abstract(stored, config.resize_size, mesh),
+            *replicate((rows, valid, np.int32(0), np.int32(1)), mesh),
+        )
+    )
+    memory.check(memory.needed(program), capacity)
+    faces = device_cache.load(source, config.resize_size, mesh, threads=config.data.read_threads)
+    in_loop = steps.loops_are_fast(mesh)
+
+    def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
+        order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
+        rows, valid = feed.batch_rows(order, config.data.batch_size)
+        batches = replicate((rows, valid), mesh)
+        totals = replicate(steps.zero_means(model, config), mesh)
+        done = 0
+        count = 1  # steps in the next call
+        while done < len(rows):
+            started = time.perf_counter()
+            last = min(done + count, len(rows))
+            bounds = replicate((np.int32(done), np.int32(last)), mesh)
+            state, totals = program(state, totals, faces, *batches, *bounds)
+            jax.block_until_ready(totals)
+            if in_loop:
+                wanted = _CALL_SECONDS * (last - done) / (time.perf_counter() - started)
+                # The smallest of all processes: they must compute the same steps.
+                count = max(1, int(processes.smallest(wanted)))
+            advance(last - done)
+            done = last
+        return state, totals
+
+    return Epochs(run, f"all faces in device memory, {memory.readable(size)} on each", is_cached=True)
+
+
+def _streamed(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+    """Returns epochs over faces that are loaded and decoded ahead of the step, one step in a call."""
+    model, _, config, mesh = training
+    train_step = steps.make_train_step(*training)
+    program = memory.compile_for_batch(
+        lambda faces: train_step.lower(state, abstract(faces, config.resize_size, mesh)),
+        config.data.batch_size,
+        unit=mesh.size * config.gradient_accumulation,
+        capacity=memory.capacity(mesh, state),
+        option="data.batch_size",
+        work="a step of",
+        advice="--config.rematerialize=True and --config.gradient_accumulation need less",
+    )
+    add = jax.jit(lambda totals, means: jax.tree.map(jnp.add, totals, means), donate_argnums=0)
+
+    def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
+        batches = feed.batches(
+            source,
+            feed.epoch_order(config.seed, epoch, len(source)),
+            batch_size=config.data.batch_size,
+            size=config.resize_size,
+            threads=config.data.read_threads,
+        )
+        totals = replicate(steps.zero_means(model, config), mesh)
+        in_flight = collections.deque()
+        for batch in to_mesh_ahead(batches, mesh):
+            state, means = program(state, batch)
+            totals = add(totals, means)
+            in_flight.append(means)
+            if len(in_flight) > _IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
+            advance(1)
+        return state, totals
+
+    return Epochs(run, f"faces loaded from disk by {config.data.read_threads} threads", is_cached=False)
 
 
 def _validation(
-    model: methods.Classifier, config: Config, faces: Faces, mesh: jax.sharding.Mesh, state: TrainState, *, keep: bool
+    model: methods.Classifier, config: Config, faces: Faces, mesh: Mesh, state: TrainState, *, keep_decoded: bool
 ) -> Callable[[TrainState], dict[str, Any]]:
-    """Returns state -> summary over the split that chooses the best epoch; the host may keep its decoded faces."""
+    """Returns state -> summary over the split that selects the best epoch.
+
+    With `keep_decoded` the host keeps the decoded faces between validations.
+    """
     forward = evaluate.make_forward(model, config, mesh)
-    fitting = memory.fitting(
+    program = memory.compile_for_batch(
         lambda size: forward.lower(state.variables, abstract(size, config.input_size, mesh)),
         evaluate.batch_size(config, mesh),
         unit=mesh.size,
-        room=memory.limit(mesh, state.variables),
+        capacity=memory.capacity(mesh, state.variables),
         option="data.eval_batch_size",
         work="validating",
     )
-    eval_step = evaluate.make_eval_step(fitting, mesh)
+    eval_step = evaluate.make_eval_step(program, mesh)
     layer = model.method.aligned(config.au_layers)[-1]
     split = functools.partial(evaluate.whole_split, faces.source(config.model_selection), config, mesh)
-    batches = functools.cache(lambda: list(split())) if keep else split
+    batches = functools.cache(lambda: list(split())) if keep_decoded else split
 
     def validate(state: TrainState) -> dict[str, Any]:
         predictions = evaluate.predict(eval_step, state.variables, batches(), mesh=mesh)
         return evaluate.validation_metrics(predictions, faces.expressions, layer=layer)
 
     return validate
-
-
-def _numbers(totals: Any, epoch: int) -> dict[str, float]:
-    numbers = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
-    if not np.isfinite(numbers["loss"]):
-        raise UserError(
-            f"the loss of epoch {epoch + 1} is {numbers['loss']}: training diverged; train again "
-            "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
-        )
-    return numbers
-
-
-def _rates(schedule: optax.Schedule, step: int, images_per_second: float) -> dict[str, float]:
-    return {
-        "learning_rate": np.asarray(schedule(step - 1)).item(),
-        "images_per_second": round(images_per_second, 1),
-    }
-
-
-def _opening(first_epoch: int, config: Config, faces: Faces, mesh: jax.sharding.Mesh, workdir: pathlib.Path) -> str:
-    if first_epoch >= config.epochs:
-        return f"{workdir} has finished its {config.epochs} epochs already"
-    what = f"{config.method} on {faces.splits['train']} faces, {mesh.size} x {mesh.devices.flat[0].device_kind}"
-    best = f"best epoch selected on {config.model_selection}"
-    return f"{what}; from epoch {first_epoch + 1} of {config.epochs}; {best}; compiling the step"
-
-
-def _line(epoch: int, config: Config, numbers: dict[str, float], summary: dict[str, Any], layer: str) -> str:
-    cosine = summary["att_cos"]
-    attention = "" if cosine is None else f", att_cos {cosine:.3f} ({layer})"
-    accuracy = f"{config.model_selection} accuracy {summary['accuracy']:.3f}"
-    return f"epoch {epoch}/{config.epochs}: loss {numbers['loss']:.3f}; {accuracy}{attention}"
-
-
-def _progress(console: rich.console.Console) -> rich.progress.Progress:
-    return rich.progress.Progress(
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeElapsedColumn(),
-        rich.progress.TextColumn("left"),
-        rich.progress.TimeRemainingColumn(),
-        console=console,
-    )

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from aujax.checkpoints import Checkpoints
 from aujax.data.batch import data_mesh, replicated
 from aujax.errors import UserError
-from aujax.training.checkpoint import Checkpoints
 
 SHARDING = replicated(data_mesh(jax.devices()[:1]))
 

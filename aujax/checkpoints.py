@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest and the best by validation accuracy. The only file that knows Orbax."""
+"""Checkpoints of a run: the latest, and the best by validation accuracy. The only module that imports Orbax."""
 
 import pathlib
 from typing import Any
@@ -9,8 +9,8 @@ from orbax.checkpoint import v1 as orbax
 from aujax.errors import UserError
 
 SCORE = "accuracy"
-# A parameter of fewer bytes per device is written by one of them: cutting it up takes longer than writing it.
-_LEAST_SLICE = 2**20
+# A parameter of fewer bytes per device is written by one of the devices: slicing it takes longer than writing it.
+_SMALLEST_SLICE = 2**20
 
 
 def _score(metrics: Any) -> float:
@@ -18,7 +18,7 @@ def _score(metrics: Any) -> float:
 
 
 class Checkpoints:
-    """The numbered checkpoints in one folder; use as a context manager, so that the last one is written out."""
+    """The numbered checkpoints in one folder; a context manager, so that the last one is written completely."""
 
     def __init__(self, directory: pathlib.Path, *, keep: int = 1):
         """Opens the folder; the latest `keep` checkpoints stay, and the best one, however old it is."""
@@ -27,7 +27,8 @@ class Checkpoints:
         policies = training.preservation_policies
         kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)])
         context = orbax.Context()
-        context.array.saving.min_slice_bytes_for_replica_parallel = _LEAST_SLICE
+        context.array.saving.min_slice_bytes_for_replica_parallel = _SMALLEST_SLICE
+        context.pytree.loading.partial_load = True
         self._checkpointer = training.Checkpointer(directory.absolute(), context=context, preservation_policy=kept)
 
     def __enter__(self) -> "Checkpoints":
@@ -37,18 +38,21 @@ class Checkpoints:
         self._checkpointer.close()
 
     def save(self, step: int, state: Any, metrics: dict[str, float]) -> None:
-        """Starts to write the state; `metrics["accuracy"]` is what makes a checkpoint the best."""
+        """Starts to write the state; the best checkpoint is the one with the largest `metrics["accuracy"]`."""
         # Forced: by default a save is skipped while the one before is still being written.
         self._checkpointer.save_async(step, state, metrics=metrics, force=True)
 
     def find(self, which: str) -> tuple[int, dict[str, float]] | None:
-        """Returns step and metrics of the latest or the best checkpoint (of equals the later), None without any."""
-        found = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
+        """Returns step and metrics of the "latest" or the "best" checkpoint (of equals the later), None without any."""
+        checkpoints = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
         rank = {"latest": lambda row: row[0], "best": lambda row: (_score(row[1]), row[0])}[which]
-        return max(found, key=rank, default=None)
+        return max(checkpoints, key=rank, default=None)
 
     def restore(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
-        """Returns the state of that step with the structure, shapes and types of `like`, placed by `sharding`."""
+        """Returns the state of that step, or the part of it that `like` names, placed by `sharding`.
+
+        Structure, shapes and types are those of `like`.
+        """
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         try:
             return self._checkpointer.load(step, abstract)
