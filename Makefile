@@ -1,5 +1,6 @@
 # make demo   sets up .venv, trains with and without action-unit cues on drawn faces, writes runs/demo/report.html
 # make test   sets up .venv and runs the tests
+# make docs   builds the documentation in docs/_build/html; warnings are errors
 # make lint   checks style and types
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -32,7 +33,7 @@ PIP := env -u XDG_CACHE_HOME "$(BIN)/python" -m pip --disable-pip-version-check 
 
 EXTRAS := report$(shell nvidia-smi -L >/dev/null 2>&1 && echo ,cuda)
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test docs lint clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -62,9 +63,21 @@ test: $(VENV)/.with-test
 	@mkdir -p "$(TMPDIR)"
 	@"$(BIN)/python" -m pytest -q -p no:cacheprovider -n $(WORKERS) --dist loadfile $(TEST)
 
+# The notebook in the documentation opens the demo's run; where there is none, a shorter one is trained.
+DOCS_RUN := $(if $(wildcard $(DEMO)/with_au/config.json),$(DEMO)/with_au,docs/_build/run)
+
+docs: $(VENV)/.with-docs
+	@mkdir -p "$(TMPDIR)"
+	@test -f "$(DOCS_RUN)/config.json" || { \
+	  "$(BIN)/aujax" prepare synthetic --out docs/_build/faces --train 700 --validation 70 --test 70 >/dev/null; \
+	  "$(BIN)/aujax" train --config=synthetic --config.data.dir=docs/_build/faces \
+	    --config.epochs=8 --config.validate_every=4 --workdir="$(DOCS_RUN)"; }
+	@AUJAX_RUN="$(abspath $(DOCS_RUN))" "$(BIN)/python" -m sphinx -q -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 lint: $(VENV)/.with-dev
 	@"$(BIN)/ruff" check . && "$(BIN)/ruff" format --check .
 	@"$(BIN)/pyright"
 
 clean:
-	rm -rf "$(VENV)" "$(CACHE)" "$(DEMO)"
+	rm -rf "$(VENV)" "$(CACHE)" "$(DEMO)" docs/_build docs/_generated

@@ -1,8 +1,8 @@
-"""Maps of where an expression's action units lie on one face; `jax.vmap` over faces is the batched builder.
+"""AU maps: where an expression's action units (AUs) lie on one face; `jax.vmap` over faces is the batched builder.
 
-Maps are float32 in [0, 1], (height, width). Landmarks are the 68 iBUG points, (x, y) pixels of a picture of the
-map's size, x right, y down. A function that can fail to draw returns a mask beside the map: `has_map` is False,
-and the map zero, for an expression without action units (Neutral), for a landmark that is not finite, and where
+Maps are float32 in [0, 1], (height, width). Landmarks are the 68 iBUG points, (x, y) pixels of an image of the map's
+size, x right, y down; integers are pixel centres. A function that may be unable to draw returns a mask beside the map:
+`has_map` is False, and the map zero, for an expression without AUs (Neutral), for a landmark that is not finite, and if
 no ellipse touches the canvas. Everything here is pure and works under jit, vmap and grad.
 """
 
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
-from aujax import rendering, resize
-from aujax.codebook import FACS, Codebook
+from aujax import ellipses, resize
+from aujax.codebook import FACS, Codebook, rescale_landmarks
 from aujax.resize import Size
 
 LANDMARKS = 68
-_FOREHEAD = 0.4  # of the distance between the eyes: how far above its brows a face is taken to reach
+_FOREHEAD = 0.4  # height of the forehead above the brows, in inter-ocular distances
 
 
 def au_map(
@@ -29,19 +29,20 @@ def au_map(
     size: Size = (224, 224),
     codebook: Codebook = FACS,
 ) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
-    """Returns the map of all action units that `codebook` lists for the expression, and whether there is one.
+    """Returns the map of all AUs that `codebook` lists for the expression, and whether there is a map.
 
-    This is A of the paper's section 3.2: the pixel-wise maximum over the action units' maps. `expression` is an
-    index into `codebook.expressions`; any other index has no map.
+    This is A of the paper's section 3.2: the pixel-wise maximum over the AUs' maps. `expression` is an index into
+    `codebook.expressions`; any other index has no map. Landmarks of another shape than (68, 2) are a ValueError.
 
     >>> maps, has_map = jax.jit(jax.vmap(au_map))(jnp.zeros((2, 68, 2)), jnp.array([0, 1]))
     >>> maps.shape, has_map.shape
     ((2, 224, 224), (2,))
     """
-    rows, drawn = rendering.expression_selections(codebook)
-    drawn = jnp.asarray(drawn).at[expression].get(mode="fill", fill_value=False)
-    drawn &= jnp.asarray(expression) >= 0
-    return _draw(landmarks, rendering.Selection(jnp.asarray(rows)[expression], drawn), size, codebook)
+    rows, valid = ellipses.selections(tuple(codebook.aus.values()), codebook)
+    # An index beyond the end selects no ellipse; a negative one, which would count from the end, is masked as well.
+    valid = jnp.asarray(valid).at[expression].get(mode="fill", fill_value=False)
+    valid &= jnp.asarray(expression) >= 0
+    return _draw(landmarks, ellipses.Selection(jnp.asarray(rows)[expression], valid), size, codebook)
 
 
 def batch_au_maps(
@@ -52,10 +53,10 @@ def batch_au_maps(
     size: Size,
     codebook: Codebook,
 ) -> tuple[Float[Array, "batch h w"], Bool[Array, " batch"]]:
-    """Returns the AU maps of stored pictures of `size`, drawn on the codebook's canvas if it has one.
+    """Returns the AU maps of stored images of `size`, drawn on the codebook's canvas if it has one.
 
-    Faces outside `where` (no landmarks, padding) have no map. A map drawn on another canvas is resized by the
-    nearest pixel, as the released code does.
+    Faces where the mask is False (no landmarks, padding) have no map. A map drawn on a canvas of another size is
+    resized to the nearest pixel, as in the released code.
     """
     return _batch(au_map, (landmarks, expression), where, size, codebook)
 
@@ -67,24 +68,16 @@ def batch_generic_maps(
     size: Size,
     codebook: Codebook,
 ) -> tuple[Float[Array, "batch h w"], Bool[Array, " batch"]]:
-    """Returns the `generic_map` of stored pictures of `size`, as `batch_au_maps` does for an expression's."""
+    """Returns the `generic_map` of stored images of `size`; canvas and mask are as in `batch_au_maps`."""
     return _batch(generic_map, (landmarks,), where, size, codebook)
 
 
 def generic_map(
     landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224), codebook: Codebook = FACS
 ) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
-    """Returns the map of every action unit of the codebook, whatever the expression: also Neutral has one."""
-    selection = rendering.selections((codebook.all_aus,), codebook)
-    return _draw(landmarks, rendering.Selection(selection.rows[0], selection.drawn[0]), size, codebook)
-
-
-def expression_maps(
-    landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224), codebook: Codebook = FACS
-) -> tuple[Float[Array, "classes h w"], Bool[Array, " classes"]]:
-    """Returns one map per expression, in the codebook's order: what the face would be asked for as each class."""
-    draw = functools.partial(_draw, size=size, codebook=codebook)
-    return jax.vmap(draw, in_axes=(None, 0))(landmarks, rendering.expression_selections(codebook))
+    """Returns the map of every AU of the codebook, the same for all expressions, and whether there is a map."""
+    selection = ellipses.selections((codebook.all_aus,), codebook)
+    return _draw(landmarks, ellipses.Selection(selection.rows[0], selection.valid[0]), size, codebook)
 
 
 def single_au_maps(
@@ -94,36 +87,20 @@ def single_au_maps(
     size: Size = (224, 224),
     codebook: Codebook = FACS,
 ) -> tuple[Float[Array, "aus h w"], Bool[Array, " aus"]]:
-    """Returns one map per FACS number in `aus`; a number the codebook does not place is a ValueError."""
-    unknown = [number for number in aus if number not in codebook.spots]
+    """Returns one map per FACS number in `aus`; a number without a region in the codebook is a ValueError."""
+    unknown = [number for number in aus if number not in codebook.ellipses]
     if unknown:
         raise ValueError(
-            f"action units {unknown} have no place on the face; "
+            f"action units {unknown} have no region on the face; "
             f"valid FACS numbers: {', '.join(map(str, codebook.all_aus))}"
         )
     draw = functools.partial(_draw, size=size, codebook=codebook)
-    selections = rendering.selections(tuple((number,) for number in aus), codebook)
+    selections = ellipses.selections(tuple((number,) for number in aus), codebook)
     return jax.vmap(draw, in_axes=(None, 0))(landmarks, selections)
 
 
-def landmark_map(
-    landmarks: Real[Array | np.ndarray, "points xy"],
-    *,
-    size: Size = (224, 224),
-    sigma: float = 8.0,
-    jaw: bool = False,
-) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
-    """Returns the maximum of one Gaussian per landmark (`sigma` in pixels, jaw line optional), scaled to [0, 1]."""
-    points, finite = _checked(landmarks)
-    points = points if jaw else points[17:]
-    x, y = (jnp.arange(n, dtype=jnp.float32) for n in reversed(size))
-    dx, dy = (x[None, :] - points[:, :1]) ** 2, (y[None, :] - points[:, 1:]) ** 2
-    nearest = functools.reduce(jnp.minimum, [dy[i][:, None] + dx[i][None, :] for i in range(len(points))])
-    return _masked(rendering.stretched(jnp.exp(-nearest / (2 * sigma**2))), finite)
-
-
 def face_outline(landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224)) -> Float[Array, "h w"]:
-    """Returns 1 within the face, jaw to forehead, and 0 outside: pixels from which a ray crosses its edge once.
+    """Returns the mask of the face, from the jaw to a forehead above the brows: 1 inside, 0 outside.
 
     >>> face_outline(jnp.zeros((68, 2)), size=(4, 4)).sum()
     Array(0., dtype=float32)
@@ -132,8 +109,9 @@ def face_outline(landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size
     eyes = landmarks[42:48].mean(0) - landmarks[36:42].mean(0)
     up = _FOREHEAD * jnp.stack([eyes[1], -eyes[0]])
     corners = jnp.concatenate([landmarks[:17], landmarks[26:16:-1] + up[None]])
-    x, y = (jnp.arange(n, dtype=jnp.float32) for n in reversed(size))
-    x, y = x[None, None, :], y[None, :, None]
+    x = jnp.arange(size[1], dtype=jnp.float32)[None, None, :]
+    y = jnp.arange(size[0], dtype=jnp.float32)[None, :, None]
+    # Even-odd rule: a pixel is inside if the ray from it to the right crosses an odd number of the polygon's edges.
     (ax, ay), (bx, by) = (part.T[:, :, None, None] for part in (corners, jnp.roll(corners, -1, axis=0)))
     height = jnp.where(by == ay, 1.0, by - ay)
     crossed = ((ay > y) != (by > y)) & (x < (bx - ax) * (y - ay) / height + ax)
@@ -151,8 +129,8 @@ def _batch(
     canvas = codebook.canvas or size
     if canvas != size:
         scale = np.array([canvas[1] / size[1], canvas[0] / size[0]], np.float32).reshape(1, 1, 2)
-        # Rounded to 1/1000 px: the reference truncates, and 50 must not come back as 49.99999.
-        landmarks = jnp.round((landmarks + 0.5) * scale - 0.5, 3)
+        # Rounded to 1/1000 px, because the reference truncates: 50 must not become 49.99999.
+        landmarks = jnp.round(rescale_landmarks(landmarks, scale), 3)
     maps, has_map = jax.vmap(functools.partial(draw, size=canvas, codebook=codebook))(landmarks, *rest)
     has_map &= where
     maps = maps if canvas == size else resize.nearest(maps, size)
@@ -160,20 +138,18 @@ def _batch(
 
 
 def _draw(
-    landmarks: Real[Array | np.ndarray, "points xy"], selection: rendering.Selection, size: Size, codebook: Codebook
+    landmarks: Real[Array | np.ndarray, "points xy"], selection: ellipses.Selection, size: Size, codebook: Codebook
 ) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
     points, finite = _checked(landmarks)
-    drawn_map, touched = rendering.RENDERINGS[codebook.rendering].draw(points, selection, size, codebook)
-    return _masked(drawn_map, finite & touched)
-
-
-def _masked(drawn_map: Float[Array, "h w"], has_map: Bool[Array, ""]) -> tuple[Array, Array]:
+    drawn_map, touched = ellipses.RENDERINGS[codebook.rendering].draw(points, selection, size, codebook)
+    has_map = finite & touched
     return jnp.where(has_map, drawn_map, 0.0), has_map
 
 
 def _checked(
     landmarks: Real[Array | np.ndarray, "points xy"],
 ) -> tuple[Float[Array, "68 2"], Bool[Array, ""]]:
+    """Returns the landmarks as float32, zeros if one is not finite, and whether all are finite."""
     points = jnp.asarray(landmarks, jnp.float32)
     if points.shape != (LANDMARKS, 2):
         raise ValueError(

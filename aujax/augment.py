@@ -1,9 +1,9 @@
-"""Random views of a face and its AU map, keyed and joint; what is drawn on the picture moves with it.
+"""Random augmentation of a face image together with its AU map, and CutMix.
 
-Functions take one image (height, width, 3) float32 in [0, 1] with one AU map (height, width), and a key; vmap
-makes the batch. The recipe is that of the released training code, with rotation, crop and flip done by one warp:
-the image is sampled once, bilinearly, and the map by the nearest pixel. What mixes the faces of a batch, after
-that, takes and returns `Views`.
+Functions take a key, one image (height, width, 3) float32 in [0, 1], and one AU map (height, width); vmap makes the
+batch. The recipe is that of the released training code, with rotation, crop and flip done by one warp, so that the
+image is interpolated only once, bilinearly, and the AU map at the nearest pixel. Augmentations that mix the faces of a
+batch come after that, and take and return `Views`.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-# Mean and deviation of the channels red, green and blue in [0, 1], by what a network was first trained on.
+# Mean and standard deviation of red, green and blue in [0, 1], by the data set on which a network was pretrained.
 NORMALIZATIONS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # Pixels in [0, 255] less their means.
+    # Only the means are removed, in [0, 255].
     "vggface2": ((131.0912 / 255, 103.8827 / 255, 91.4953 / 255), (1 / 255, 1 / 255, 1 / 255)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
@@ -28,7 +28,7 @@ Image = Float[Array, "height width 3"]
 
 
 class Views(NamedTuple):
-    """The views of a batch, in the image's own scale; `target` is the share of each expression, adding up to 1."""
+    """The augmented views of a batch, in [0, 1]; `target` is a probability distribution over the expressions."""
 
     image: Float[Array, "batch height width 3"]
     au_map: Float[Array, "batch height width"]
@@ -36,32 +36,32 @@ class Views(NamedTuple):
     target: Float[Array, "batch classes"]
 
 
-# (key, views, *, valid, axis_name) -> views: what a method does to a batch of views, see `unmixed` and `cutmix`.
+# (key, views, *, valid, axis_name) -> views: how a method mixes the views of a batch, see `unmixed` and `cutmix`.
 Mix = Callable[..., Views]
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """How often and how strongly training views differ from the stored picture; all zero means not at all."""
+    """Strength and rate (probability per image) of each augmentation; all zero leaves the stored image unchanged."""
 
-    rotation: float = 6.0  # degrees either way
+    rotation: float = 6.0  # largest angle in degrees, in both directions
     rotation_rate: float = 0.5
-    crop: float = 0.2  # share of the area that a random square crop may lose
+    crop: float = 0.2  # largest fraction of the area that a random crop removes
     flip_rate: float = 0.5
     gray_rate: float = 0.2
     jitter_rate: float = 0.8
-    brightness: float = 0.4  # factors are drawn from 1 - value to 1 + value
+    brightness: float = 0.4  # factors are uniform in [1 - value, 1 + value]
     contrast: float = 0.4
     saturation: float = 0.4
-    hue: float = 0.1  # turns of the colour circle, either way
+    hue: float = 0.1  # largest rotation of the colour circle, in turns, in both directions
     erase_rate: float = 0.5
-    erase_area: tuple[float, float] = (0.02, 0.33)  # share of the picture
+    erase_area: tuple[float, float] = (0.02, 0.33)  # least and largest fraction of the image
 
 
 def normalize(
     image: Float[Array, "*batch height width 3"], statistics: str = "imagenet"
 ) -> Float[Array, "*batch height width 3"]:
-    """Returns the [0, 1] image with the channels' means removed and deviations divided out: a row of `NORMALIZATIONS`.
+    """Returns the [0, 1] image standardized per channel by a row of `NORMALIZATIONS`.
 
     >>> print(np.asarray(normalize(jnp.full((1, 1, 3), 0.5))).round(3))
     [[[0.066 0.196 0.418]]]
@@ -80,9 +80,9 @@ def training_view(
     size: int,
     policy: Policy,
 ) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
-    """Returns a random square view of the image, not yet normalised, and of the AU map that goes with it.
+    """Returns a random square view of the image, in [0, 1] before normalization, and of its AU map.
 
-    `color_order`, a permutation of 0..3, says in which order the colours are jittered; it is shared by a batch.
+    `color_order` is the order of the four colour jitters, a permutation of 0..3, shared by a batch.
     """
     warp_key, gray_key, jitter_key, erase_key = jax.random.split(key, 4)
     image, au_map = warp(image, au_map, random_coordinates(warp_key, image.shape[:2], size=size, policy=policy))
@@ -94,14 +94,18 @@ def training_view(
 def random_coordinates(
     key: Key[Array, ""], source: tuple[int, ...], *, size: int, policy: Policy
 ) -> Float[Array, "2 size size"]:
-    """Returns the (y, x) source position of every pixel of a random crop of the rotated, maybe mirrored picture."""
+    """Returns the (y, x) source position of every pixel of a random crop of the image, flipped and rotated at random.
+
+    Positions are in pixels of the source, an image of `source` (height, width); integers are pixel centres.
+    """
     keys = jax.random.split(key, 6)
     height, width = source
-    share = jnp.sqrt(1.0 - policy.crop * jax.random.uniform(keys[0]))
-    y, x = (
-        jax.random.uniform(keys[axis + 1]) * (1 - share) * n + _pixel_centres(size) * (share * n / size) - 0.5
-        for axis, n in enumerate((height, width))
-    )
+    side = jnp.sqrt(1.0 - policy.crop * jax.random.uniform(keys[0]))  # of the crop, as a fraction of the source's
+
+    def positions(key: Key[Array, ""], n: int) -> Float[Array, " size"]:
+        return jax.random.uniform(key) * (1 - side) * n + _pixel_centres(size) * (side * n / size) - 0.5
+
+    y, x = positions(keys[1], height), positions(keys[2], width)
     x = _sometimes(keys[3], policy.flip_rate, x[::-1], x)
     angle = jnp.deg2rad(policy.rotation) * jax.random.uniform(keys[4], minval=-1.0)
     angle = _sometimes(keys[5], policy.rotation_rate, angle, jnp.zeros_like(angle))
@@ -113,19 +117,20 @@ def random_coordinates(
 def warp(
     image: Image, au_map: Float[Array, "height width"], coordinates: Float[Array, "2 rows columns"]
 ) -> tuple[Float[Array, "rows columns 3"], Float[Array, "rows columns"]]:
-    """Returns image (bilinear) and map (nearest) read at the (y, x) coordinates, black and zero outside."""
+    """Returns the image (bilinear) and the AU map (nearest) sampled at the (y, x) coordinates, zero outside."""
     y, x = coordinates
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = (y - top)[..., None], (x - left)[..., None]
-    upper = _read(image, top, left) * (1 - right) + _read(image, top, left + 1) * right
-    lower = _read(image, top + 1, left) * (1 - right) + _read(image, top + 1, left + 1) * right
-    return upper * (1 - down) + lower * down, _read(au_map, jnp.floor(y + 0.5), jnp.floor(x + 0.5))
+    upper = _sample(image, top, left) * (1 - right) + _sample(image, top, left + 1) * right
+    lower = _sample(image, top + 1, left) * (1 - right) + _sample(image, top + 1, left + 1) * right
+    return upper * (1 - down) + lower * down, _sample(au_map, jnp.floor(y + 0.5), jnp.floor(x + 0.5))
 
 
-def _read(picture: Float[Array, "height width ..."], y: Array, x: Array) -> Float[Array, "rows columns ..."]:
-    inside = (y >= 0) & (y < picture.shape[0]) & (x >= 0) & (x < picture.shape[1])
-    pixels = picture.at[y.astype(jnp.int32), x.astype(jnp.int32)].get(mode="clip")
-    return jnp.where(inside.reshape(inside.shape + (1,) * (picture.ndim - 2)), pixels, 0.0)
+def _sample(image: Float[Array, "height width ..."], y: Array, x: Array) -> Float[Array, "rows columns ..."]:
+    """Returns the pixels at whole-numbered positions, 0 outside the image."""
+    inside = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
+    pixels = image.at[y.astype(jnp.int32), x.astype(jnp.int32)].get(mode="clip")
+    return jnp.where(inside.reshape(inside.shape + (1,) * (image.ndim - 2)), pixels, 0.0)
 
 
 def grayscale(image: Image) -> Image:
@@ -138,7 +143,7 @@ def grayscale(image: Image) -> Image:
 
 
 def random_colors(key: Key[Array, ""], order: Int[Array, "4"], image: Image, *, policy: Policy) -> Image:
-    """Returns the image with brightness, contrast, saturation and hue changed at random, in the given order."""
+    """Returns the image with random brightness, contrast, saturation and hue, applied in the given order."""
     apply_key, key = jax.random.split(key)
     spread = jnp.array([policy.brightness, policy.contrast, policy.saturation, policy.hue])
     strength = jnp.array([1.0, 1.0, 1.0, 0.0]) + spread * jax.random.uniform(key, (4,), minval=-1.0)
@@ -150,8 +155,8 @@ def random_colors(key: Key[Array, ""], order: Int[Array, "4"], image: Image, *, 
     return _sometimes(apply_key, policy.jitter_rate, jittered, image)
 
 
-def _blend(image: Image, other: Array, share: Float[Array, ""]) -> Image:
-    return jnp.clip(share * image + (1 - share) * other, 0.0, 1.0)
+def _blend(image: Image, other: Array, weight: Float[Array, ""]) -> Image:
+    return jnp.clip(weight * image + (1 - weight) * other, 0.0, 1.0)
 
 
 def _brightness(image: Image, factor: Float[Array, ""]) -> Image:
@@ -167,7 +172,7 @@ def _saturation(image: Image, factor: Float[Array, ""]) -> Image:
 
 
 def _hue(image: Image, turn: Float[Array, ""]) -> Image:
-    """Returns the image with its HSV hue turned; value and saturation stay."""
+    """Returns the image with its HSV hue rotated by `turn` turns; value and saturation are unchanged."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     value, low = image.max(-1), image.min(-1)
     chroma = value - low
@@ -177,6 +182,7 @@ def _hue(image: Image, turn: Float[Array, ""]) -> Image:
         (green - blue) / scale,
         jnp.where(value == green, 2.0 + (blue - red) / scale, 4.0 + (red - green) / scale),
     )
+    # HSV to RGB: each channel is `value` less a trapezoidal ramp over the circle of six sectors, times the chroma.
     position = jnp.array([5.0, 3.0, 1.0]).reshape(1, 1, 3) + (sector + 6.0 * turn)[..., None]
     position = jnp.mod(position, 6.0)
     ramp = jnp.clip(jnp.minimum(position, 4.0 - position), 0.0, 1.0)
@@ -187,7 +193,7 @@ _COLORS = (_brightness, _contrast, _saturation, _hue)
 
 
 def random_erasing(key: Key[Array, ""], image: Image, *, policy: Policy) -> Image:
-    """Returns the image, sometimes with a box of Gaussian noise, of aspect ratio 0.3 to 3.3, in it."""
+    """Returns the image, at a rate of `erase_rate` with a box of Gaussian noise, of aspect ratio 0.3 to 3.3, in it."""
     rate_key, area_key, aspect_key, y_key, x_key, noise_key = jax.random.split(key, 6)
     height, width = image.shape[:2]
     area = height * width * jax.random.uniform(area_key, minval=policy.erase_area[0], maxval=policy.erase_area[1])
@@ -208,14 +214,14 @@ def _pixel_centres(n: int) -> Float[Array, " n"]:
 
 
 def _sometimes(key: Key[Array, ""], rate: float, changed: Array, unchanged: Array) -> Array:
-    # Never means never: then nobody has to compute what would have changed.
+    # A rate of 0 is known when tracing: the changed value is then not computed.
     return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged) if rate else unchanged
 
 
 def unmixed(
     key: Key[Array, ""], views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None
 ) -> Views:
-    """Returns the views as they are: the `Mix` of a method that mixes nothing.
+    """Returns the views unchanged: the `Mix` of the methods that do not mix.
 
     >>> views = Views(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2)), jnp.array([True]), jnp.array([[0.0, 1.0]]))
     >>> unmixed(jax.random.key(0), views, valid=jnp.array([True])) is views
@@ -228,12 +234,13 @@ def unmixed(
 def cutmix(
     key: Key[Array, ""], views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None
 ) -> Views:
-    """Returns the views with a box of another one's image and AU map in each, targets mixed by area (Yun et al. 2019).
+    """Returns views that each contain a box of another view, targets mixed by area (CutMix, Yun et al. 2019).
 
-    The batch shares one box: its part of the area is uniform in [0, 1], its centre uniform, and what leaves the
-    picture is cut off. Partners are a random permutation of the `valid` views; the others only mix among themselves.
-    A mixed AU map counts if every view that gave pixels to it has one. With `axis_name` the batch is that of all
-    devices along the mesh axis, in order, and `key` must be the same on each.
+    The box is cut from image and AU map, and shared by the batch: its fraction of the area is uniform in [0, 1], its
+    centre is uniform, and the part outside the image is cut off. Partners are a random permutation of the `valid`
+    views; the other views, which are padding, mix among themselves. A mixed AU map is valid if every view of which it
+    has pixels has an AU map. With `axis_name` the batch is that of all devices along the mesh axis, in order, and `key`
+    must be the same on each.
 
     >>> views = Views(jnp.zeros((1, 2, 2, 3)), jnp.ones((1, 2, 2)), jnp.array([True]), jnp.array([[0.0, 1.0]]))
     >>> print(cutmix(jax.random.key(0), views, valid=jnp.array([True])).target)
@@ -243,23 +250,22 @@ def cutmix(
     size = views.au_map.shape[1:]
     centre = jax.random.randint(centre_key, (2,), 0, jnp.array(size))
     box = cut_box(jax.random.uniform(kept_key), centre, size)
-    others = _partners(order_key, views, jnp.asarray(valid), axis_name)
+    partners = _partners(order_key, views, jnp.asarray(valid), axis_name)
     kept = 1.0 - box.mean()
     return Views(
-        image=jnp.where(box[None, :, :, None], others.image, views.image),
-        au_map=jnp.where(box[None], others.au_map, views.au_map),
-        has_map=(views.has_map | box.all()) & (others.has_map | ~box.any()),
-        target=kept * views.target + (1.0 - kept) * others.target,
+        image=jnp.where(box[None, :, :, None], partners.image, views.image),
+        au_map=jnp.where(box[None], partners.au_map, views.au_map),
+        has_map=(views.has_map | box.all()) & (partners.has_map | ~box.any()),
+        target=kept * views.target + (1.0 - kept) * partners.target,
     )
 
 
 def cut_box(
     kept: Float[ArrayLike, ""], centre: Int[ArrayLike, "2"], size: tuple[int, ...]
 ) -> Bool[Array, "height width"]:
-    """Returns which pixels of a picture of `size` lie in a box around `centre` (y, x) that leaves the share `kept`.
+    """Returns the mask of a box around `centre` (y, x) that leaves the fraction `kept` of an image of `size`.
 
-    The box has the picture's proportions; each side is rounded down to whole pixels and then, as published, to
-    pairs of them.
+    The box has the image's aspect ratio; each side is rounded down to an even number of pixels, as published.
 
     >>> print(cut_box(0.75, jnp.array([1, 3]), (4, 4)).astype(int))
     [[0 0 1 1]
@@ -269,22 +275,22 @@ def cut_box(
     """
     side = jnp.sqrt(1.0 - jnp.asarray(kept))
     rows, columns = (
-        jnp.abs(jnp.arange(n) - at + 0.5) < jnp.floor(n * side) // 2
-        for n, at in zip(size, jnp.asarray(centre), strict=True)
+        jnp.abs(jnp.arange(n) - middle + 0.5) < jnp.floor(n * side) // 2
+        for n, middle in zip(size, jnp.asarray(centre), strict=True)
     )
     return rows[:, None] & columns[None, :]
 
 
 def _partners(key: Key[Array, ""], views: Views, valid: Bool[Array, " batch"], axis_name: str | None) -> Views:
-    """Returns the views of a random permutation of the whole batch, which maps valid ones to valid ones.
+    """Returns this device's part of a random permutation of the whole batch, which maps valid views to valid views.
 
-    Every device then holds the views of all, for as long as the mixing takes.
+    Each device needs the memory for the views of all devices while they are mixed.
     """
     own = jnp.arange(len(valid))
     if axis_name is not None:
         own += jax.lax.axis_index(axis_name) * len(valid)
         views, valid = jax.lax.all_gather((views, valid), axis_name, tiled=True)
-    # The n-th valid place gets the n-th valid view of the shuffled batch, and the others' places get the others.
+    # The n-th valid row gets the n-th valid view of the shuffled batch, and the padding rows get the padding.
     shuffled = jax.random.permutation(key, len(valid))
     shuffled = shuffled[jnp.argsort(~valid[shuffled])]
     partner = shuffled[jnp.argsort(jnp.argsort(~valid))][own]

@@ -33,7 +33,7 @@ VERBS = {
     "train": Verb(
         "train a classifier, or continue an interrupted training", "aujax.cli", "add_train_arguments", "train"
     ),
-    "eval": Verb("evaluate a run: accuracy, maps, faithfulness", "aujax.cli", "add_eval_arguments", "evaluate"),
+    "eval": Verb("evaluate a run: accuracy, maps, faithfulness", "aujax.cli", "add_eval_arguments", "evaluate_run"),
     "report": Verb("write pages, tables and figures of evaluated runs", "aujax.report.__main__"),
     "explain": Verb("explain the faces in photographs and videos", "aujax.explain.__main__"),
     "sweep": Verb("train and evaluate runs that differ in a few options", "aujax.sweep", interrupted=_CONTINUES),
@@ -204,7 +204,7 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imputation",
         "--filling",
-        choices=list(occlusion.FILLINGS),
+        choices=list(occlusion.IMPUTATIONS),
         default="blur",
         help="what replaces occluded parts (default: %(default)s)",
     )
@@ -216,33 +216,37 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate_run(options: argparse.Namespace) -> None:
     """Evaluates a run on each split: writes the files, draws the figures, prints the numbers."""
-    from aujax import evaluation_files, faithfulness_files, runs
-    from aujax.report import figures, tables
+    from aujax import runs
+    from aujax.evaluation import evaluate, faithfulness
+    from aujax.report import plots, tables
+    from aujax.results import schema
 
     commandline.keep_compiled_programs()
     run = runs.load_run(options.workdir, which=options.checkpoint)
     faces = runs.open_data(run, options.data_dir)
     for split in options.split:
         faces.source(split)  # a split that does not exist is reported before the first one is evaluated
-    for split in options.split:
-        directory = evaluation_files.evaluate(run, faces, options.workdir, split)
-        tables.print_evaluation(directory)
-        figures.draw_evaluation(directory)
+    # Validation first: it fits the temperature with which the others are reported.
+    for split in sorted(options.split, key=lambda name: name != "validation"):
+        evaluate.evaluate(run, faces, options.workdir, split)
         if options.faithfulness:
             temperature = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
             if temperature.value is None:
                 print(f"faithfulness: of uncalibrated probabilities. {temperature.problem}")
-            faithfulness_files.evaluate_faithfulness(
+            faithfulness.evaluate_faithfulness(
                 run,
                 faces,
+                options.workdir,
                 split,
-                directory,
-                filling=options.imputation,
+                imputation=options.imputation,
                 temperature=temperature.value or 1.0,
                 limit=options.faithfulness_faces,
             )
+        evaluated = schema.open_run(options.workdir, split)
+        tables.print_evaluation(evaluated)
+        plots.draw_evaluation(evaluated)
 
 
 def _at_least(smallest: int) -> Any:

@@ -1,9 +1,9 @@
-"""Which action units an expression shows, and where on the face each of them lies.
+"""Codebooks: the action units (AUs) of each expression, and the region of each AU on the face.
 
-Action units carry their FACS numbers and landmarks their iBUG-68 indices (0-based); left and right are the
-image's. A `Codebook` holds two tables: expression -> FACS numbers (the paper's Fig. 2) and FACS number ->
-ellipses (`Spot`) placed by landmarks. `FACS` is in units of the inter-ocular distance, follows the face's roll
-and is symmetric; `REFERENCE` is what the paper's released code draws, in pixels of a 224 x 224 picture.
+AUs have their FACS numbers and landmarks their iBUG-68 indices (0-based); left and right are those of the image. A
+`Codebook` has two tables: expression -> FACS numbers (the paper's Fig. 2), and FACS number -> ellipses (`Ellipse`)
+placed by landmarks. `FACS` is symmetric, follows the roll of the face, and has lengths in units of the inter-ocular
+distance; `REFERENCE` is what the paper's released code draws, with lengths in pixels of a 224 x 224 image.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ ACTION_UNITS: dict[int, str] = {
     43: "Eyes closed",
 }
 
-# The landmark that a landmark becomes when the face is mirrored left to right.
+# Index of each landmark's counterpart in the face mirrored left to right.
 MIRRORED = (
     *range(16, -1, -1),  # jaw
     *range(26, 16, -1),  # brows
@@ -52,13 +52,27 @@ MIRRORED = (
 Pair = tuple[int, int]
 
 
-@dataclasses.dataclass(frozen=True)
-class Spot:
-    """One filled ellipse: its centre is the mean of a landmark pair, taken apart for x and for y.
+def rescale_landmarks(landmarks: Any, scale: Any) -> Any:
+    """Returns the (x, y) landmarks of an image in pixels of that image resized by the factors `scale` for x and y.
 
-    `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are
-    fractions of the canvas (width, height) that are added; `width` and `height` add half the extent from the
-    first to the second landmark of a pair. A radius that comes out as 0 is replaced by `fallback`.
+    Pixel centres have whole-numbered coordinates, so the image begins at -0.5, and x + 0.5, the distance from its edge,
+    is what is proportional to the size. Landmarks and factors are NumPy or JAX arrays (..., 2).
+
+    >>> import numpy as np
+    >>> rescale_landmarks(np.array([-0.5, 0.0]), np.array([2.0, 2.0]))
+    array([-0.5,  0.5])
+    """
+    return (landmarks + 0.5) * scale - 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Ellipse:
+    """A filled ellipse. The x and the y of its centre are the means of a pair of landmarks each.
+
+    `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are added to
+    them, in fractions of the canvas (width, height). `width` and `height` are pairs of landmarks: half the
+    extent from the first to the second, in x and in y, is added to the radius. If the radius is 0 or less in total, it
+    is replaced by `fallback`.
     """
 
     x: Pair
@@ -71,32 +85,32 @@ class Spot:
     canvas_offset: tuple[float, float] = (0.0, 0.0)
     fallback: float = 0.0
 
-    def mirrored(self) -> "Spot":
+    def mirrored(self) -> "Ellipse":
         """Returns the same ellipse on the other half of the face."""
         x, y, width, height = ((MIRRORED[a], MIRRORED[b]) for a, b in (self.x, self.y, self.width, self.height))
         offset = (-self.offset[0], self.offset[1])
         return dataclasses.replace(self, x=x, y=y, width=width[::-1], height=height, offset=offset)
 
 
-def _at(landmark: int, **lengths: Any) -> Spot:
-    return Spot(x=(landmark, landmark), y=(landmark, landmark), **lengths)
+def _at(landmark: int, **lengths: Any) -> Ellipse:
+    return Ellipse(x=(landmark, landmark), y=(landmark, landmark), **lengths)
 
 
-def _both(spot: Spot) -> tuple[Spot, Spot]:
-    return spot, spot.mirrored()
+def _both(ellipse: Ellipse) -> tuple[Ellipse, Ellipse]:
+    return ellipse, ellipse.mirrored()
 
 
 @dataclasses.dataclass(frozen=True)
 class Codebook:
-    """Two tables, expression -> action units and action unit -> ellipses, and how the ellipses are drawn.
+    """Two tables, expression -> AUs and AU -> ellipses, and the way in which the ellipses are drawn.
 
-    `rendering` names a row of `rendering.RENDERINGS`. `canvas` is the (height, width) on which lengths in pixels
-    make sense, None where the lengths scale with the face. `expressions` is the class list, in label order.
+    `rendering` names a row of `ellipses.RENDERINGS`. `canvas` is the (height, width) of the image for which lengths in
+    pixels are meant, None if the lengths scale with the face. The order of `aus` is that of the labels.
     """
 
     name: str
     aus: Mapping[str, tuple[int, ...]]
-    spots: Mapping[int, tuple[Spot, ...]]
+    ellipses: Mapping[int, tuple[Ellipse, ...]]
     rendering: str
     canvas: tuple[int, int] | None = None
 
@@ -107,22 +121,22 @@ class Codebook:
 
     @property
     def all_aus(self) -> tuple[int, ...]:
-        """Every action unit that has a place on the face, by FACS number."""
-        return tuple(sorted(self.spots))
+        """The FACS numbers of all AUs that have a region on the face, in ascending order."""
+        return tuple(sorted(self.ellipses))
 
     def same_region(self, aus: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        """Returns the FACS numbers in groups whose regions are the same, so that hiding one is hiding all of them.
+        """Returns the FACS numbers in groups that have the same region, so that occluding one AU occludes its group.
 
         >>> FACS.same_region((1, 12, 15))
         ((1,), (12, 15))
         """
-        groups: dict[frozenset[Spot], list[int]] = {}
+        groups: dict[frozenset[Ellipse], list[int]] = {}
         for number in aus:
-            groups.setdefault(frozenset(self.spots[number]), []).append(number)
+            groups.setdefault(frozenset(self.ellipses[number]), []).append(number)
         return tuple(tuple(group) for group in groups.values())
 
     def __hash__(self) -> int:
-        return hash((self.name, tuple(self.aus.items()), tuple(self.spots), self.rendering, self.canvas))
+        return hash((self.name, tuple(self.aus.items()), tuple(self.ellipses), self.rendering, self.canvas))
 
 
 _FIGURE_2 = {
@@ -135,7 +149,7 @@ _FIGURE_2 = {
     "Sadness": (1, 4, 6, 15, 17),
 }
 
-_MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
+_MOUTH = (Ellipse(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
 _LIP_CORNERS = _both(_at(48, radius=(0.26, 0.26)))
 _EYE: dict[str, Any] = {"x": (36, 39), "y": (38, 41), "width": (36, 39)}
 
@@ -145,63 +159,63 @@ FACS = Codebook(
     name="FACS",
     aus=_FIGURE_2,
     rendering="smooth",
-    spots={
+    ellipses={
         1: _both(_at(20, radius=(0.37, 0.29))),
         2: _both(_at(18, radius=(0.37, 0.29))),
-        4: (Spot(x=(19, 24), y=(19, 24), width=(19, 24), radius=(0.0, 0.16)),),
-        5: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.08))),
+        4: (Ellipse(x=(19, 24), y=(19, 24), width=(19, 24), radius=(0.0, 0.16)),),
+        5: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.08))),
         6: _both(_at(41, radius=(0.29, 0.29), offset=(0.0, 0.49))),
-        7: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.15))),
-        9: _both(Spot(x=(31, 31), y=(29, 29), radius=(0.26, 0.26))),
-        10: _both(Spot(x=(48, 48), y=(50, 50), radius=(0.26, 0.26))),
+        7: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.15))),
+        9: _both(Ellipse(x=(31, 31), y=(29, 29), radius=(0.26, 0.26))),
+        10: _both(Ellipse(x=(48, 48), y=(50, 50), radius=(0.26, 0.26))),
         12: _LIP_CORNERS,
         14: _both(_at(48, radius=(0.26, 0.26), offset=(-0.26, 0.0))),
         15: _LIP_CORNERS,
         16: _both(_at(59, radius=(0.26, 0.26))),
-        17: (Spot(x=(8, 57), y=(57, 8), height=(57, 8), radius=(0.26, 0.03)),),
-        20: _both(Spot(x=(48, 6), y=(48, 6), radius=(0.26, 0.26))),
+        17: (Ellipse(x=(8, 57), y=(57, 8), height=(57, 8), radius=(0.26, 0.03)),),
+        20: _both(Ellipse(x=(48, 6), y=(48, 6), radius=(0.26, 0.26))),
         23: _MOUTH,
         24: _MOUTH,
         25: (_at(51, radius=(0.33, 0.13)), _at(57, radius=(0.33, 0.13))),
         26: _MOUTH,
         27: _MOUTH,
-        43: _both(Spot(**_EYE, height=(37, 41), radius=(0.05, 0.05))),
+        43: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.05))),
     },
 )
 
-_REFERENCE_MOUTH = (Spot(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), fallback=5),)
+_REFERENCE_MOUTH = (Ellipse(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), fallback=5),)
 _REFERENCE_CORNERS = (_at(48, radius=(20, 20)), _at(54, radius=(20, 20)))
 _EIGHTH_TENTH = (1 / 8, 1 / 10)
 
 
-def _eyes(**lengths: Any) -> tuple[Spot, ...]:
+def _eyes(**lengths: Any) -> tuple[Ellipse, ...]:
     return tuple(
-        Spot(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths) for a in (36, 42)
+        Ellipse(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths) for a in (36, 42)
     )
 
 
-# What the authors' released code draws, slips included: Disgust has AU5 where Fig. 2 lists AU10, and the right
-# spots of AU10 and AU20 are not the mirror of the left ones.
+# What the authors' released code draws, errors included: Disgust has AU5 where Fig. 2 lists AU10, and the right
+# ellipses of AU10 and AU20 are not the mirror images of the left ones.
 REFERENCE = Codebook(
     name="REFERENCE",
     aus={**_FIGURE_2, "Disgust": (5, 9, 16, 17, 25, 26)},
     rendering="coarse",
     canvas=(224, 224),
-    spots={
+    ellipses={
         1: (_at(20, canvas_radius=_EIGHTH_TENTH), _at(23, canvas_radius=_EIGHTH_TENTH)),
         2: (_at(18, canvas_radius=_EIGHTH_TENTH), _at(25, canvas_radius=_EIGHTH_TENTH)),
-        4: (Spot(x=(19, 24), y=(19, 24), width=(19, 24), height=(19, 24), fallback=10),),
+        4: (Ellipse(x=(19, 24), y=(19, 24), width=(19, 24), height=(19, 24), fallback=10),),
         5: _eyes(fallback=5),
         6: tuple(_at(eye, canvas_radius=(1 / 10, 1 / 10), canvas_offset=(0, 1 / 6)) for eye in (41, 46)),
         7: _eyes(radius=(0, 10), fallback=5),
-        9: tuple(Spot(x=(side, side), y=(29, 29), radius=(20, 20)) for side in (31, 35)),
-        10: tuple(Spot(x=(x, x), y=(y, y), radius=(20, 20)) for x, y in ((48, 50), (52, 54))),
+        9: tuple(Ellipse(x=(side, side), y=(29, 29), radius=(20, 20)) for side in (31, 35)),
+        10: tuple(Ellipse(x=(x, x), y=(y, y), radius=(20, 20)) for x, y in ((48, 50), (52, 54))),
         12: _REFERENCE_CORNERS,
         14: (_at(48, radius=(20, 20), offset=(-20, 0)), _at(54, radius=(20, 20), offset=(20, 0))),
         15: _REFERENCE_CORNERS,
         16: (_at(59, radius=(20, 20)), _at(55, radius=(20, 20))),
-        17: (Spot(x=(59, 8), y=(59, 8), width=(59, 8), height=(59, 8), fallback=5),),
-        20: tuple(Spot(x=pair, y=pair, radius=(20, 20)) for pair in ((48, 6), (50, 10))),
+        17: (Ellipse(x=(59, 8), y=(59, 8), width=(59, 8), height=(59, 8), fallback=5),),
+        20: tuple(Ellipse(x=pair, y=pair, radius=(20, 20)) for pair in ((48, 6), (50, 10))),
         23: _REFERENCE_MOUTH,
         24: _REFERENCE_MOUTH,
         25: (_at(51, radius=(25, 10)), _at(57, radius=(25, 10))),
@@ -213,7 +227,7 @@ REFERENCE = Codebook(
 
 CODEBOOKS = {book.name: book for book in (FACS, REFERENCE)}
 _EXPECTED_FILE = (
-    'expected {"aus": {expression: [FACS numbers]}}, and if you like "expressions": [class names in label order] '
+    'expected {"aus": {expression: [FACS numbers]}}, and optionally "expressions": [class names in label order] '
     f'and "geometry": one of {", ".join(CODEBOOKS)}'
 )
 
@@ -225,35 +239,45 @@ def custom(
     geometry: Codebook = FACS,
     name: str = "custom",
 ) -> Codebook:
-    """Returns a codebook with your own table of expression -> FACS numbers and the ellipses of `geometry`.
+    """Returns a codebook with a table of your own, expression -> FACS numbers, and the ellipses of `geometry`.
 
-    `expressions` is the class list in label order; those absent from `aus` have no action units and so no map.
-    A FACS number without a place or an expression outside the list is a ValueError that lists the valid ones,
-    and so is a class list that is empty, names a class twice or is one text.
+    `expressions` is the class list in label order; a class absent from `aus` has no AUs and so no AU map. An AU without
+    a region or an expression that is not in the class list is a ValueError that lists the valid values. A class list
+    that is empty, has duplicates, or is a single string is a ValueError.
 
     >>> custom({"Happiness": [6, 12]}).aus["Happiness"]
     (6, 12)
     """
     if isinstance(expressions, str) or not expressions or len(set(expressions)) < len(expressions):
-        raise ValueError(f"expressions must be one or more different names, got {expressions!r}")
+        raise ValueError(f"expressions must be a sequence of different names, at least one, got {expressions!r}")
     for expression, numbers in aus.items():
         if expression not in expressions:
             raise ValueError(f"unknown expression {expression!r}: expected one of {', '.join(expressions)}")
         for number in numbers:
             if isinstance(number, bool) or number not in geometry.all_aus:  # True == 1
                 raise ValueError(
-                    f"{expression}: {number!r} is not the FACS number of an action unit with a place on the face; "
-                    f"valid ones: {', '.join(map(str, geometry.all_aus))}"
+                    f"{expression}: {number!r} is not the FACS number of an action unit with a region on the face; "
+                    f"valid numbers: {', '.join(map(str, geometry.all_aus))}"
                 )
     table = {expression: tuple(sorted(set(map(int, aus.get(expression, ()))))) for expression in expressions}
     return dataclasses.replace(geometry, name=name, aus=table)
 
 
+def single_aus(aus: Sequence[int], *, geometry: Codebook = FACS) -> Codebook:
+    """Returns a codebook with one class per AU in `aus`, in that order, and the ellipses of `geometry`.
+
+    >>> single_aus((4, 12)).aus
+    {'AU4': (4,), 'AU12': (12,)}
+    """
+    table = {f"AU{number}": [number] for number in aus}
+    return custom(table, expressions=tuple(table), geometry=geometry, name="single action units")
+
+
 def load(name_or_path: str) -> Codebook:
     """Returns `FACS`, `REFERENCE`, or the codebook in a JSON file `{"aus": {expression: [FACS numbers]}}`.
 
-    The file may also hold "expressions" (the class list in label order; default: the keys of "aus") and
-    "geometry" ("FACS" or "REFERENCE"). Whatever else comes is a ValueError that names the file.
+    The file may also have "expressions" (the class list in label order; default: the keys of "aus") and "geometry"
+    ("FACS" or "REFERENCE"). Any other name, key or form is a ValueError.
     """
     if name_or_path in CODEBOOKS:
         return CODEBOOKS[name_or_path]
@@ -261,11 +285,11 @@ def load(name_or_path: str) -> Codebook:
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(f"expected {', '.join(CODEBOOKS)} or the path of a .json file, got {name_or_path!r}")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique_keys)
     except ValueError as error:
         raise ValueError(f"{path}: {_EXPECTED_FILE}, got {error}") from error
-    if misfit := _misfit(content):
-        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {misfit}")
+    if unexpected := _unexpected_part(content):
+        raise ValueError(f"{path}: {_EXPECTED_FILE}, got {unexpected}")
     aus, geometry = content["aus"], CODEBOOKS[content.get("geometry", FACS.name)]
     try:
         return custom(aus, expressions=content.get("expressions", list(aus)), geometry=geometry, name=path.stem)
@@ -273,7 +297,8 @@ def load(name_or_path: str) -> Codebook:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns the pairs of a JSON object as a dictionary; JSON itself would silently keep the last of equal keys."""
     content = {}
     for name, value in pairs:
         if name in content:
@@ -282,8 +307,8 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _misfit(content: Any) -> str:
-    """The part of a file's content that has another form than a codebook, in words; empty for none."""
+def _unexpected_part(content: Any) -> str:
+    """Returns the first part of a file's content that has not the form of a codebook, as text; empty if none."""
     if not isinstance(content, dict) or not isinstance(content.get("aus"), dict):
         return repr(content)
     for expression, numbers in content["aus"].items():

@@ -1,8 +1,8 @@
-"""The training losses: per example, maskable, and free of any network library.
+"""Training losses: per example, with masks, and independent of any network library.
 
-A loss returns one value per example over its leading axes and never averages the batch; `composite` does that
-once, for all named terms, with their masks. Features are (..., height, width, channels), AU maps
-(..., height, width) in any size. Everything is computed in float32, whatever the inputs are.
+A loss returns one value per example, of the shape of its leading axes, and never averages over the batch; `composite`
+does that once, for all named terms, with their masks. Features are (..., height, width, channels), AU maps
+(..., height, width) of any size. All losses are computed in float32, regardless of the input dtype.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ def au_alignment(
 ) -> Float[Array, "*batch"]:
     """Returns 1 - cosine of the features' channel mean with the AU map (Eq. 1-3 of the paper), 0 where masked.
 
-    The map is first resampled to the features' (h, w) by `resize.torch_aligned`. A ValueError tells which leading
-    axes differ. Value and gradient are finite for all-zero maps and features.
+    The map is first resampled to the features' (h, w) by `resize.torch_aligned`. Leading axes that differ are a
+    ValueError. Value and gradient are finite for all-zero maps and features.
 
     >>> features, au_map = jnp.ones((2, 7, 7, 64)), jnp.ones((2, 224, 224))
     >>> au_alignment(features, au_map, where=jnp.array([True, False])).round(3)
@@ -40,7 +40,8 @@ def au_alignment(
         )
     attention = jnp.asarray(features).astype(jnp.float32).mean(-1)
     target = resize.torch_aligned(jnp.asarray(au_map).astype(jnp.float32), attention.shape[-2:])
-    if where is not None:  # a masked map may even be infinite, as in the paper's released code: gradients stay 0
+    if where is not None:
+        # A masked map may be infinite, as in the released code. Replaced before the cosine, its gradient is 0, not NaN.
         attention, target = (jnp.where(jnp.asarray(where)[..., None, None], m, 0.0) for m in (attention, target))
     loss = 1.0 - cosine(attention, target)
     return loss if where is None else jnp.where(where, loss, 0.0)
@@ -52,7 +53,7 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
 ) -> Float[Array, "*batch"]:
-    """Returns -log p(expression); with smoothing, the target puts that share evenly on all classes.
+    """Returns -log p(expression); with label smoothing, that fraction of the target is spread evenly over all classes.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)  # log 4
     Array([1.3863], dtype=float32)
@@ -67,7 +68,7 @@ def soft_cross_entropy(
     *,
     label_smoothing: float = 0.0,
 ) -> Float[Array, "*batch"]:
-    """Returns the cross-entropy with a distribution over the classes, such as the mixed labels of CutMix.
+    """Returns the cross-entropy with a target distribution over the classes, such as the mixed labels of CutMix.
 
     >>> soft_cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.0, 0.7, 0.3, 0.0]])).round(4)  # log 4
     Array([1.3863], dtype=float32)
@@ -77,7 +78,7 @@ def soft_cross_entropy(
 
 
 class Term(NamedTuple):
-    """One summand of the total loss: per-example values, its weight, and which examples count."""
+    """A term of the total loss: its values per example, its weight, and the mask of the examples that count."""
 
     value: Float[Array, "*batch"]
     weight: float = 1.0
@@ -85,7 +86,7 @@ class Term(NamedTuple):
 
 
 def over_layers(values: Sequence[Float[Array, "*batch"]], reduction: str = "mean") -> Float[Array, "*batch"]:
-    """Returns the mean (the released code) or the sum (the paper's text) of one loss over several layers."""
+    """Returns the mean (as in the released code) or the sum (as in the paper's text) of a loss over several layers."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     total = sum(values[1:], values[0])
@@ -98,11 +99,12 @@ def composite(
     axis_name: str | None = None,
     counts: Mapping[str, Float[Array, ""]] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    """Returns sum of weight x masked mean over the terms (Eq. 3), and every term's unweighted `Mean` by name.
+    """Returns the sum over terms of weight x masked mean (Eq. 3), and the unweighted `Mean` of each term by name.
 
-    A term without a counted example adds 0. With `axis_name` sums and counts run over that mapped axis too, so
-    that the mean is that of the global batch. `counts`, where the examples are only a part of a batch, says by how
-    many each term's sum is divided: the totals of the parts add up to that of the batch.
+    A term without a counted example adds 0. With `axis_name`, sums and counts are also taken over that mapped axis, so
+    that the mean is that of the global batch. `counts` is for gradient accumulation, where the examples are a part of
+    a batch: the number of examples of the whole batch by which each term's sum is divided, so that the totals of the
+    parts add up to the total of the batch.
 
     >>> total, means = composite({"a": Term(jnp.array([1.0, 3.0])), "b": Term(jnp.array([4.0, 9.0]), 0.5)})
     >>> float(total), float(means["b"].compute())

@@ -218,7 +218,7 @@ METHODS = {
             layers=("stage1", "stage2", "stage3", "attention"),
             image_size=112,
             options=(Option("tokens", 160, 1, 196), Option("keep", 0.9, above=True)),
-            backbone_fields=dict,
+            backbone_fields=dict,  # options and fields have the same names
         ),
     )
 }
@@ -291,6 +291,7 @@ def build_model(
             f"output_stride must be left out for {backbone}, got {output_stride}: "
             "the size of a transformer's maps is its patch grid"
         )
+    # A backbone takes the options that it has: transformers have no BatchNorm to average over `axis_name`.
     given = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name, "rematerialize": rematerialize}
     fields = {key: given[key] for key in network.options if given[key] is not None}
     values = {option.name: option.value for option in row.options}
@@ -334,6 +335,7 @@ def forward(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(model: Classifier, variables: Variables, image: Array, expression: Array | None) -> Forward:
+    # Without a read-out that needs gradients, `at` is empty and nothing is differentiated.
     row = model.method
     taps = row.readout.gradients_at if row.readout else ()
     outputs, gradients = gradients_at_taps(model, variables, image, expression, at=taps)

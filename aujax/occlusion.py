@@ -1,149 +1,433 @@
-"""What a hidden part of a picture is replaced by, so that a network can be asked what it does without it.
+"""Occlusion of parts of a face, and the change of a classifier's probabilities that it causes.
 
-Pictures are float32 RGB in [0, 1], before normalisation, (batch, height, width, 3). Masks are (batch, height, width) in
-[0, 1], 1 where all is hidden; whatever a mask touches counts as unknown to the fillings that look at the rest. The
-result for a picture depends on that picture and its mask alone, not on the others of the batch. A row of `FILLINGS`
-takes pictures and returns what fills a mask, so that what does not depend on the mask is computed once.
+Images are float32 RGB in [0, 1], before normalization, (batch, height, width, 3); landmarks are (x, y) pixels of them.
+Masks are (batch, height, width) in [0, 1], 1 where a pixel is fully occluded. Probability drops are in [-1, 1]: the
+probability for the whole image minus that for the occluded image.
+
+`occlude` replaces the masked part of an image by an imputation, a row of `IMPUTATIONS`. `occlude_aus` occludes the
+region of every action unit (AU), and `perturbation_curves` occlude the image in the order of a map. Both take a
+classifier, which maps images to logits (batch, classes), the classes in the codebook's order. They call it in a loop of
+`jax.lax.map`: jit the caller, with the network's variables among its arguments.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from aujax import resize
+from aujax import au_maps, cams, metrics, resize
+from aujax.codebook import Codebook, single_aus
 
-BLUR = 1 / 12  # standard deviation, as a share of the picture's side: lips and eyes vanish, skin and light stay
-NOISE = 0.01  # standard deviation, as in the authors' imputer
-_SCALES = (1 / 4, 1 / 16, 1 / 64)  # of the side: the blurs that the imputation starts from, coarse to fine
-_STEPS = 60  # of conjugate gradients, for pictures smaller than that
-_KNOWN = 1e-3  # a blur that saw less of the picture than this says nothing
+BLUR = 1 / 12  # standard deviation as a fraction of the image's side: removes lips and eyes, keeps skin and light
+NOISE = 0.01  # standard deviation, as in the code of ROAD's authors
+NUM_CONTROLS = 4
+FRACTIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the image, along the perturbation curves
+GRID = 28  # cells per side on which maps are ranked, and on which the place of a control is searched
+_START_BLURS = (1 / 4, 1 / 16, 1 / 64)  # as `BLUR`: the starting values of ROAD's imputation, coarse to fine
+_MIN_STEPS = 60  # of conjugate gradients, for images with shorter sides
+_MIN_KNOWN = 1e-3  # a blur with a smaller weight of known pixels is hardly used
+_OFF_IMAGE_COST = 4.0  # of the part of a control outside the image, as a multiple of that of a part on target AUs
+_DISTANCE_COST = 0.02  # of a shift by the image's side, as a fraction of the cost of the whole region on target AUs
 
-Picture = Float[Array, "batch height width 3"]
+Image = Float[Array, "batch height width 3"]
 Mask = Float[Array, "batch height width"]
-Filling = Callable[[Picture], Callable[[Mask], Picture]]
+Classifier = Callable[[Image], Float[Array, "batch classes"]]
+# images -> (masks -> the values that replace masked pixels). What does not depend on the mask is computed once.
+Imputation = Callable[[Image], Callable[[Mask], Image]]
 
 
-def hide(image: Picture, mask: Mask, *, filling: str) -> Picture:
-    """Returns the pictures with the masked part replaced, in proportion to the mask.
+def occlude(image: Image, mask: Mask, *, imputation: str) -> Image:
+    """Returns the images with the masked part replaced, in proportion to the mask.
+
+    An image's result depends on that image and its mask alone, not on the rest of the batch.
 
     >>> image = jnp.zeros((1, 4, 4, 3)).at[:, :2].set(1.0)
-    >>> hide(image, jnp.zeros((1, 4, 4)).at[:, 0].set(1.0), filling="mean")[0, :, 0, 0]
+    >>> occlude(image, jnp.zeros((1, 4, 4)).at[:, 0].set(1.0), imputation="mean")[0, :, 0, 0]
     Array([0.5, 1. , 0. , 0. ], dtype=float32)
     """
-    return hider(image, filling)(mask)
+    return make_occluder(image, imputation)(mask)
 
 
-def hider(image: Picture, filling: str) -> Callable[[Mask], Picture]:
-    """Returns mask -> pictures with that part replaced: `hide` for many masks of the same pictures."""
-    fill = _row(filling)(image)
+def make_occluder(image: Image, imputation: str) -> Callable[[Mask], Image]:
+    """Returns the function mask -> occluded images: `occlude` for many masks of the same images."""
+    if imputation not in IMPUTATIONS:
+        raise ValueError(f"imputation must be one of {', '.join(IMPUTATIONS)}, got {imputation!r}")
+    fill = IMPUTATIONS[imputation](image)
 
-    def hidden(mask: Mask) -> Picture:
+    def occluded(mask: Mask) -> Image:
         weight = mask[..., None]
         return image * (1 - weight) + fill(mask) * weight
 
-    return hidden
+    return occluded
 
 
-def blurred(image: Picture) -> Callable[[Mask], Picture]:
-    """Returns the filling with a strong Gaussian blur of the picture itself: light and skin without features."""
-    blur = _blur(image, BLUR)
-    return lambda mask: blur
+def blur_imputation(image: Image) -> Callable[[Mask], Image]:
+    """Returns the imputation by a strong Gaussian blur of the image itself: light and skin without features."""
+    blurred = _blur(image, BLUR)
+    return lambda mask: blurred
 
 
-def mean_colour(image: Picture) -> Callable[[Mask], Picture]:
-    """Returns the filling with the mean colour of the whole picture."""
+def mean_imputation(image: Image) -> Callable[[Mask], Image]:
+    """Returns the imputation by the mean colour of the whole image."""
     mean = jnp.broadcast_to(image.mean((1, 2), keepdims=True), image.shape)
     return lambda mask: mean
 
 
-def imputed(image: Picture) -> Callable[[Mask], Picture]:
-    """Returns ROAD's filling: every hidden pixel a weighted mean of its neighbours, plus noise (Rong et al. 2022).
+def road_imputation(image: Image) -> Callable[[Mask], Image]:
+    """Returns ROAD's noisy linear imputation (Rong et al. 2022), which hides the shape of the mask.
 
-    Direct neighbours weigh twice the diagonal ones, so that hidden pixels solve a linear system whose solution is as
-    smooth as the rest allows: the shape of the mask cannot be read from it. From blurs of what is seen, coarse to
-    fine, conjugate gradients lead to it, in as many steps at most as the picture has pixels on its longer side: with
-    nine tenths of a face hidden that is within 0.002. The noise is the same for all pictures. A picture without any
-    visible pixel becomes its mean colour.
+    Every masked pixel becomes the weighted mean of its eight neighbours, direct neighbours weighing twice as much as
+    diagonal ones, plus noise. The masked pixels so solve a linear system; unmasked pixels, and only these, determine
+    the solution. Conjugate gradients solve it, starting from blurs of the unmasked pixels, in at most as many steps as
+    the image has pixels on its longer side: with 90% of a face masked, the result is within 0.002 of the solution. A
+    pixel counts as masked where the mask is not 0. The noise is the same for all images. An image without any unmasked
+    pixel becomes its mean colour.
     """
     noise = NOISE * jax.random.normal(jax.random.key(0), image.shape[1:])
 
-    def fill(mask: Mask) -> Picture:
+    def fill(mask: Mask) -> Image:
         unknown = (mask > 0).astype(jnp.float32)[..., None]
-        return jax.vmap(_solve)(image, unknown, _start(image, unknown)) + unknown * noise[None]
+        return jax.vmap(_solve_road)(image, unknown, _road_start(image, unknown)) + unknown * noise[None]
 
     return fill
 
 
-FILLINGS: dict[str, Filling] = {"blur": blurred, "mean": mean_colour, "road": imputed}
-
-
-def _row(name: str) -> Filling:
-    if name not in FILLINGS:
-        raise ValueError(f"filling must be one of {', '.join(FILLINGS)}, got {name!r}")
-    return FILLINGS[name]
+IMPUTATIONS: dict[str, Imputation] = {"blur": blur_imputation, "mean": mean_imputation, "road": road_imputation}
 
 
 @functools.lru_cache
-def _gaussian(n: int, share: float) -> resize.Matrix:
-    """Returns the (n, n) weights of a Gaussian blur; beyond the border there is nothing to weigh."""
+def _gaussian(n: int, deviation: float) -> resize.Matrix:
+    """Returns the (n, n) weights of a Gaussian blur, `deviation` as a fraction of n, renormalized at the border."""
     x = np.arange(n)
-    weights = np.exp(-(((x[:, None] - x[None, :]) / (share * n)) ** 2) / 2)
+    weights = np.exp(-(((x[:, None] - x[None, :]) / (deviation * n)) ** 2) / 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _blur(image: Float[Array, "batch height width channels"], share: float) -> Array:
-    """Returns the pictures blurred by that share of their sides."""
+def _blur(image: Float[Array, "batch height width channels"], deviation: float) -> Array:
     height, width = image.shape[1:3]
-    planes = resize.separable(jnp.moveaxis(image, -1, 1), _gaussian(height, share), _gaussian(width, share))
+    planes = resize.separable(jnp.moveaxis(image, -1, 1), _gaussian(height, deviation), _gaussian(width, deviation))
     return jnp.moveaxis(planes, 1, -1)
 
 
-def _start(image: Picture, unknown: Float[Array, "batch height width 1"]) -> Picture:
-    """Returns the pictures with what is unknown taken from the narrowest blur that saw something of the rest."""
-    seen = image * (1 - unknown)
+def _road_start(image: Image, unknown: Float[Array, "batch height width 1"]) -> Image:
+    """Returns the images with unknown pixels taken from the narrowest blur that reaches known pixels."""
+    known = image * (1 - unknown)
     count = (1 - unknown).sum((1, 2), keepdims=True)
-    mean = jnp.where(
-        count > 0, seen.sum((1, 2), keepdims=True) / jnp.maximum(count, 1), image.mean((1, 2), keepdims=True)
-    )
+    known_mean = known.sum((1, 2), keepdims=True) / jnp.maximum(count, 1)
+    mean = jnp.where(count > 0, known_mean, image.mean((1, 2), keepdims=True))
     guess = jnp.broadcast_to(mean, image.shape)
-    for share in _SCALES:
-        both = _blur(jnp.concatenate([seen, 1 - unknown], axis=-1), share)
-        colour, weight = both[..., :3], jnp.maximum(both[..., 3:], 0.0)
-        guess = (colour + _KNOWN * guess) / (weight + _KNOWN)
-    return seen + unknown * guess
+    for deviation in _START_BLURS:
+        # The blur of the known pixels divided by the blur of their mask is their weighted mean around each pixel. Where
+        # nearly none is in reach, the guess from the coarser blur outweighs it.
+        blurred = _blur(jnp.concatenate([known, 1 - unknown], axis=-1), deviation)
+        colour, weight = blurred[..., :3], jnp.maximum(blurred[..., 3:], 0.0)
+        guess = (colour + _MIN_KNOWN * guess) / (weight + _MIN_KNOWN)
+    return known + unknown * guess
 
 
-def _solve(
+def _solve_road(
     image: Float[Array, "height width 3"],
     unknown: Float[Array, "height width 1"],
     start: Float[Array, "height width 3"],
 ) -> Float[Array, "height width 3"]:
-    """Returns the picture with its unknown pixels moved towards the mean of their neighbours' values."""
+    """Returns the image whose unknown pixels are the weighted mean of their neighbours."""
     known = image * (1 - unknown)
-    # Symmetric and positive: pixel times the weight of its neighbours, less those of them that are unknown too.
-    degree = _neighbours(jnp.ones_like(unknown))
+    degree = _neighbour_sum(jnp.ones_like(unknown))  # less than 1 at the border, where some neighbours are missing
 
-    def spread(x: Array) -> Array:
-        return unknown * (degree * x - _neighbours(unknown * x)) + (1 - unknown) * x
+    # The system's matrix: symmetric and positive definite, as conjugate gradients need; the identity on known pixels.
+    def system(x: Array) -> Array:
+        return unknown * (degree * x - _neighbour_sum(unknown * x)) + (1 - unknown) * x
 
-    # The tolerance stops it only where nothing is left to do, which would divide by zero.
-    solved, _ = jax.scipy.sparse.linalg.cg(
-        spread, unknown * _neighbours(known), x0=unknown * start, tol=0.0, atol=1e-4, maxiter=max(_STEPS, *image.shape)
+    # The tolerance stops only an iteration that has converged, where the next step would divide by zero.
+    solution, _ = jax.scipy.sparse.linalg.cg(
+        system,
+        unknown * _neighbour_sum(known),
+        x0=unknown * start,
+        tol=0.0,
+        atol=1e-4,
+        maxiter=max(_MIN_STEPS, *image.shape),
     )
-    return known + unknown * solved
+    return known + unknown * solution
 
 
-def _neighbours(x: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
-    """Returns the weighted sum of each pixel's eight neighbours: 1/6 the direct ones, 1/12 those at the corners."""
+def _neighbour_sum(x: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+    """Returns the weighted sum of each pixel's neighbours: 1/6 for each of the direct, 1/12 for the diagonal ones."""
 
     def sides(x: Array, axis: int) -> Array:
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(3)])
         n = x.shape[axis]
         return jax.lax.slice_in_dim(padded, 0, n, axis=axis) + jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
 
+    # Above and below are summed for x + beside / 2, which adds the diagonal neighbours with half the weight.
     beside = sides(x, 1)
     return (beside + sides(x + beside / 2, 0)) / 6
+
+
+class Effects(NamedTuple):
+    """Probability drops of every class by occlusion of each AU's region, and by occlusion of control regions.
+
+    A drop is 0 where `has_region` or `has_control` is False.
+    """
+
+    probability: Float[Array, "batch classes"]  # for the whole image
+    probability_drop: Float[Array, "batch aus classes"]
+    has_region: Bool[Array, "batch aus"]
+    control_drop: Float[Array, "batch controls classes"]
+    has_control: Bool[Array, "batch controls"]
+
+
+def occlude_aus(
+    classifier: Classifier,
+    image: Image,
+    landmarks: Float[Array | np.ndarray, "batch 68 2"],
+    where: Bool[Array | np.ndarray, " batch"],
+    *,
+    codebook: Codebook,
+    imputation: str = "blur",
+    aus: Sequence[int] | None = None,
+    num_controls: int = NUM_CONTROLS,
+) -> Effects:
+    """Returns the probability drops by occlusion of each of `aus` (default: all of the codebook), per face in `where`.
+
+    Pixels within the outline of the AU's ellipses are fully occluded, with a soft margin around. Controls measure the
+    effect of occluding as large a part elsewhere on the face: an AU matters as far as its drop exceeds those of the
+    controls. A control is the region of a target AU of the predicted expression, moved within the face to where it
+    covers the least of that expression's AU map. Up to `num_controls` target AUs, spread over the expression's list,
+    have a control. AUs with the same region share one forward pass: the twenty AUs of `FACS` have sixteen regions,
+    which makes 21 passes with four controls and the whole image.
+
+    >>> from aujax.codebook import FACS
+    >>> classifier = lambda image: jnp.zeros((len(image), 7))
+    >>> image, landmarks = jnp.zeros((1, 56, 56, 3)), jnp.zeros((1, 68, 2))
+    >>> effects = occlude_aus(classifier, image, landmarks, jnp.array([False]), codebook=FACS)
+    >>> effects.probability_drop.shape, effects.control_drop.shape
+    ((1, 20, 7), (1, 4, 7))
+    """
+    aus = codebook.all_aus if aus is None else tuple(aus)
+    au_codebook = single_aus(aus, geometry=codebook)
+    groups = codebook.same_region(aus)
+    probability = jax.nn.softmax(classifier(image))
+    predicted = probability.argmax(-1)
+    size = image.shape[1:3]
+
+    def draw(au_index: Int[Array, " batch"], shift: Float[Array, "batch 2"]) -> tuple[Array, Array]:
+        shifted = landmarks + shift[:, None, :]
+        return au_maps.batch_au_maps(shifted, au_index, where, size=size, codebook=au_codebook)
+
+    # What each pass draws, as indices into `aus`: first one AU of every distinct region, then the AUs of the controls,
+    # which depend on the face's predicted expression.
+    region_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
+    region_aus = jnp.broadcast_to(region_aus[:, None], (len(groups), len(image)))
+    control_aus = jnp.asarray(_control_aus(groups, aus, codebook, num_controls))[predicted].T
+
+    # Controls keep off the target AUs, and off hair and background, which no expression depends on.
+    no_shift = jnp.zeros((len(image), 2))
+    target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
+    face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
+    avoid = jnp.maximum(target_map, 1.0 - face)
+    control_shifts = jax.lax.map(lambda au_index: _control_shift(draw(au_index, no_shift)[0], avoid), control_aus)
+    occluder = make_occluder(image, imputation)
+
+    def drop(occlusion: tuple[Array, Array]) -> tuple[Array, Array]:
+        region, has_region = draw(*occlusion)
+        mask = jnp.minimum(region / metrics.REGION, 1.0)
+        lost = probability - jax.nn.softmax(classifier(occluder(mask)))
+        return jnp.where(has_region[:, None], lost, 0.0), has_region
+
+    shifts = jnp.concatenate([jnp.zeros((len(groups), *no_shift.shape)), control_shifts])
+    drops, drawn = jax.lax.map(drop, (jnp.concatenate([region_aus, control_aus]), shifts))
+    drops, drawn = jnp.moveaxis(drops, 0, 1), jnp.moveaxis(drawn, 0, 1)
+    group_of = np.array([next(i for i, group in enumerate(groups) if number in group) for number in aus])
+    return Effects(
+        probability=probability,
+        probability_drop=drops[:, group_of],
+        has_region=drawn[:, group_of],
+        control_drop=drops[:, len(groups) :],
+        has_control=drawn[:, len(groups) :],
+    )
+
+
+@functools.lru_cache
+def _control_aus(
+    groups: tuple[tuple[int, ...], ...], aus: tuple[int, ...], codebook: Codebook, num_controls: int
+) -> Int[np.ndarray, "classes controls"]:
+    """Returns the indices in `aus` of the AUs whose regions are moved as each expression's controls; -1 if none."""
+    table = np.full((len(codebook.expressions), num_controls), -1, np.int32)
+    for expression, target_aus in enumerate(codebook.aus.values()):
+        members = [aus.index(group[0]) for group in groups if set(group) & set(target_aus)]
+        chosen = np.linspace(0, len(members) - 1, min(num_controls, len(members))).round().astype(int)
+        table[expression, : len(chosen)] = [members[i] for i in chosen]
+    return table
+
+
+def _control_shift(
+    region: Float[Array, "batch height width"], avoid: Float[Array, "batch height width"]
+) -> Float[Array, "batch 2"]:
+    """Returns the (x, y) shift in pixels of each region to where there is least to avoid, preferring short shifts.
+
+    All shifts by whole cells of a `GRID` x `GRID` grid are compared at once, by a correlation in the Fourier domain.
+    """
+    shape, obstacle = resize.area_resize(region, (GRID, GRID)), resize.area_resize(avoid, (GRID, GRID))
+    inside = jnp.ones_like(obstacle)
+    # Padded to twice the size, so that what leaves the image on one side does not come back on the other. The padding
+    # costs 0, so it is the inside of the image that costs less by `_OFF_IMAGE_COST`.
+    spectrum = functools.partial(jnp.fft.rfft2, s=(2 * GRID, 2 * GRID))
+    cost_spectrum = spectrum(obstacle - _OFF_IMAGE_COST * inside)
+    cost = jnp.fft.irfft2(jnp.conj(spectrum(shape)) * cost_spectrum, s=(2 * GRID, 2 * GRID))
+    shift = np.fft.fftfreq(2 * GRID, 1 / (2 * GRID))  # in cells: 0, 1, ..., -2, -1
+    distance = np.hypot(shift[:, None], shift[None, :]) / GRID
+    cost = cost / jnp.maximum(shape.sum((1, 2)), 1e-6)[:, None, None]
+    cost = cost + _DISTANCE_COST * distance.astype(np.float32)[None]
+    y, x = jnp.unravel_index(cost.reshape(len(cost), -1).argmin(-1), distance.shape)
+    cell = np.array(region.shape[:0:-1], np.float32) / GRID  # (width, height) in pixels
+    shift = jnp.asarray(shift, jnp.float32)
+    return jnp.stack([shift[x], shift[y]], axis=-1) * cell[None]
+
+
+class TargetAUSummary(NamedTuple):
+    """How much the predicted expression depends on its target AUs, those that the codebook lists for it, per face.
+
+    `target_drop`, `non_target_drop` and `control_drop` are mean probability drops of the predicted class.
+    `top_is_target` is 1 if the AU of the largest drop is a target AU (a fraction if several AUs share that drop, 0 if
+    no drop is positive), and `target_share` is the expected value of that for an AU drawn at random.
+    A mean is 0 and without meaning if its mask is False: `has_target` (also of `top_is_target` and `target_share`) for
+    an expression without target AUs, such as Neutral, or with none that has a region; `has_non_target` and
+    `has_control` likewise.
+    """
+
+    target_drop: Float[Array, " batch"]
+    non_target_drop: Float[Array, " batch"]
+    control_drop: Float[Array, " batch"]
+    top_is_target: Float[Array, " batch"]
+    target_share: Float[Array, " batch"]
+    has_target: Bool[Array, " batch"]
+    has_non_target: Bool[Array, " batch"]
+    has_control: Bool[Array, " batch"]
+
+
+def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codebook) -> TargetAUSummary:
+    """Returns the mean drops of the predicted class over its target AUs, over all other AUs, and over the controls.
+
+    `aus` are those of `effects`. AUs with the same region count as one, which is a target if one of them is.
+    """
+    predicted = effects.probability.argmax(-1)
+    drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
+    control = jnp.take_along_axis(effects.control_drop, predicted[:, None, None], axis=-1)[..., 0]
+
+    groups = {number: group for group in codebook.same_region(aus) for number in group}
+    is_target = np.zeros((len(codebook.expressions), len(aus)), bool)
+    for expression, target_aus in enumerate(codebook.aus.values()):
+        for column, number in enumerate(aus):
+            is_target[expression, column] = bool(set(groups[number]) & set(target_aus))
+    target = jnp.asarray(is_target)[predicted]
+
+    weight = effects.has_region * np.array([1 / len(groups[number]) for number in aus], np.float32)[None]
+    target_weight, non_target_weight = weight * target, weight * ~target
+    control_weight = effects.has_control.astype(jnp.float32)
+    targets, non_targets, controls = (part.sum(-1) for part in (target_weight, non_target_weight, control_weight))
+    largest = jnp.where(effects.has_region, drop, -jnp.inf).max(-1, keepdims=True)
+    top = weight * (drop == largest) * (largest > 0)
+    return TargetAUSummary(
+        target_drop=(target_weight * drop).sum(-1) / jnp.where(targets > 0, targets, 1.0),
+        non_target_drop=(non_target_weight * drop).sum(-1) / jnp.where(non_targets > 0, non_targets, 1.0),
+        control_drop=(control_weight * control).sum(-1) / jnp.maximum(controls, 1.0),
+        top_is_target=(top * target).sum(-1) / jnp.where(top.sum(-1) > 0, top.sum(-1), 1.0),
+        target_share=targets / jnp.maximum(targets + non_targets, 1e-6),
+        has_target=targets > 0,
+        has_non_target=non_targets > 0,
+        has_control=controls > 0,
+    )
+
+
+def perturbation_curves(
+    classifier: Classifier,
+    image: Image,
+    maps: Mapping[str, Array],
+    expression: Int[Array, " batch"],
+    *,
+    kinds: Sequence[str] = ("deletion", "insertion"),
+    imputation: str = "blur",
+    fractions: Sequence[float] = FRACTIONS,
+) -> dict[str, dict[str, Float[Array, "batch fractions"]]]:
+    """Returns the probability of `expression` along perturbation curves (Petsiuk et al. 2018), by kind and map.
+
+    "deletion" occludes the given fraction of the image, the cells where the map (batch, h, w) is highest; "insertion"
+    occludes all but those. With the imputation "road", "deletion" is ROAD's curve, most relevant first (Rong et al.
+    2022). Maps of any resolution are compared on `GRID` x `GRID` cells, ordered by `rank_cells`.
+
+    >>> image = jnp.ones((1, 28, 28, 3)).at[:, 14:].set(0.0)
+    >>> def classifier(image):
+    ...     top, bottom = image[:, :14].mean((1, 2, 3)), image[:, 14:].mean((1, 2, 3))
+    ...     return jnp.log(jnp.stack([top, bottom + 1], axis=-1))
+    >>> maps, expression = {"top half": image[..., 0]}, jnp.array([0])
+    >>> curves = perturbation_curves(
+    ...     classifier, image, maps, expression, imputation="mean", fractions=(0.0, 0.5, 1.0)
+    ... )
+    >>> curves["deletion"]["top half"]
+    Array([[0.5       , 0.33333334, 0.25      ]], dtype=float32)
+    """
+    ranks = jnp.stack([rank_cells(value) for value in maps.values()])
+    occluder, size = make_occluder(image, imputation), image.shape[1:3]
+
+    # A point of a curve occludes the cells of one map whose rank is in [low, high). The whole image and the fully
+    # occluded image are the same for all maps, so that each takes one forward pass.
+    spans: dict[tuple[str, int, int], tuple[int, float, float]] = {}
+    for kind in kinds:
+        if kind not in ("deletion", "insertion"):
+            raise ValueError(f"kind must be deletion or insertion, got {kind!r}")
+        for map_index in range(len(maps)):
+            for position, fraction in enumerate(fractions):
+                low, high = (0.0, fraction) if kind == "deletion" else (fraction, 1.0)
+                if low == high:
+                    spans[kind, map_index, position] = (0, 0.0, 0.0)
+                else:
+                    spans[kind, map_index, position] = (map_index if high - low < 1 else 0, low, high)
+    distinct = list(dict.fromkeys(spans.values()))
+
+    def probability(span: tuple[Array, Array, Array]) -> Float[Array, " batch"]:
+        map_index, low, high = span
+        cells = (ranks[map_index] >= low) & (ranks[map_index] < high)
+        mask = resize.nearest(cells.astype(jnp.float32), size)
+        probabilities = jax.nn.softmax(classifier(occluder(mask)))
+        return jnp.take_along_axis(probabilities, expression[:, None], axis=-1)[:, 0]
+
+    map_index, low, high = (np.array(column) for column in zip(*distinct, strict=True))
+    columns = jnp.asarray(map_index, jnp.int32), jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
+    points = jax.lax.map(probability, columns)
+    row_of = {span: row for row, span in enumerate(distinct)}
+    curves: dict[str, dict[str, Array]] = {}
+    for kind in kinds:
+        curves[kind] = {}
+        for map_index, name in enumerate(maps):
+            rows = [row_of[spans[kind, map_index, position]] for position in range(len(fractions))]
+            curves[kind][name] = points[np.array(rows)].T
+    return curves
+
+
+def rank_cells(maps: Float[Array, "batch h w"]) -> Float[Array, "batch GRID GRID"]:
+    """Returns for each cell of a `GRID` x `GRID` grid the fraction of cells where the map is higher, in [0, 1).
+
+    Equal values, and all of a degenerate map, are in a fixed random order.
+
+    >>> (rank_cells(-jnp.arange(784.0).reshape(1, 28, 28)) * 784).round()[0, 0, :3]
+    Array([0., 1., 2.], dtype=float32)
+    """
+    maps = cams.normalize(maps)
+    enlarged = resize.bilinear(maps, tuple(max(n, GRID) for n in maps.shape[1:]))
+    cells = resize.area_resize(enlarged, (GRID, GRID)).reshape(len(maps), -1)
+    tie_break = jnp.asarray(np.random.default_rng(0).permutation(GRID**2))
+    order = jax.vmap(lambda values: jnp.lexsort((tie_break, -values)))(cells)
+    return (jnp.argsort(order, axis=-1) / GRID**2).reshape(-1, GRID, GRID)
+
+
+def random_maps(index: Int[Array, " batch"]) -> Float[Array, "batch GRID GRID"]:
+    """Returns a map of uniform noise for each face: the baseline for the order of occlusion.
+
+    The map depends on the face's `index` in the split alone, and so is the same in every batch and run.
+    """
+    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(0), i), (GRID, GRID)))
+    return draw(index)

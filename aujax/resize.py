@@ -1,7 +1,8 @@
-"""The resamplings that the paper's numbers depend on, each named by what it does.
+"""Resampling of maps, with the exact weights that the paper's numbers depend on.
 
-Maps are (..., height, width). Every resampling is separable and is given as a matrix per axis, so that the
-same few lines serve any size, batch and device; matrices are NumPy constants of a traced program.
+Maps are (..., height, width), and sizes are (height, width) in pixels. Every resampling is separable and is given as a
+matrix of weights per axis, (n_out, n_in), so that the same code serves any size, batch and device. The matrices are
+NumPy arrays, constants of a traced program.
 """
 
 import functools
@@ -14,16 +15,18 @@ from jaxtyping import Array, Float
 Matrix = np.ndarray
 Size = tuple[int, ...]  # (height, width)
 
-_exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-_down, _along = functools.partial(_exact, "...hw,Hh->...Hw"), functools.partial(_exact, "...hw,Ww->...hW")
+# Accelerators would otherwise round float32 products to fewer bits.
+_exact_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+_resample_rows = functools.partial(_exact_einsum, "...hw,Hh->...Hw")
+_resample_columns = functools.partial(_exact_einsum, "...hw,Ww->...hW")
 
 
 @functools.lru_cache
 def torch_aligned_matrix(n_in: int, n_out: int) -> Matrix:
-    """Returns the (n_out, n_in) weights of PyTorch's bilinear, align_corners=True, antialias=True resampling.
+    """Returns the (n_out, n_in) weights of PyTorch's bilinear resampling with align_corners=True and antialias=True.
 
-    The scale is that of aligned corners, the centres are those of half pixels, and shrinking widens the
-    triangle: neither plain align-corners nor plain antialiasing gives the same numbers.
+    PyTorch then combines the scale of aligned corners with half-pixel centres, and widens the triangle filter when
+    downsampling. Neither align_corners nor antialiasing alone gives the same numbers.
     """
     scale = (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
     support = max(scale, 1.0)
@@ -49,23 +52,35 @@ def bilinear_matrix(n_in: int, n_out: int) -> Matrix:
 
 
 def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
-    """Returns the (n_out,) input indices of PyTorch's nearest resampling, its float32 rounding included."""
+    """Returns the (n_out,) input indices of PyTorch's nearest resampling, including its float32 rounding."""
     scale = np.float32(n_in) / np.float32(n_out)
     return np.minimum((np.arange(n_out, dtype=np.float32) * scale).astype(int), n_in - 1)
 
 
+@functools.lru_cache
+def area_matrix(n_in: int, n_out: int) -> Matrix:
+    """Returns the (n_out, n_in) weights of a mean over equal cells: each pixel counts by its overlap with the cell."""
+    edges = np.arange(n_out + 1) * n_in / n_out
+    pixels = np.arange(n_in)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return (np.maximum(overlap, 0.0) * n_out / n_in).astype(np.float32)
+
+
 def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch height width"]:
     """Returns rows @ map @ columns.T for every map, in full float32 precision on every device."""
-    if _few(rows):
-        return _along(weighted_rows(maps, rows), columns)
+    # With few weights per output: a sum of shifted rows in place of a matrix product.
+    neighbours = _taps(rows)[1].shape[1]
+    if 5 * neighbours <= rows.shape[1]:
+        return _resample_columns(weighted_rows(maps, rows), columns)
+    # The axis that makes the intermediate map smaller comes first; in a tie the columns, because XLA wants the maps
+    # transposed for a product over rows, and then also draws AU maps in that layout, which takes ten times as long.
     if len(rows) * maps.shape[-1] < maps.shape[-2] * len(columns):
-        return _along(_down(maps, rows), columns)
-    # For `_down` a compiler wants the maps transposed, and then draws AU maps that way, which takes ten times as long.
-    return _down(_along(maps, columns), rows)
+        return _resample_columns(_resample_rows(maps, rows), columns)
+    return _resample_rows(_resample_columns(maps, columns), rows)
 
 
 def weighted_rows(maps: Float[Array, "*batch h w"], rows: Matrix) -> Float[Array, "*batch height w"]:
-    """Returns rows @ map for every map, where every row of `rows` is zero but for a few neighbours.
+    """Returns rows @ map for every map, for `rows` whose every row has only a few weights, all adjacent.
 
     >>> weighted_rows(jnp.array([[1.0], [3.0], [5.0]]), np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
     Array([[2.],
@@ -79,51 +94,41 @@ def weighted_rows(maps: Float[Array, "*batch h w"], rows: Matrix) -> Float[Array
 
 
 def _taps(rows: Matrix) -> tuple[np.ndarray, Matrix]:
-    """Returns the first input of every output, and its weight and those of its neighbours (n_out, neighbours)."""
+    """Returns the first input of every output (n_out,), and the weights from there on (n_out, neighbours)."""
     used = rows != 0
     first, last = used.argmax(1), rows.shape[1] - used[:, ::-1].argmax(1)
     first = np.minimum(first, rows.shape[1] - (last - first).max())
     return first, np.take_along_axis(rows, first[:, None] + np.arange((last - first).max()), 1).astype(np.float32)
 
 
-def _few(rows: Matrix) -> bool:
-    return 5 * _taps(rows)[1].shape[1] <= rows.shape[1]
-
-
 def banded(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch h w"]:
-    """Returns rows @ map @ columns.T for square matrices that are zero but for a few diagonals.
+    """Returns rows @ map @ columns.T for square matrices of which only a few diagonals are not zero.
 
     >>> banded(jnp.ones((2, 2)), np.array([[1.0, 2.0], [0.0, 1.0]]), np.eye(2))
     Array([[3., 3.],
            [1., 1.]], dtype=float32)
     """
     for axis, matrix in ((-2, rows), (-1, columns)):
+        n = len(matrix)
         shape = [1] * maps.ndim
-        shape[axis] = len(matrix)
-        maps = functools.reduce(
-            jnp.add,
-            [
-                _shifted(maps, offset, axis) * _diagonal(matrix, offset).reshape(shape)
-                for offset in range(1 - len(matrix), len(matrix))
-                if np.diagonal(matrix, offset).any()
-            ],
-        )
+        shape[axis] = n
+        terms = []
+        for offset in range(1 - n, n):
+            weights = np.diagonal(matrix, offset)  # of the input that lies `offset` after the output
+            if not weights.any():
+                continue
+            weights = np.pad(weights, (max(-offset, 0), max(offset, 0))).astype(np.float32)
+            # A shift by padding, negative on one side, has a derivative of the same kind; that of slices is a scatter.
+            padding = [(0, 0, 0)] * maps.ndim
+            padding[axis] = (-offset, offset, 0)
+            shifted = jax.lax.pad(maps, jnp.zeros((), maps.dtype), padding)
+            terms.append(shifted * weights.reshape(shape))
+        maps = functools.reduce(jnp.add, terms)
     return maps
 
 
-def _diagonal(matrix: Matrix, offset: int) -> np.ndarray:
-    """Returns for every output the weight of the input `offset` further, 0 beyond the end."""
-    return np.pad(np.diagonal(matrix, offset), (max(-offset, 0), max(offset, 0))).astype(np.float32)
-
-
-def _shifted(maps: Float[Array, "*batch h w"], offset: int, axis: int) -> Float[Array, "*batch h w"]:
-    padding = [(0, 0, 0)] * maps.ndim
-    padding[axis] = (-offset, offset, 0)
-    return jax.lax.pad(maps, jnp.zeros((), maps.dtype), padding)
-
-
 def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
-    """Returns maps at `size` (height, width) by `torch_aligned_matrix`: the kernel of the loss and the metric.
+    """Returns maps resampled to `size` by `torch_aligned_matrix`, as in the paper's loss and metrics.
 
     >>> torch_aligned(jnp.eye(28), (14, 14)).shape
     (14, 14)
@@ -135,13 +140,26 @@ def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, 
 
 
 def bilinear(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
-    """Returns maps at `size` (height, width) by half-pixel bilinear interpolation: how a CAM is enlarged."""
+    """Returns maps resampled to `size` by half-pixel bilinear interpolation, as for the enlargement of a CAM."""
     (h, w), (height, width) = maps.shape[-2:], size
     return separable(maps, bilinear_matrix(h, height), bilinear_matrix(w, width))
 
 
+def area_resize(maps: Float[Array, "*batch height width"], size: Size) -> Float[Array, "*batch h w"]:
+    """Returns the mean of each map over every cell of a grid of `size` (h, w), which need not divide the map's size.
+
+    >>> area_resize(jnp.eye(4), (2, 2))
+    Array([[0.5, 0. ],
+           [0. , 0.5]], dtype=float32)
+    """
+    if maps.shape[-2:] == size:
+        return maps
+    (height, width), (h, w) = maps.shape[-2:], size
+    return separable(maps, area_matrix(height, h), area_matrix(width, w))
+
+
 def nearest(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
-    """Returns maps at `size` (height, width), each pixel copied from the nearest one: how AU maps are resized.
+    """Returns maps resampled to `size`, each pixel copied from the nearest, as for AU maps in the released code.
 
     >>> nearest(jnp.array([[1.0, 2.0]]), (1, 4))
     Array([[1., 1., 2., 2.]], dtype=float32)

@@ -164,7 +164,7 @@ def run_all(rows: Sequence[Row], out: pathlib.Path, faces: Faces, start: Callabl
 
 def run_row(row: Row, out: pathlib.Path, faces: Faces) -> None:
     """Trains the row, or continues its training, and evaluates it; does nothing if it is finished."""
-    from aujax import evaluation_files  # the process that starts the others needs no network
+    from aujax.evaluation import evaluate  # the process that starts the others needs no network
     from aujax.training.loop import train_and_evaluate
 
     if state(row, out, faces) == FINISHED:
@@ -174,7 +174,7 @@ def run_row(row: Row, out: pathlib.Path, faces: Faces) -> None:
     train_and_evaluate(row.config, out / row.name)
     for split in _EVALUATED:
         if split in faces.splits:
-            print(f"evaluated: {evaluation_files.evaluate_run(out / row.name, split)}")
+            print(f"evaluated: {evaluate.evaluate_run(out / row.name, split)}")
 
 
 def state(row: Row, out: pathlib.Path, faces: Faces) -> str:

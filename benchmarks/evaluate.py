@@ -1,12 +1,12 @@
-"""What evaluation costs beside the bare forward pass, and its part after the forward beside one picture at a time.
+"""The cost of evaluation relative to the bare forward pass, and of its comparison of maps relative to one image at a time.
 
     python benchmarks/evaluate.py [--smoke] [--small] [--batch N] [--images N] [--methods CAM,TS-CAM,...]
 
-Pictures and landmarks are random and lie on the device. For each method, in turns in one process, milliseconds per
-picture of: the logits alone, batched; `evaluation.evaluate` as training validates (accuracy, CAM-COS, the ATT-COS of
-every layer); the same as eval.py evaluates (trivial maps' cosines and class means too, all maps brought to the host).
-Then, from logits, attention maps and CAM on, AU maps included: `evaluation.compare`, batched; the same picture by
-picture; and picture by picture as the released code does, restated with NumPy and OpenCV, on one core.
+Images and landmarks are random and on the device. For each method, in turns in one process, milliseconds per image of:
+the logits alone, batched; `evaluate.predict` as in a validation (accuracy, CAM-COS, ATT-COS of every layer); the same as
+in eval.py (also baseline maps, scores and class means, all maps copied to the host). Then, given logits, attention and
+CAM, AU maps included: `evaluate.compare`, batched; the same image by image; and image by image as the released code does
+it, restated with NumPy and OpenCV, on one core.
 """
 
 import argparse
@@ -23,16 +23,17 @@ from readout import plain
 from released_au_maps import EXPRESSION_AUS, released_map
 from released_cosines import released_cam_cosine, released_cosine
 
-from aujax import au_maps, augment, codebook, evaluation, methods
+from aujax import au_maps, augment, codebook, methods
 from aujax.config import Config
 from aujax.data.batch import Batch, data_mesh, replicated, to_mesh
-from aujax.evaluation_maps import MapCollector
+from aujax.evaluation import evaluate
+from aujax.evaluation.collect import MapCollector
 
 BOOK = codebook.FACS
 
 
 class Times(NamedTuple):
-    """Seconds of each work, over all pictures."""
+    """Seconds of each work, over all images."""
 
     forward: float
     validation: float
@@ -53,7 +54,7 @@ class Network(NamedTuple):
 
 
 def network(name: str, batch: int, images: int, size: int | None) -> Network:
-    """Returns the published network of a method, or for pictures of `size` the small one of its family."""
+    """Returns the published network of a method, or for images of `size` the small one of its family."""
     row, mesh = methods.METHODS[name], data_mesh()
     config = Config(method=name, backbone=timing.SMALL[row.backbone] if size else "", image_size=size or row.image_size)
     model = methods.build_model(name, backbone=config.backbone or None)
@@ -78,23 +79,21 @@ def bare(net: Network) -> Callable[[], object]:
 def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
     """Returns the work of a validation, or of what `eval.py` does but for reading and writing files."""
     if files:
-        read = evaluation.make_thorough_reader(net.model, net.config, net.mesh)
+        eval_step = evaluate.make_full_eval_step(net.model, net.config, net.mesh)
     else:
-        read = evaluation.make_reader(evaluation.make_forward(net.model, net.config, net.mesh), net.mesh)
+        eval_step = evaluate.make_eval_step(evaluate.make_forward(net.model, net.config, net.mesh), net.mesh)
     images = sum(len(batch.index) for batch in net.batches)
 
     def work() -> object:
         sinks = [MapCollector(images, attention_layer=net.model.method.tap)] if files else []
-        return evaluation.evaluate(
-            read, net.variables, net.batches, mesh=net.mesh, expressions=BOOK.expressions, sinks=sinks
-        )
+        return evaluate.predict(eval_step, net.variables, net.batches, mesh=net.mesh, sinks=sinks)
 
     return work
 
 
 def after(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
     """Returns the work that follows the forward passes of all batches, batch by batch."""
-    compare = jax.jit(evaluation.compare)
+    compare = jax.jit(evaluate.compare)
 
     @jax.jit
     def drawn(batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -102,11 +101,11 @@ def after(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], o
         return au_maps.batch_au_maps(batch.landmarks, batch.expression, batch.valid, size=size, codebook=BOOK)
 
     pairs = list(zip(batches, passes, strict=True))
-    return lambda: jax.device_get([compare(batch, shown, *drawn(batch)) for batch, shown in pairs])
+    return lambda: jax.device_get([compare(batch, outputs, *drawn(batch)) for batch, outputs in pairs])
 
 
 def one_by_one(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
-    """Returns the same work, picture by picture."""
+    """Returns the same work, image by image."""
     pairs = list(zip(batches, passes, strict=True))
     alone = [jax.tree.map(lambda x, i=i: x[i : i + 1], pair) for pair in pairs for i in range(len(pair[0].index))]
     return after(*(list(part) for part in zip(*alone, strict=True)))
@@ -114,14 +113,14 @@ def one_by_one(batches: list[Batch], passes: list[methods.Forward]) -> Callable[
 
 def released(batches: list[Batch], passes: list[methods.Forward]) -> Callable[[], object]:
     """Returns the same work as the released code does it."""
-    pictures = []
+    images = []
     for batch, forward in jax.device_get(list(zip(batches, passes, strict=True))):
         for row, label in enumerate(batch.expression):
             maps = {layer: attention[row] for layer, attention in forward.attention.items()}
             cam = None if forward.cam is None else forward.cam[row]
-            pictures.append((forward.logits[row], maps, cam, batch.landmarks[row], BOOK.expressions[label]))
+            images.append((forward.logits[row], maps, cam, batch.landmarks[row], BOOK.expressions[label]))
     size = batches[0].image.shape[1:3]
-    return lambda: [read_one(*picture, size) for picture in pictures]
+    return lambda: [read_one(*image, size) for image in images]
 
 
 def read_one(
@@ -132,7 +131,7 @@ def read_one(
     expression: str,
     size: tuple[int, int],
 ) -> list[float]:
-    """Returns the predicted class of one picture, its probability, and its cosines if there is an AU map."""
+    """Returns the predicted class of one image, its probability, and its cosines if there is an AU map."""
     chances = np.exp(logits - logits.max())
     read = [float(logits.argmax()), float(chances.max() / chances.sum())]
     au_map = released_map(landmarks, EXPRESSION_AUS.get(expression, ()), size)
@@ -171,19 +170,19 @@ def line(name: str, times: Times, images: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="small networks, a few pictures: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="small networks, a few images: does it run at all?")
     parser.add_argument("--small", action="store_true", help="small networks that see 96 pixels")
-    parser.add_argument("--batch", type=int, default=64, help="pictures at a time (default: 64)")
-    parser.add_argument("--images", type=int, default=256, help="pictures in all (default: 256)")
+    parser.add_argument("--batch", type=int, default=64, help="images at a time (default: 64)")
+    parser.add_argument("--images", type=int, default=256, help="images in all (default: 256)")
     parser.add_argument("--methods", default="CAM,TS-CAM,APViT", help="rows to measure (default: one of each family)")
     options = parser.parse_args()
     batch, images, repeats = (8, 16, 2) if options.smoke else (options.batch, options.images, 9)
     size = 64 if options.smoke else 96 if options.small else None
     cv2.setNumThreads(1)
-    print(f"{timing.machine()}; {images} pictures in batches of {batch}, median of {repeats} turns\n")
-    before, behind = ("validation", "as eval.py"), ("picture by picture", "the released way")
+    print(f"{timing.machine()}; {images} images in batches of {batch}, median of {repeats} turns\n")
+    before, behind = ("validation", "as eval.py"), ("image by image", "the released way")
     before, behind = ("".join(f"{head:>20}" for head in heads) for heads in (before, behind))
-    print(f"{'ms per picture':<20}{'forward':>9}{before}{'after':>9}{behind}")
+    print(f"{'ms per image':<20}{'forward':>9}{before}{'after':>9}{behind}")
     for row in [methods.method(name) for name in options.methods.split(",")]:
         print(line(row.name, measure(network(row.name, batch, images, size), repeats), images))
 

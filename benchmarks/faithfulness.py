@@ -3,8 +3,8 @@
     python benchmarks/faithfulness.py [--smoke] [--small] [--batch N] [--images N] [--methods CAM,TS-CAM,...]
 
 Pictures, landmarks and weights are random and lie on the device. For each method, in turns in one process: the logits
-alone, batched; `faithfulness.au_effects` of all action units, with each filling, in units of that; and all of
-`map_scores` for every map against the AU maps of the label and of the predicted class, as a share of it.
+alone, batched; `occlusion.occlude_aus` of all action units, with each filling, in units of that; and all of
+`metrics.scores` for every map against the AU maps of the label and of the predicted class, as a share of it.
 """
 
 import argparse
@@ -16,22 +16,22 @@ import jax.numpy as jnp
 import timing
 from evaluate import BOOK, Network, bare, network
 
-from aujax import au_maps, augment, faithfulness, map_scores, methods, occlusion
+from aujax import au_maps, augment, methods, metrics, occlusion
 from aujax.data.batch import Batch
 
-PASSES = 1 + len(BOOK.same_region(BOOK.all_aus)) + faithfulness.CONTROLS
+PASSES = 1 + len(BOOK.same_region(BOOK.all_aus)) + occlusion.NUM_CONTROLS
 
 
 def intervening(net: Network, filling: str) -> Callable[[], object]:
     """Returns the work of hiding all action units of all pictures."""
 
     @jax.jit
-    def effects(variables: methods.Variables, batch: Batch) -> faithfulness.Effects:
+    def effects(variables: methods.Variables, batch: Batch) -> occlusion.Effects:
         def score(image: jax.Array) -> jax.Array:
             return net.model.apply(variables, augment.normalize(image, net.config.normalization))
 
         image, where = jnp.asarray(batch.image, jnp.float32) / 255.0, batch.has_landmarks & batch.valid
-        return faithfulness.au_effects(score, image, batch.landmarks, where, codebook=BOOK, filling=filling)
+        return occlusion.occlude_aus(score, image, batch.landmarks, where, codebook=BOOK, imputation=filling)
 
     return lambda: jax.device_get([effects(net.variables, batch) for batch in net.batches])
 
@@ -47,7 +47,7 @@ def scoring(net: Network) -> Callable[[], object]:
 
     @jax.jit
     def scores(maps: dict[str, jax.Array], of_label: jax.Array, of_predicted: jax.Array) -> list[dict[str, jax.Array]]:
-        return [map_scores.scores(value, au_map) for value in maps.values() for au_map in (of_label, of_predicted)]
+        return [metrics.scores(value, au_map) for value in maps.values() for au_map in (of_label, of_predicted)]
 
     passes = [maps_of(net.variables, batch) for batch in net.batches]
     pairs = [(_au_maps(batch, batch.expression), _au_maps(batch, (batch.expression + 1) % 7)) for batch in net.batches]
@@ -62,7 +62,7 @@ def _au_maps(batch: Batch, expression: jax.Array) -> jax.Array:
 
 def line(name: str, net: Network, repeats: int, images: int) -> str:
     """Returns a line of the table."""
-    interventions = [functools.partial(intervening, filling=filling) for filling in occlusion.FILLINGS]
+    interventions = [functools.partial(intervening, filling=filling) for filling in occlusion.IMPUTATIONS]
     works = [work(net) for work in (bare, scoring, *interventions)]
     forward, scored, *hidden = timing.in_turns(works, repeats)
     beside = "".join(f"{seconds / forward:>9.1f}x" for seconds in hidden)
@@ -81,7 +81,7 @@ def main() -> None:
     size = 64 if options.smoke else 96 if options.small else None
     print(f"{timing.machine()}; {images} pictures in batches of {batch}, median of {repeats} turns")
     print(f"{len(BOOK.all_aus)} action units and their controls take {PASSES} passes\n")
-    fillings = "".join(f"{filling:>10}" for filling in occlusion.FILLINGS)
+    fillings = "".join(f"{filling:>10}" for filling in occlusion.IMPUTATIONS)
     print(f"{'ms per picture':<20}{'forward':>9}{fillings}{'scores':>13}")
     for name in options.methods.split(","):
         net = network(methods.method(name).name, batch, images, size)

@@ -2,9 +2,9 @@
 
     python benchmarks/methods.py --data DIR --out RUNS [--smoke] [--methods CAM,PRM,...]
 
-DIR is a prepared data set with landmarks. Networks are the tiny ones, pictures 80 px, 12 epochs, AU cues of weight 4,
-everything else as in configs/faces.py:small. Rows that differ in reading alone are trained once. A run that is there
-already is not trained again.
+DIR is a prepared data set with landmarks. Networks are the tiny ones, images 80 px, 12 epochs, AU cues of weight 4,
+everything else as in configs/faces.py:small. Rows that differ in their read-out alone are trained once. A run
+that exists is not trained again.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import shutil
 
 import timing
 
-from aujax import commandline, evaluation_files, methods
+from aujax import commandline, methods
 from aujax.config import Config, DataConfig, OptimizerConfig
+from aujax.evaluation import evaluate
 from aujax.training.loop import train_and_evaluate
 
 # Narrower than published, as its network is.
@@ -52,16 +53,15 @@ def run(row: methods.Method, au_weight: float, options: argparse.Namespace) -> d
     metrics = workdir / "eval" / "test" / "metrics.json"
     if not metrics.exists() or json.loads(metrics.read_text())["method"] != row.name:
         train_and_evaluate(wanted, workdir)
-        evaluation_files.evaluate_run(workdir, "test")
+        evaluate.evaluate_run(workdir, "test")
     return json.loads(metrics.read_text())
 
 
 def line(row: methods.Method, results: list[dict]) -> str:
     """Returns a line of the table."""
-    layer = results[0]["attention_layer"]
     columns = (
-        [f"{100 * result['cl']:.1f}" for result in results],
-        [f"{result['att_cos'][layer]:.2f}" for result in results],
+        [f"{100 * result['accuracy']:.1f}" for result in results],
+        [f"{result['att_cos']:.2f}" for result in results],
         ["-" if row.readout is None else f"{result['cam_cos']:.2f}" for result in results],
     )
     return f"| {row.name} | " + " | ".join(" -> ".join(column) for column in columns) + " |"
@@ -71,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="prepared data set")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for the runs")
-    parser.add_argument("--smoke", action="store_true", help="one epoch on tiny pictures: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="one epoch on tiny images: does it run at all?")
     parser.add_argument("--methods", default=",".join(methods.METHODS), help="rows to train (default: all)")
     options = parser.parse_args()
     with commandline.user_errors("python benchmarks/methods.py"):

@@ -50,12 +50,12 @@ def tiny_config(tiny_data: pathlib.Path) -> Config:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of a finished run of `tiny_config`, evaluated on its test split."""
-    from aujax import evaluation_files
+    from aujax.evaluation import evaluate
     from aujax.training.loop import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("run") / "run"
     train_and_evaluate(tiny_config, workdir)
-    evaluation_files.evaluate_run(workdir, "test")
+    evaluate.evaluate_run(workdir, "test")
     return workdir
 
 
@@ -70,24 +70,41 @@ def with_options(tiny_config: Config):
 
 
 @pytest.fixture
-def sheets(monkeypatch: pytest.MonkeyPatch) -> list:
-    """The matplotlib figures that were saved, with the canvas that measures their words."""
-    from aujax.report import sheet
+def figures(monkeypatch: pytest.MonkeyPatch) -> list:
+    """The matplotlib figures that were saved."""
+    from aujax.report import plots
 
-    saved, save = [], sheet.Sheet.save
+    saved, save = [], plots.save
 
-    def keep(self, path):
-        saved.append(self.figure)
-        return save(self, path)
+    def keep(figure, path):
+        saved.append(figure)
+        return save(figure, path)
 
-    monkeypatch.setattr(sheet.Sheet, "save", keep)
+    monkeypatch.setattr(plots, "save", keep)
     return saved
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
-    """Made-up run folders without and with AU cues."""
-    import fake_runs
+    """Run folders without and with AU cues, evaluated on two splits with faithfulness; do not change them."""
+    import evaluated_runs
 
     root = tmp_path_factory.mktemp("two runs")
-    return [fake_runs.make_run(root / "without"), fake_runs.make_run(root / "with", au_weight=4.0)]
+    options = {"splits": ("test", "validation"), "faithfulness": True}
+    weights = {"without": 0.0, "with": 4.0}
+    return [evaluated_runs.make_run(root / name, au_weight=weight, **options) for name, weight in weights.items()]
+
+
+@pytest.fixture(scope="session")
+def seed_runs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with a sweep of the weight over 0, 0.5 and 4 of two seeds each, of RAF-DB; do not change it."""
+    import evaluated_runs
+
+    root = tmp_path_factory.mktemp("sweep")
+    for weight in (0.0, 0.5, 4.0):
+        for seed in (0, 1):
+            evaluated_runs.make_run(
+                root / f"au_weight={weight:g},seed={seed}", au_weight=weight, seed=seed, faithfulness=True,
+                about={"name": "rafdb"}, backbone="",
+            )  # fmt: skip
+    return root

@@ -42,7 +42,8 @@ def make_run(
     folder.mkdir(parents=True)
     rng = np.random.default_rng((seed, int(100 * au_weight)))
     trained_on, evaluated_on = options.pop("trained_on", "aaaa"), options.pop("evaluated_on", "eeee")
-    made = {"name": options.pop("data_name", "synthetic")}
+    made = {"name": options.pop("data_name", "synthetic"), "terms": "The faces show no real person."}
+    made["detector_terms"] = "They come with the data, under the same terms."
     data = {"dir": options.pop("data_dir", "data/faces"), "read_threads": 4}
     config = {"method": "CAM", "au_weight": au_weight, "seed": seed, "protocol": protocol, "data": data} | options
     _write(folder / "config.json", config)

@@ -45,5 +45,6 @@ def reference_maps() -> dict[str, np.ndarray]:
     """Returns our map of the golden face for every expression, drawn with the released code's codebook."""
     from aujax import au_maps, codebook
 
-    draw = jax.jit(functools.partial(au_maps.expression_maps, codebook=codebook.REFERENCE))
-    return dict(zip(codebook.EXPRESSIONS, np.asarray(draw(LANDMARKS)[0]), strict=True))
+    draw = jax.vmap(functools.partial(au_maps.au_map, codebook=codebook.REFERENCE), in_axes=(None, 0))
+    maps, _ = jax.jit(draw)(LANDMARKS, np.arange(len(codebook.EXPRESSIONS)))
+    return dict(zip(codebook.EXPRESSIONS, np.asarray(maps), strict=True))

@@ -1,4 +1,4 @@
-"""Folders as the authors released them, of tiny networks: model.pt and config_model.yaml, after their description."""
+"""Released folders of tiny networks, made after the description of the authors' files: model.pt, config_model.yaml."""
 
 import functools
 import pathlib
@@ -11,7 +11,7 @@ import torch_files
 
 from aujax import methods
 from aujax.models import pretrained
-from aujax.release import importing
+from aujax.release import folders
 
 TINY = "resnet_tiny"
 SIZE = 32  # pixels that the tiny ResNet sees
@@ -113,7 +113,7 @@ def weights(method: str = "CAM", backbone: str = TINY, classes: int = 7) -> dict
 def released_folder(
     folder: pathlib.Path, text: str = OPTIONS, tensors: dict[str, np.ndarray] | None = None
 ) -> pathlib.Path:
-    """Writes a released folder, of the tiny CAM unless told otherwise."""
+    """Writes a released folder, of the tiny CAM unless given otherwise."""
     folder.mkdir(parents=True)
     tensors = weights() if tensors is None else tensors
     nested = {
@@ -128,7 +128,7 @@ def released_folder(
 def imported_run(directory: pathlib.Path) -> pathlib.Path:
     """Makes directory/run of the released folder directory/CAM, written there first, and returns it."""
     folder = released_folder(directory / "CAM")
-    return importing.import_folder(folder, directory / "run", backbone=TINY).run
+    return folders.import_folder(folder, directory / "run", backbone=TINY).run
 
 
 def left_over(directory: pathlib.Path) -> list[str]:

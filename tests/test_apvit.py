@@ -14,9 +14,10 @@ from aujax.models import apvit, taps
 erf = np.vectorize(math.erf)
 
 
+# Two blocks: one that keeps all tokens and one that does not.
 @functools.cache
 def tiny(**options):
-    return apvit.apvit_tiny(**options)
+    return apvit.apvit_tiny(depth=2, **options)
 
 
 @functools.cache
@@ -40,7 +41,7 @@ def read(variables, images, **options):
 
 
 def token_counts(model, size):
-    """How many tokens each block returns, the class token among them."""
+    """Number of tokens that each block returns, including the class token."""
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     make = functools.partial(
         model.init_with_output,
@@ -48,8 +49,8 @@ def token_counts(model, size):
         capture_intermediates=lambda module, _: isinstance(module, apvit.PoolingBlock),
     )
     _, updates = jax.eval_shape(make, jax.random.key(0), image)
-    found = updates["intermediates"]
-    return [found[f"block{index}"]["__call__"][0].shape[1] for index in range(model.depth)]
+    blocks = updates["intermediates"]
+    return [blocks[f"block{index}"]["__call__"][0].shape[1] for index in range(model.depth)]
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,11 @@ def token_counts(model, size):
         ([0.1, 0.9, 0.3, 0.8, 0.5], 3, [1, 3, 4]),
         ([0.9, 0.1, 0.8, 0.2, 0.7], 3, [0, 2, 4]),
         ([-3.0, -1.0, -2.0, -5.0, -4.0], 3, [0, 1, 2]),
-        ([1.0, 1.0, 2.0, 1.0, 1.0], 3, [0, 1, 2]),  # of equal scores the first
+        ([1.0, 1.0, 2.0, 1.0, 1.0], 3, [0, 1, 2]),  # ties go to the smaller index
         ([0.5, 0.4, 0.3, 0.2, 0.1], 5, [0, 1, 2, 3, 4]),
     ],
 )
-def test_the_largest_scores_are_found_in_ascending_order(scores, count, expected):
+def test_indices_of_the_largest_scores_are_ascending(scores, count, expected):
     np.testing.assert_array_equal(apvit.largest(jnp.array(scores), count), expected)
 
 
@@ -73,7 +74,7 @@ def test_each_example_keeps_its_own_tokens():
 
 
 def numpy_block(x, params, heads, keep):
-    """Attention, its residual, choice by the class token's summed scores, perceptron; in double precision."""
+    """Attention, its residual, selection by the class token's summed scores, MLP; in double precision."""
 
     def norm(x, p):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
@@ -102,17 +103,11 @@ def test_block_computes_what_numpy_does(keep, kept):
     block = apvit.PoolingBlock(heads=3, mlp_ratio=2, keep=keep, dtype=jnp.float32)
     shapes = jax.eval_shape(block.init, jax.random.key(0), jnp.zeros(x.shape))
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[0]), shapes["params"])
-    computed = block.apply({"params": jax.tree.map(jnp.float32, params)}, jnp.float32(x))
+    computed = jax.jit(block.apply)({"params": jax.tree.map(jnp.float32, params)}, jnp.float32(x))
     expected, best = zip(*(numpy_block(example, params, 3, keep) for example in x), strict=True)
     assert computed.shape == (3, 1 + kept, 12)
     np.testing.assert_allclose(computed, np.stack(expected), rtol=1e-4, atol=1e-5)
-    assert keep in (1.0, 0.1) or not np.array_equal(best[0], best[1])  # else the case would show nothing
-
-
-def test_published_network_has_the_published_parameter_count():
-    shapes = jax.eval_shape(apvit.apvit().init, jax.random.key(0), jnp.zeros((1, 112, 112, 3)))
-    # The release's 65,209,543 less its layer for seven expressions.
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == 65_209_543 - 7 * 769
+    assert keep in (1.0, 0.1) or not np.array_equal(best[0], best[1])  # otherwise the case has no power
 
 
 def test_published_network_keeps_the_published_numbers_of_tokens():
@@ -122,7 +117,7 @@ def test_published_network_keeps_the_published_numbers_of_tokens():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, [53, 47, 42]),  # 64 places: round(52.2), then int(46.8), int(41.4)
+        ({}, [53, 47, 42]),  # 64 positions: round(52.2), then int(46.8), int(41.4)
         ({"tokens": 196}, [65, 58, 52]),
         ({"tokens": 1}, [2, 2, 2]),
         ({"keep": 1.0}, [53, 53, 53]),
@@ -130,8 +125,8 @@ def test_published_network_keeps_the_published_numbers_of_tokens():
         ({"keep": 0.01}, [53, 2, 2]),
     ],
 )
-def test_options_set_how_many_tokens_of_another_grid_stay(options, expected):
-    assert token_counts(tiny(**options), 64) == expected
+def test_options_set_the_number_of_tokens_of_another_grid(options, expected):
+    assert token_counts(apvit.apvit_tiny(**options), 64) == expected
 
 
 @pytest.mark.parametrize(
@@ -169,8 +164,8 @@ def test_activations_lie_on_their_grids(variables, images):
     assert output.shape == (8, 48)
 
 
-def test_only_the_places_of_largest_attention_reach_the_class_token(variables, images):
-    model = tiny(tokens=60, keep=1.0)  # 5 of 16 places
+def test_only_the_positions_of_largest_attention_reach_the_class_token(variables, images):
+    model = tiny(tokens=60, keep=1.0)  # 5 of 16 positions
 
     def score(position):
         params = variables["params"] | {"patch_pos_embed": position}
@@ -192,10 +187,6 @@ def test_class_token_has_no_gradient_through_the_attention(variables, images):
     np.testing.assert_array_equal(jax.grad(score)(zeros["attention"]), np.zeros((8, 4, 4, 1)))
 
 
-# One block that keeps all tokens and one that does not.
-two_blocks = functools.partial(tiny, depth=2)
-
-
 def loss_and_gradients(model, variables, images, weights, axis_name=None):
     def loss(params):
         output, updates = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
@@ -211,38 +202,33 @@ def weights():
 
 
 @pytest.fixture(scope="module")
-def of_two_blocks(variables):
-    return {**variables, "params": {name: x for name, x in variables["params"].items() if name != "block2"}}
-
-
-@pytest.fixture(scope="module")
-def on_one_device(of_two_blocks, images, weights):
-    return jax.jit(functools.partial(loss_and_gradients, two_blocks()))(of_two_blocks, images, weights)
+def on_one_device(variables, images, weights):
+    return jax.jit(functools.partial(loss_and_gradients, tiny()))(variables, images, weights)
 
 
 @pytest.mark.parametrize("rematerialize", [False, True])
 def test_training_over_four_devices_gives_the_gradients_of_one(
-    of_two_blocks, images, weights, on_one_device, rematerialize
+    variables, images, weights, on_one_device, rematerialize
 ):
-    model = two_blocks(axis_name="data", rematerialize=rematerialize)
+    model = tiny(axis_name="data", rematerialize=rematerialize)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    everywhere, data = PartitionSpec(), PartitionSpec("data")
+    replicated, data = PartitionSpec(), PartitionSpec("data")
     mapped = jax.shard_map(
         functools.partial(loss_and_gradients, model, axis_name="data"),
         mesh=mesh,
-        in_specs=(everywhere, data, data),
-        out_specs=everywhere,
+        in_specs=(replicated, data, data),
+        out_specs=replicated,
     )
-    on_four = jax.jit(mapped)(of_two_blocks, images, weights)
+    on_four = jax.jit(mapped)(variables, images, weights)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(on_one_device[1]))
     for several, one in zip(jax.tree.leaves(on_four), jax.tree.leaves(on_one_device), strict=True):
         np.testing.assert_allclose(several, one, rtol=1e-3, atol=1e-4 * largest)
 
 
-def test_rematerialisation_chooses_tokens_only_once(of_two_blocks, images, weights):
-    gradients = functools.partial(loss_and_gradients, two_blocks(rematerialize=True))
-    # Of the places, and in the one block that drops tokens.
-    assert str(jax.make_jaxpr(gradients)(of_two_blocks, images, weights)).count("top_k[") == 2
+def test_rematerialisation_selects_tokens_only_once(variables, images, weights):
+    gradients = functools.partial(loss_and_gradients, tiny(rematerialize=True))
+    # One selection of positions, and one in the block that drops tokens.
+    assert str(jax.make_jaxpr(gradients)(variables, images, weights)).count("top_k[") == 2
 
 
 def test_every_parameter_takes_part_in_training(on_one_device):
@@ -252,16 +238,16 @@ def test_every_parameter_takes_part_in_training(on_one_device):
     assert {name for name, size in sizes.items() if size == 0} == set()
 
 
-def test_bfloat16_is_for_computing_and_not_for_storing(of_two_blocks, images, weights):
-    model = two_blocks(dtype=jnp.bfloat16)
+def test_bfloat16_is_for_computing_and_not_for_storing(variables, images, weights):
+    model = tiny(dtype=jnp.bfloat16)
     made = jax.eval_shape(functools.partial(model.init, train=True), jax.random.key(0), images)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(made)} == {"float32"}
-    _, gradients = jax.jit(functools.partial(loss_and_gradients, model))(of_two_blocks, images, weights)
+    _, gradients = jax.jit(functools.partial(loss_and_gradients, model))(variables, images, weights)
     assert all(leaf.dtype == jnp.float32 and bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
 
 
 def test_bfloat16_class_token_is_near_the_float32_one_with_float32_attention(variables, images):
-    # Of all tokens, because a choice between two almost equal ones may fall otherwise in another precision.
+    # All tokens are kept: with almost equal scores, another precision could select another token.
     options = {"tokens": 196, "keep": 1.0}
     half, activations = read(variables, images, dtype=jnp.bfloat16, **options)
     full, expected = read(variables, images, **options)

@@ -16,7 +16,9 @@ UNIT = 76.0
 
 @functools.cache
 def _maps_of(book, size=(224, 224)):
-    return jax.jit(functools.partial(au_maps.expression_maps, size=size, codebook=book))
+    """Returns the function that draws a face's map of every expression of the codebook."""
+    draw = functools.partial(au_maps.au_map, size=size, codebook=book)
+    return jax.jit(lambda face: jax.vmap(draw, in_axes=(None, 0))(face, jnp.arange(len(book.expressions))))
 
 
 def _facs_maps(landmarks, size=(224, 224)):
@@ -60,9 +62,9 @@ def test_brow_lowerer_is_an_ellipse_as_wide_as_the_brow_landmarks():
     np.testing.assert_allclose([drawn[74 + 12, 112], drawn[74, 112 + 40]], [1.5 - height**2, 1.5 - width], atol=1e-4)
 
 
-def test_disgust_lights_the_upper_lip_and_not_the_eyelids():
+def test_disgust_map_covers_the_upper_lip_and_not_the_eyelids():
     drawn = _facs_maps(LANDMARKS)[DISGUST]
-    assert drawn[140, 82] == 1  # 12 px above AU10's centre, the place (x48, y50)
+    assert drawn[140, 82] == 1  # 12 px above AU10's centre, the point (x48, y50)
     assert drawn[96, 74] == drawn[96, 150] == 0
 
 
@@ -80,7 +82,7 @@ def test_generic_map_is_the_maximum_of_all_action_units():
 
 
 @BOOKS
-def test_row_of_the_stack_is_the_map_of_that_expression(book):
+def test_map_under_vmap_over_expressions_is_the_map_of_that_expression(book):
     stack, has_map = _maps_of(book, (56, 56))(LANDMARKS / 4)
     one, has_one = _map_of(book)(LANDMARKS / 4, FEAR)
     assert has_map[FEAR] == has_one
@@ -93,26 +95,6 @@ def test_maps_are_float32_from_0_to_1(book):
     assert stack.dtype == jnp.float32
     assert stack.min() == 0
     np.testing.assert_allclose(stack.max((1, 2)), [0, 1, 1, 1, 1, 1, 1], atol=1e-6)
-
-
-def test_landmark_map_has_the_golden_values():
-    drawn, has_map = jax.jit(au_maps.landmark_map)(LANDMARKS)
-    assert has_map
-    np.testing.assert_allclose(
-        [drawn.mean(), drawn[100, 100], drawn[164, 112]], [0.163956, 0.314664, 0.822578], atol=2e-6
-    )
-
-
-def test_landmark_map_with_the_jaw_has_the_golden_mean():
-    assert jax.jit(functools.partial(au_maps.landmark_map, jaw=True))(LANDMARKS)[0].mean() == pytest.approx(
-        0.257800, abs=2e-6
-    )
-
-
-def test_wider_landmark_map_has_a_wider_gaussian():
-    points = np.tile(np.float32([[30, 30]]), (68, 1))
-    drawn, _ = au_maps.landmark_map(points, size=(61, 61), sigma=20.0)
-    assert drawn[30, 50] == pytest.approx((np.exp(-0.5) - np.exp(-2.25)) / (1 - np.exp(-2.25)), abs=1e-5)
 
 
 def test_mirrored_face_gives_mirrored_maps():
@@ -139,7 +121,7 @@ def test_rolled_face_gives_rolled_maps():
     np.testing.assert_allclose(rolled[:, centre + 4 * x + 3 * y, centre + 3 * x - 4 * y], kept, atol=1e-3)
 
 
-def test_batch_by_vmap_equals_the_loop():
+def test_vmap_over_faces_equals_a_loop():
     faces = np.stack([LANDMARKS / 4, LANDMARKS / 5, LANDMARKS / 6])
     labels = np.array([0, HAPPINESS, ANGER], np.int32)
     maps, has_map = jax.jit(jax.vmap(functools.partial(au_maps.au_map, size=(56, 56))))(faces, labels)
@@ -169,18 +151,18 @@ def _batch_of(book, size):
 
 
 def _stored(size):
-    """Returns the golden face twice, in a picture resized from 224 px to `size`, with labels and who has landmarks."""
+    """Returns the golden face twice, in an image resized from 224 px to `size`, with labels and who has landmarks."""
     faces = np.stack([(LANDMARKS + 0.5) * (size / 224) - 0.5] * 2)
     return jnp.array(faces), jnp.array([HAPPINESS, HAPPINESS]), jnp.array([True, False])
 
 
-def test_reference_maps_of_a_smaller_picture_are_those_of_its_canvas_resized_by_nearest():
+def test_reference_maps_of_a_smaller_image_are_those_of_its_canvas_resized_by_nearest():
     maps, has_map = _batch_of(codebook.REFERENCE, (112, 112))(*_stored(112))
     assert has_map.tolist() == [True, False]
     np.testing.assert_allclose(maps[0], reference_maps()["Happiness"][::2, ::2], atol=1e-5)
 
 
-def test_facs_maps_are_drawn_at_the_size_of_the_picture():
+def test_facs_maps_are_drawn_at_the_size_of_the_image():
     faces, labels, where = _stored(56)
     maps, has_map = _batch_of(codebook.FACS, (56, 56))(faces, labels, where)
     assert has_map.tolist() == [True, False]
@@ -219,18 +201,12 @@ def test_face_that_cannot_be_drawn_has_no_map_and_no_gradient(book, broken):
     np.testing.assert_array_equal(_gradient_of(book)(landmarks), 0.0)
 
 
-def test_face_in_one_point_has_no_map_and_no_gradient():
+def test_face_collapsed_to_a_point_has_no_map_and_no_gradient():
     points = np.full((68, 2), 30, np.float32)
     drawn, has_map = _map_of(codebook.FACS)(points, FEAR)
     assert not has_map
     assert not drawn.any()
     np.testing.assert_array_equal(_gradient_of(codebook.FACS)(points), 0.0)
-
-
-def test_landmark_that_is_not_finite_gives_no_landmark_map():
-    drawn, has_map = au_maps.landmark_map(_broken_faces()["nan"], size=(8, 8))
-    assert not has_map
-    assert not drawn.any()
 
 
 def test_facs_map_has_a_finite_gradient_that_pulls_on_the_landmarks():
@@ -240,12 +216,12 @@ def test_facs_map_has_a_finite_gradient_that_pulls_on_the_landmarks():
 
 
 def test_face_partly_off_the_canvas_keeps_its_map():
-    drawn, has_map = _maps_of(codebook.FACS)(LANDMARKS + np.float32([0, 60]))  # mouth and chin are below the picture
+    drawn, has_map = _maps_of(codebook.FACS)(LANDMARKS + np.float32([0, 60]))  # mouth and chin are below the image
     assert has_map[HAPPINESS]
     np.testing.assert_allclose(drawn[HAPPINESS, 60:], _facs_maps(LANDMARKS)[HAPPINESS, :-60], atol=1e-4)
 
 
-def test_no_action_units_give_an_empty_stack():
+def test_no_action_units_give_an_empty_array():
     maps, has_map = _single_maps(())(LANDMARKS)
     assert (maps.shape, has_map.shape) == ((0, 56, 56), (0,))
 
@@ -255,12 +231,12 @@ def test_five_landmarks_are_refused():
         au_maps.au_map(LANDMARKS[:5], HAPPINESS)
 
 
-def test_unknown_action_unit_is_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match=r"action units \[3\] have no place .* valid FACS numbers: 1, 2, 4, .*, 43"):
+def test_unknown_action_unit_is_refused_with_the_valid_numbers():
+    with pytest.raises(ValueError, match=r"action units \[3\] have no region .* valid FACS numbers: 1, 2, 4, .*, 43"):
         au_maps.single_au_maps(LANDMARKS, (1, 3))
 
 
-def test_the_outline_holds_the_face_and_not_what_is_around_it():
+def test_face_outline_contains_the_face_and_not_its_surroundings():
     points = np.asarray(LANDMARKS, np.float32)
     inside = np.asarray(jax.jit(au_maps.face_outline)(points))
     x, y = points[17:].round().astype(int).T

@@ -72,7 +72,7 @@ def test_pixels_own_coordinates_return_image_and_map_exactly():
     np.testing.assert_array_equal(warped_map, au_map)
 
 
-def test_image_is_read_between_pixels_and_the_map_at_the_nearest():
+def test_image_is_interpolated_and_the_map_sampled_at_the_nearest_pixel():
     image = jnp.array([[0.0, 1.0], [2.0, 4.0]])[..., None].repeat(3, axis=-1)
     coordinates = jnp.array([[[0.5, 0.0]], [[0.25, 0.6]]])  # (y, x) = (0.5, 0.25) and (0, 0.6)
     warped_image, warped_map = jax.jit(augment.warp)(image, image[..., 0], coordinates)
@@ -80,14 +80,14 @@ def test_image_is_read_between_pixels_and_the_map_at_the_nearest():
     np.testing.assert_array_equal(warped_map[0], [2.0, 1.0])
 
 
-def test_outside_the_picture_is_black_and_zero():
+def test_outside_the_image_is_black_and_zero():
     coordinates = jnp.array([[[-1.0, 2.0, 0.0]], [[0.0, 0.0, 9.0]]])
     image, au_map = jax.jit(augment.warp)(jnp.ones((2, 2, 3)), jnp.ones((2, 2)), coordinates)
     assert not image.any()
     assert not au_map.any()
 
 
-def test_crop_keeps_the_wanted_share_of_the_area_inside_the_picture():
+def test_crop_keeps_the_given_fraction_of_the_area_inside_the_image():
     y, x = np.asarray(_coordinates(_keys(200), _only(crop=0.2))).swapaxes(0, 1)
     steps = y[:, 1, 0] - y[:, 0, 0]
     assert 0.8 - 1e-4 <= steps.min() ** 2 < 0.82
@@ -117,7 +117,7 @@ def test_flip_mirrors_image_and_map():
 
 
 @pytest.mark.parametrize(("option", "other"), [("flip_rate", {}), ("rotation_rate", {"rotation": 6.0})])
-def test_rate_of_a_move_is_how_often_it_happens(option, other):
+def test_rate_of_flip_and_rotation_is_their_frequency(option, other):
     def moved(rate):
         coordinates = np.asarray(_coordinates(_keys(400), _only(**{option: rate}, **other)))
         return np.abs(coordinates - _own()).max((1, 2, 3)) > 1e-3
@@ -134,8 +134,8 @@ def test_blob_at_a_landmark_stays_at_the_same_place_of_image_and_map():
     moves = _only(rotation=6.0, rotation_rate=0.5, crop=0.2, flip_rate=0.5)
     views, maps = _moved(_keys(50), jnp.broadcast_to(blob[..., None], (48, 48, 3)), blob, moves)
 
-    def centres(pictures):
-        weights = np.asarray(pictures) / np.asarray(pictures).sum((1, 2), keepdims=True)
+    def centres(images):
+        weights = np.asarray(images) / np.asarray(images).sum((1, 2), keepdims=True)
         return np.stack([(weights * rows).sum((1, 2)), (weights * columns).sum((1, 2))])
 
     np.testing.assert_allclose(centres(views[..., 0]), centres(maps), atol=0.3)
@@ -179,7 +179,7 @@ def test_saturation_scales_distances_from_the_pixels_own_luma():
     assert abs(factor - 1) > 0.01
 
 
-def test_hue_turns_by_one_angle_as_colorsys_has_it():
+def test_hue_rotates_by_one_angle_as_in_colorsys():
     image = _image()
     changed = _jittered(image, hue=0.1)
     turn = colorsys.rgb_to_hsv(*changed[0, 0])[0] - colorsys.rgb_to_hsv(*image[0, 0])[0]
@@ -189,7 +189,7 @@ def test_hue_turns_by_one_angle_as_colorsys_has_it():
     assert 0.001 < abs((turn + 0.5) % 1 - 0.5) <= 0.1
 
 
-def test_gray_pixels_have_no_hue_to_turn():
+def test_hue_of_gray_pixels_is_unchanged():
     image = np.broadcast_to(_image()[..., :1], (48, 48, 3))
     np.testing.assert_allclose(_jittered(image, hue=0.1), image, atol=1e-6)
 
@@ -200,7 +200,7 @@ def test_order_of_the_colors_matters():
     assert np.abs(forward - backward).max() > 1e-3
 
 
-def test_rate_of_jitter_is_how_often_it_happens():
+def test_rate_of_jitter_is_its_frequency():
     image = _image()
 
     def changed(rate):
@@ -212,7 +212,7 @@ def test_rate_of_jitter_is_how_often_it_happens():
     assert 0.3 < changed(0.5).mean() < 0.7
 
 
-def test_rate_of_gray_is_how_often_it_happens():
+def test_rate_of_gray_is_its_frequency():
     image = _image()
 
     def gray(rate):
@@ -224,7 +224,7 @@ def test_rate_of_gray_is_how_often_it_happens():
     assert 0.1 < gray(0.2).mean() < 0.3
 
 
-def test_erasing_fills_one_box_of_the_wanted_area_and_leaves_the_rest():
+def test_erasing_fills_one_box_of_the_given_area_and_leaves_the_rest():
     image = _image()
     erased = np.asarray(_erased(_keys(100), image, _only(erase_rate=1.0)))
     differs = (erased != image).any(-1)
@@ -244,7 +244,7 @@ def test_erased_pixels_are_standard_normal_noise():
     assert noise.std() == pytest.approx(1.0, abs=0.02)
 
 
-def test_rate_of_erasing_is_how_often_it_happens():
+def test_rate_of_erasing_is_its_frequency():
     image = _image()
 
     def changed(rate):
@@ -255,14 +255,14 @@ def test_rate_of_erasing_is_how_often_it_happens():
     assert 0.4 < changed(0.5).mean() < 0.6
 
 
-def test_policy_of_nothing_returns_the_picture_unchanged():
+def test_policy_of_zeros_returns_the_image_unchanged():
     image, au_map = _image(), _image()[..., 0]
     views, maps = _views(_keys(100), image, au_map, NOTHING)
     np.testing.assert_allclose(views[-1], image, atol=1e-6)
     np.testing.assert_array_equal(maps[-1], au_map)
 
 
-def test_policy_of_nothing_at_half_the_size_averages_neighbours():
+def test_policy_of_zeros_at_half_the_size_averages_neighbours():
     image = _image()
     views, _ = _moved(_keys(1), image, image[..., 0], NOTHING, size=24)
     np.testing.assert_allclose(views[0], image.reshape(24, 2, 24, 2, 3).mean((1, 3)), atol=1e-5)
@@ -277,7 +277,7 @@ def test_same_key_gives_the_same_view_and_another_key_another():
     assert np.abs(views[0] - views[1]).max() > 0.1
 
 
-def test_view_of_a_picture_that_is_not_square_is_square():
+def test_view_of_an_image_that_is_not_square_is_square():
     views, maps = _moved(_keys(1), jnp.ones((30, 40, 3)), jnp.ones((30, 40)), NOTHING, size=16)
     assert (views.shape, maps.shape) == ((1, 16, 16, 3), (1, 16, 16))
 

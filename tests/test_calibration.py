@@ -5,8 +5,8 @@ import pytest
 import sklearn.calibration
 import sklearn.metrics
 
-from aujax import bootstrap, calibration
 from aujax.errors import UserError
+from aujax.results import calibration, statistics
 
 
 def _overconfident(count=2000, *, factor=3.0, seed=0):
@@ -15,6 +15,10 @@ def _overconfident(count=2000, *, factor=3.0, seed=0):
     logits = rng.normal(0, 1.5, (count, 5))
     chances = calibration.probabilities(logits).cumsum(-1)
     return factor * logits, (rng.random((count, 1)) > chances[:, :-1]).sum(-1)
+
+
+def risk_coverage_area(confidence, correct):
+    return calibration.risk_coverage_area(confidence, correct)(np.ones((1, len(correct))))[0]
 
 
 def _answers(logits, expression, temperature=1.0):
@@ -32,7 +36,7 @@ def test_temperature_makes_the_labels_most_likely_and_changes_no_prediction():
     logits, expression = _overconfident(300)
     best = calibration.fit_temperature(logits, expression)
     likelihood = [
-        calibration.negative_log_likelihood(logits, expression, temperature=best * factor) for factor in (0.98, 1, 1.02)
+        calibration.log_losses(logits, expression, temperature=best * factor).mean() for factor in (0.98, 1, 1.02)
     ]
     assert likelihood[1] == min(likelihood)
     np.testing.assert_array_equal(_answers(logits, expression, best)[1], _answers(logits, expression)[1])
@@ -56,7 +60,7 @@ def test_temperature_stays_finite_where_every_answer_is_right_or_wrong():
 
 @pytest.mark.parametrize(
     ("logits", "message"),
-    [(np.zeros((0, 7)), "none; give a validation split"), (np.array([[0.0, np.inf], [0, 0]]), "1 of 2 are not")],
+    [(np.zeros((0, 7)), "got none; use a validation split"), (np.array([[0.0, np.inf], [0, 0]]), "1 of 2 are not")],
 )
 def test_logits_to_which_no_temperature_can_be_fitted_are_refused(logits, message):
     with pytest.raises(UserError, match=message):
@@ -67,15 +71,15 @@ def test_likelihood_and_brier_score_are_those_of_scikit_learn():
     logits, expression = _overconfident(100)
     chances = calibration.probabilities(logits)
     labels = list(range(5))
-    found = calibration.negative_log_likelihood(logits, expression)
+    found = calibration.log_losses(logits, expression).mean()
     assert found == pytest.approx(sklearn.metrics.log_loss(expression, chances, labels=labels), rel=1e-9)
     expected = sklearn.metrics.brier_score_loss(expression, chances, labels=labels, scale_by_half=False)
-    assert calibration.brier(chances, expression) == pytest.approx(expected, rel=1e-9)
+    assert calibration.brier_scores(chances, expression).mean() == pytest.approx(expected, rel=1e-9)
 
 
 def test_likelihood_of_huge_logits_is_finite():
     logits = np.array([[1e4, 0.0]], np.float32)
-    assert calibration.negative_log_likelihood(logits, np.array([1])) == pytest.approx(1e4)
+    assert calibration.log_losses(logits, np.array([1])).mean() == pytest.approx(1e4)
     np.testing.assert_array_equal(calibration.probabilities(logits), [[1, 0]])
 
 
@@ -116,7 +120,7 @@ def test_calibration_error_by_hand():
 
 
 def test_coverage_by_hand_answers_equal_probabilities_together():
-    curve = calibration.coverage_accuracy(np.array([0.6, 0.9, 0.6, 0.7]), np.array([False, True, True, False]))
+    curve = calibration.selective_accuracy(np.array([0.6, 0.9, 0.6, 0.7]), np.array([False, True, True, False]))
     np.testing.assert_allclose(curve.threshold, [0.9, 0.7, 0.6])
     np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 1])
     np.testing.assert_allclose(curve.accuracy, [1, 0.5, 0.5])
@@ -125,21 +129,21 @@ def test_coverage_by_hand_answers_equal_probabilities_together():
 def test_risk_is_lowest_where_the_surest_answers_are_right():
     probability, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False])
     # Right first: (0 + 0 + 1/3 + 2/4) / 4; wrong first: (1 + 1 + 2/3 + 2/4) / 4.
-    assert calibration.area_under_risk_coverage(probability, right) == pytest.approx((1 / 3 + 2 / 4) / 4)
-    assert calibration.area_under_risk_coverage(probability, ~right) == pytest.approx((2 + 2 / 3 + 2 / 4) / 4)
-    assert calibration.area_under_risk_coverage(probability, np.ones(4, bool)) == 0
-    assert calibration.area_under_risk_coverage(probability, np.zeros(4, bool)) == 1
+    assert risk_coverage_area(probability, right) == pytest.approx((1 / 3 + 2 / 4) / 4)
+    assert risk_coverage_area(probability, ~right) == pytest.approx((2 + 2 / 3 + 2 / 4) / 4)
+    assert risk_coverage_area(probability, np.ones(4, bool)) == 0
+    assert risk_coverage_area(probability, np.zeros(4, bool)) == 1
 
 
 def test_risk_of_one_probability_for_all_is_the_share_of_wrong_answers_in_any_order():
     for correct in ([True, False, False, False], [False, False, True, False]):
-        assert calibration.area_under_risk_coverage(np.full(4, 0.5), np.array(correct)) == pytest.approx(0.75)
+        assert risk_coverage_area(np.full(4, 0.5), np.array(correct)) == pytest.approx(0.75)
 
 
 def test_interval_of_risk_is_that_of_areas_counted_face_by_face():
     rng = np.random.default_rng(0)
     probability, correct = rng.integers(5, 10, 12) / 10, rng.random(12) < 0.6  # some have the same probability
-    people = rng.integers(0, 6, 12).astype(str)
+    subjects = rng.integers(0, 6, 12).astype(str)
 
     def counted(drawn):
         faces = np.repeat(np.arange(12), drawn.astype(int))
@@ -148,45 +152,26 @@ def test_interval_of_risk_is_that_of_areas_counted_face_by_face():
         wrong = [(~correct[faces])[probability[faces] == probability[face]].mean() for face in surest_first]
         return np.mean(np.cumsum(wrong) / np.arange(1, len(wrong) + 1))
 
-    expected = bootstrap.bootstrap(lambda weights: np.array([counted(row) for row in weights]), 12, people=people)
-    found = calibration.area_under_risk_coverage_interval(probability, correct, people=people)
+    expected = statistics.bootstrap(lambda weights: np.array([counted(row) for row in weights]), 12, subjects=subjects)
+    found = statistics.bootstrap(calibration.risk_coverage_area(probability, correct), 12, subjects=subjects)
     assert found == pytest.approx(expected, rel=1e-9)
-
-
-def test_intervals_of_likelihood_and_brier_score_are_those_of_means_over_people():
-    logits, expression = _overconfident(30)
-    chances = calibration.probabilities(logits, temperature=2.0)
-    people = np.arange(30).astype(str)
-    people[:10] = "one"
-    one_hot = np.eye(chances.shape[-1])[expression]
-    for found, values in (
-        (
-            calibration.negative_log_likelihood_interval(logits, expression, temperature=2.0, people=people),
-            -np.log((chances * one_hot).sum(-1)),
-        ),
-        (calibration.brier_interval(chances, expression, people=people), ((chances - one_hot) ** 2).sum(-1)),
-    ):
-        expected = bootstrap.bootstrap(
-            lambda weights, values=values: weights @ values / weights.sum(1), 30, people=people
-        )
-        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_threshold_answers_as_many_faces_as_the_wanted_accuracy_allows():
     probability, correct = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, True, True, False])
-    assert calibration.threshold_for_accuracy(probability, correct, 0.75) == pytest.approx((0.6, 0.8, 0.75))
-    assert calibration.threshold_for_accuracy(probability, correct, 0.9) == pytest.approx((0.9, 0.2, 1.0))
-    assert calibration.threshold_for_accuracy(probability, correct, 0.0) == pytest.approx((0.5, 1.0, 0.6))
+    assert calibration.operating_point(probability, correct, 0.75) == pytest.approx((0.6, 0.8, 0.75))
+    assert calibration.operating_point(probability, correct, 0.9) == pytest.approx((0.9, 0.2, 1.0))
+    assert calibration.operating_point(probability, correct, 0.0) == pytest.approx((0.5, 1.0, 0.6))
 
 
 def test_accuracy_that_no_threshold_reaches_has_none():
-    assert calibration.threshold_for_accuracy(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
+    assert calibration.operating_point(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
 
 
 def test_calibrated_probabilities_have_the_error_of_chance():
     """By hand: one face of probability 0.5 is off by 0.5 either way, one of 0.75 by 0.25 in three draws of four."""
-    assert calibration.error_of_calibrated(np.array([0.5])) == pytest.approx((0.5, 0.5, 0.5))
-    mean, low, high = calibration.error_of_calibrated(np.array([0.75]))
+    assert calibration.calibration_error_if_calibrated(np.array([0.5])) == pytest.approx((0.5, 0.5, 0.5))
+    mean, low, high = calibration.calibration_error_if_calibrated(np.array([0.75]))
     assert mean == pytest.approx(0.75 * 0.25 + 0.25 * 0.75, abs=0.02)
     assert (low, high) == (0.25, 0.75)
 
@@ -195,13 +180,15 @@ def test_the_error_of_calibrated_faces_lies_where_chance_has_it_and_that_of_othe
     logits, expression = _overconfident(300)
     for temperature, above in ((3.0, False), (1.0, True)):
         probability, correct = _answers(logits, expression, temperature)
-        expected = calibration.error_of_calibrated(probability)
+        expected = calibration.calibration_error_if_calibrated(probability)
         assert (calibration.expected_calibration_error(probability, correct) > expected.high) == above
 
 
-def test_error_of_calibrated_faces_of_the_same_people_is_that_of_so_few_people():
+def test_error_of_calibrated_faces_of_the_same_subjects_is_that_of_so_few_subjects():
     probability = np.full(40, 0.5)
-    alone = calibration.error_of_calibrated(np.full(4, 0.5))
-    together = calibration.error_of_calibrated(np.repeat(0.5, 40), people=np.repeat(["a", "b", "c", "d"], 10))
+    alone = calibration.calibration_error_if_calibrated(np.full(4, 0.5))
+    together = calibration.calibration_error_if_calibrated(
+        np.repeat(0.5, 40), subjects=np.repeat(["a", "b", "c", "d"], 10)
+    )
     assert together == alone
-    assert calibration.error_of_calibrated(probability).high < together.high
+    assert calibration.calibration_error_if_calibrated(probability).high < together.high

@@ -1,4 +1,4 @@
-"""Maps from 5x5 activations made by hand, Eigen-CAM and Score-CAM; those of gradients are in test_gradient_cams."""
+"""Maps from 5x5 activations made by hand, Eigen-CAM and Score-CAM; those from gradients are in test_gradient_cams."""
 
 import cv2
 import jax
@@ -62,7 +62,7 @@ def test_eigen_cam_is_the_first_component_of_the_svd(shape, scale):
     np.testing.assert_allclose(_eigen_cam(features), expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
-def test_eigen_cam_is_never_negative_in_total():
+def test_eigen_cam_has_a_non_negative_sum():
     sums = [float(_eigen_cam(sign * FEATURES).sum()) for sign in (1.0, -1.0)]
     assert sums[0] == pytest.approx(sums[1], rel=1e-5)
     assert sums[0] > 0
@@ -87,14 +87,14 @@ def test_eigen_cam_has_the_derivative_of_small_differences(shape):
 
 @pytest.mark.parametrize("shape", [(5, 5, 4), (2, 2, 9)])
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_eigen_cam_of_the_same_everywhere_is_flat_with_a_finite_derivative(shape, value):
+def test_eigen_cam_of_constant_features_is_constant_with_a_finite_derivative(shape, value):
     features = jnp.full(shape, value)
     np.testing.assert_allclose(_eigen_cam(features), np.full(shape[:2], value * shape[-1] ** 0.5), atol=1e-5)
     assert np.isfinite(jax.jit(jax.grad(lambda a: (cams.eigen_cam(a) ** 2).sum()))(features)).all()
 
 
-def test_eigen_cam_of_nan_is_uninformative():
-    assert not cams.informative(_eigen_cam(jnp.asarray(FEATURES).at[1, 1].set(jnp.nan)))
+def test_eigen_cam_of_nan_is_degenerate():
+    assert cams.degenerate(_eigen_cam(jnp.asarray(FEATURES).at[1, 1].set(jnp.nan)))
 
 
 LINEAR = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
@@ -116,7 +116,7 @@ def _score_cam_by_loop(image, features, expression):
     return np.maximum((features * (weights / weights.sum())).sum(-1), 0.0)
 
 
-def _pictures(count):
+def _images(count):
     rng = np.random.default_rng(0)
     images, features = rng.normal(size=(count, 12, 10, 3)), rng.normal(size=(count, 5, 4, 7))
     features[..., 3] = 0.0  # a dead channel
@@ -124,23 +124,23 @@ def _pictures(count):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 32])
-def test_score_cam_weighs_the_channels_by_what_they_score(batch_size):
-    (image,), (features,) = _pictures(1)
+def test_score_cam_weighs_the_channels_by_their_scores_as_masks(batch_size):
+    (image,), (features,) = _images(1)
     for expression in (0, 3):
         got = cams.score_cam(_score, image, features, expression, batch_size=batch_size)
         np.testing.assert_allclose(got, _score_cam_by_loop(image, features, expression), atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "expected"), [(3, 3), (32, 7)])
-def test_score_cam_scores_no_more_images_at_once_than_it_may(batch_size, expected):
+def test_score_cam_scores_at_most_batch_size_images_at_once(batch_size, expected):
     sizes = set()
-    (image,), (features,) = _pictures(1)
+    (image,), (features,) = _images(1)
     cams.score_cam(lambda x: sizes.add(len(x)) or _score(x), image, features, 0, batch_size=batch_size)
     assert sizes == {expected}
 
 
 def test_score_cam_maps_over_images_and_their_classes():
-    images, features = _pictures(3)
+    images, features = _images(3)
     expression = np.array([2, 0, 3])
     got = jax.jit(jax.vmap(lambda *face: cams.score_cam(_score, *face, batch_size=4)))(images, features, expression)
     expected = [_score_cam_by_loop(*face) for face in zip(images, features, expression, strict=True)]
@@ -148,12 +148,12 @@ def test_score_cam_maps_over_images_and_their_classes():
 
 
 def test_score_cam_of_a_class_that_does_not_exist_is_nan():
-    (image,), (features,) = _pictures(1)
+    (image,), (features,) = _images(1)
     assert np.isnan(cams.score_cam(_score, image, features, 4)).all()
     assert np.isnan(cams.score_cam(_score, image, features, -1)).all()
 
 
-def test_score_cam_of_nothing_is_zero_with_a_finite_derivative():
+def test_score_cam_of_zero_features_is_zero_with_a_finite_derivative():
     image = jnp.zeros((4, 4, 3))
     value, derivative = jax.value_and_grad(lambda a: cams.score_cam(_score, image, a, 1).sum())(jnp.zeros((2, 2, 3)))
     assert value == 0
@@ -165,13 +165,13 @@ def test_ts_cam_multiplies_attention_and_class_map():
     assert not np.any(np.asarray(cams.ts_cam(RAMP, -BAR))[[0, 1, 3, 4]])
 
 
-def test_acol_cam_is_the_larger_of_the_normalised_maps():
+def test_acol_cam_is_the_larger_of_the_normalized_maps():
     got = cams.acol_cam(np.stack([BAR, 3 * RAMP]), np.stack([RAMP - 7, -RAMP]))
     np.testing.assert_allclose(got[0, :, 1], [0.25, 0.25, 1.0, 0.25, 0.25])
     np.testing.assert_allclose(got[1, 0], [1.0, 0.75, 0.5, 0.75, 1.0])
 
 
-def test_acol_cam_of_a_flat_map_is_the_other_one():
+def test_acol_cam_with_a_constant_map_is_the_other_map():
     np.testing.assert_allclose(cams.acol_cam(np.full((5, 5), -2.0, np.float32), RAMP), RAMP / 4)
 
 
@@ -182,10 +182,10 @@ def test_acol_cam_of_a_map_that_is_not_finite_is_nan(value, branch):
     pair[branch][0, 1, 1] = value
     got = cams.acol_cam(*pair)
     assert np.isnan(got[0]).all()
-    np.testing.assert_array_equal(cams.informative(got), [False, True])
+    np.testing.assert_array_equal(cams.degenerate(got), [True, False])
 
 
-def test_acol_cam_of_nothing_is_zero_with_finite_derivatives():
+def test_acol_cam_of_zero_maps_is_zero_with_finite_derivatives():
     zero = jnp.zeros((5, 5))
     assert not cams.acol_cam(zero, zero).any()
     for derivative in jax.grad(lambda a, b: cams.acol_cam(a, b).sum(), argnums=(0, 1))(zero, zero):
@@ -196,17 +196,17 @@ def test_normalized_map_spans_zero_to_one():
     np.testing.assert_allclose(cams.normalize(RAMP - 2)[0], [0.0, 0.25, 0.5, 0.75, 1.0], rtol=1e-6)
 
 
-def test_normalize_forgets_scale_and_offset():
+def test_normalize_removes_scale_and_offset():
     np.testing.assert_allclose(cams.normalize(7 * RAMP - 3), cams.normalize(RAMP), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, np.nan, np.inf, -np.inf])
-def test_a_flat_or_non_finite_map_is_uninformative_and_becomes_zeros(value):
+def test_constant_or_non_finite_map_is_degenerate_and_normalized_to_zeros(value):
     bad = RAMP.copy()
     bad[1, 1] = value
     bad = bad if not np.isfinite(value) else np.full((5, 5), value, np.float32)
     maps = jnp.stack([bad, RAMP])
-    np.testing.assert_array_equal(cams.informative(maps), [False, True])
+    np.testing.assert_array_equal(cams.degenerate(maps), [True, False])
     np.testing.assert_array_equal(cams.normalize(maps)[0], np.zeros((5, 5)))
     np.testing.assert_allclose(cams.normalize(maps)[1].max(), 1.0)
 

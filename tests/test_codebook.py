@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from aujax import codebook
@@ -31,7 +32,7 @@ def test_reference_differs_from_figure_2_in_disgust_only():
 
 
 @pytest.mark.parametrize("book", [codebook.FACS, codebook.REFERENCE])
-def test_all_twenty_action_units_have_a_name_and_a_place(book):
+def test_all_twenty_action_units_have_a_name_and_a_region(book):
     assert len(codebook.ACTION_UNITS) == 20
     assert book.all_aus == tuple(codebook.ACTION_UNITS)
 
@@ -60,8 +61,22 @@ def test_mirror_partners_are_those_of_the_68_point_scheme():
     assert {i: codebook.MIRRORED[i] for i in pairs} == pairs
 
 
-def test_reference_keeps_the_asymmetric_right_spot_of_au10():
-    left, right = codebook.REFERENCE.spots[10]
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_rescaled_landmarks_keep_the_corners_of_the_image_at_its_corners(scale):
+    width, height = 20, 8
+    corners = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])
+    found = codebook.rescale_landmarks(corners, np.array([scale, scale]))
+    np.testing.assert_allclose(found, [[-0.5, -0.5], [scale * width - 0.5, scale * height - 0.5]])
+
+
+def test_single_aus_has_a_class_for_each_action_unit_in_order():
+    book = codebook.single_aus((25, 4), geometry=codebook.REFERENCE)
+    assert (book.expressions, dict(book.aus)) == (("AU25", "AU4"), {"AU25": (25,), "AU4": (4,)})
+    assert book.ellipses is codebook.REFERENCE.ellipses
+
+
+def test_reference_keeps_the_asymmetric_right_ellipse_of_au10():
+    left, right = codebook.REFERENCE.ellipses[10]
     assert (left.x[0], left.y[0], right.x[0], right.y[0]) == (48, 50, 52, 54)
 
 
@@ -83,7 +98,7 @@ def test_class_list_follows_from_the_custom_expressions():
 
 def test_custom_codebook_takes_the_geometry_it_is_given():
     book = codebook.custom({}, geometry=codebook.REFERENCE)
-    assert book.spots is codebook.REFERENCE.spots
+    assert book.ellipses is codebook.REFERENCE.ellipses
     assert (book.rendering, book.canvas) == ("coarse", (224, 224))
 
 
@@ -92,14 +107,14 @@ def test_unknown_expression_is_refused_with_the_valid_ones():
         codebook.custom({"Joy": [6]})
 
 
-def test_unknown_action_unit_is_refused_with_the_valid_ones():
-    with pytest.raises(ValueError, match=r"Happiness: 3 is not the FACS number .* valid ones: 1, 2, 4, 5, 6, .*, 43"):
+def test_unknown_action_unit_is_refused_with_the_valid_numbers():
+    with pytest.raises(ValueError, match=r"Happiness: 3 is not the FACS number .* valid numbers: 1, 2, 4, 5, .*, 43"):
         codebook.custom({"Happiness": [6, 3]})
 
 
 @pytest.mark.parametrize("expressions", [(), ("Pain", "Pain"), "Pain"])
 def test_class_list_without_different_names_is_refused(expressions):
-    with pytest.raises(ValueError, match="expressions must be one or more different names"):
+    with pytest.raises(ValueError, match="expressions must be a sequence of different names, at least one"):
         codebook.custom({}, expressions=expressions)
 
 

@@ -1,4 +1,4 @@
-"""CutMix on batches whose pictures are their own number, so that every pixel tells where it came from."""
+"""CutMix on batches whose images are their own row number, so that every pixel shows its source."""
 
 import functools
 import itertools
@@ -40,11 +40,11 @@ def _keys(count):
 
 
 def _read(mixed):
-    """Returns the box and each view's partner, as the pixels of one mixed batch tell; None where nothing was pasted."""
+    """Returns the box and each view's partner, from the pixels of a mixed batch; NaN where nothing was pasted."""
     own = np.arange(len(mixed.image))
     pasted = np.asarray(mixed.image[..., 0]) != own[:, None, None]
     box = pasted.any(0)
-    partner = np.array([picture[box][0] if box.any() else np.nan for picture in np.asarray(mixed.image[..., 0])])
+    partner = np.array([image[box][0] if box.any() else np.nan for image in np.asarray(mixed.image[..., 0])])
     return box, partner
 
 
@@ -73,7 +73,7 @@ def test_box_is_the_published_one(size):
         np.testing.assert_array_equal(got, _published_box(share, centre, size), err_msg=f"{share} at {centre}")
 
 
-def test_box_can_be_everything_and_nothing():
+def test_box_can_be_the_whole_image_and_empty():
     assert augment.cut_box(0.0, np.array([4, 6]), (HEIGHT, WIDTH)).all()
     assert not augment.cut_box(0.999, np.array([4, 6]), (HEIGHT, WIDTH)).any()
 
@@ -92,7 +92,7 @@ def test_image_map_and_target_come_from_the_same_partner_and_box():
             np.testing.assert_allclose(mixed.target, target, atol=1e-6)
 
 
-def test_box_is_drawn_anew_for_each_batch_and_has_every_size_and_place():
+def test_box_is_random_per_batch_in_size_and_position():
     boxes = np.stack([_read(mixed)[0] for mixed in _each(_mixed(_keys(300), np.ones(8, bool), 8))])
     assert boxes.any(0).all()
     shares = boxes.mean((1, 2))
@@ -103,7 +103,7 @@ def test_box_is_drawn_anew_for_each_batch_and_has_every_size_and_place():
     assert shares.std() == pytest.approx(0.162, abs=0.03)
 
 
-def test_every_permutation_of_the_valid_views_is_as_likely():
+def test_all_permutations_of_the_valid_views_are_equally_likely():
     valid = np.array([False, True, False, True, True, False])
     found = [tuple(_read(mixed)[1][valid]) for mixed in _each(_mixed(_keys(600), valid, 6))]
     orders, counts = np.unique([each for each in found if not np.isnan(each).any()], axis=0, return_counts=True)
@@ -113,7 +113,7 @@ def test_every_permutation_of_the_valid_views_is_as_likely():
     assert counts.max() / counts.sum() == pytest.approx(1 / 6, abs=0.06)
 
 
-def test_what_fills_up_a_batch_never_enters_a_valid_view():
+def test_padding_never_enters_a_valid_view():
     patterns = np.array(list(itertools.product([False, True], repeat=6)))
 
     @jax.jit
@@ -151,7 +151,7 @@ def test_mixed_map_counts_if_every_view_in_it_has_one(columns, needs, monkeypatc
 
 @pytest.mark.parametrize("devices", [1, 4, 8])
 @pytest.mark.parametrize("valid", [np.ones(16, bool), LAST], ids=["full", "filled up"])
-def test_batch_divided_over_devices_is_mixed_as_a_whole(devices, valid):
+def test_batch_sharded_over_devices_is_mixed_as_a_whole(devices, valid):
     views = _views(16, np.arange(16) % 3 > 0)
     divided, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
     mix = jax.jit(
@@ -168,12 +168,12 @@ def test_batch_divided_over_devices_is_mixed_as_a_whole(devices, valid):
             np.testing.assert_array_equal(got, expected)
 
 
-def test_same_key_mixes_the_same_and_another_key_otherwise():
+def test_same_key_gives_the_same_mix_and_another_key_another():
     first, again = (_mixed(_keys(2), np.ones(16, bool), 16) for _ in range(2))
     np.testing.assert_array_equal(first.image, again.image)
     assert (first.image[0] != first.image[1]).any()
 
 
-def test_unmixed_views_are_as_they_were():
+def test_unmixed_views_are_unchanged():
     views = _views(3)
     assert augment.unmixed(jax.random.key(0), views, valid=np.ones(3, bool)) is views

@@ -11,16 +11,16 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.card", "explain.explaining"),
+        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.explain", "explain.narrative"),
         *(
             "explain.page",
-            "explain.reading",
-            "explain.words",
+            "explain.tables",
+            "report.html",
             "losses",
-            "map_scores",
             "metrics",
             "models.apvit",
             "models.taps",
+            "occlusion",
         ),
         *("plain_yaml", "resize", "run_files", "statistics"),
     ],

@@ -52,13 +52,13 @@ def _random(*shape, seed=0):
 
 
 @pytest.mark.parametrize("name", OF_GRADIENTS)
-def test_map_of_gradients_is_that_of_its_paper(name):
+def test_map_follows_the_formula_of_its_paper(name):
     features, gradients = _random(5, 4, 6)
     expected = _expected(name, features, gradients)
     np.testing.assert_allclose(OF_GRADIENTS[name](features, gradients), expected, atol=1e-6 * np.abs(expected).max())
 
 
-def test_maps_of_gradients_by_hand():
+def test_maps_by_hand():
     # 1 on the bar's left half and beyond, -1 on the ramp's last column.
     gradients = np.zeros((5, 5, 2), np.float32)
     gradients[:, :2, 0], gradients[:, 4, 1] = 1.0, -1.0
@@ -113,7 +113,7 @@ def test_maps_of_half_precision_gradients_are_computed_in_float32(formula):
 
 @each_of_gradients
 @pytest.mark.parametrize("zero", ["features", "gradients", "both"])
-def test_maps_of_nothing_are_zero_and_have_finite_derivatives(formula, zero):
+def test_maps_of_zero_inputs_are_zero_and_have_finite_derivatives(formula, zero):
     features, gradients = _random(5, 5, 4)
     features = np.zeros_like(features) if zero != "gradients" else features
     gradients = np.zeros_like(gradients) if zero != "features" else gradients
@@ -124,10 +124,10 @@ def test_maps_of_nothing_are_zero_and_have_finite_derivatives(formula, zero):
 
 @each_of_gradients
 @pytest.mark.parametrize("where", [0, 1])
-def test_nan_in_makes_an_uninformative_map(formula, where):
+def test_nan_in_the_input_makes_a_degenerate_map(formula, where):
     inputs = [part.copy() for part in _random(5, 5, 4)]
     inputs[where][1, 2, 3] = np.nan
-    assert not cams.informative(formula(*inputs))
+    assert cams.degenerate(formula(*inputs))
 
 
 def test_channels_that_add_up_to_zero_have_no_weight_in_xgrad_cam():
@@ -135,7 +135,7 @@ def test_channels_that_add_up_to_zero_have_no_weight_in_xgrad_cam():
     np.testing.assert_allclose(cams.xgrad_cam(features, np.ones((5, 5, 2), np.float32)), BAR, atol=1e-6)
 
 
-def test_true_grad_cam_pp_survives_gradients_whose_square_float32_cannot_hold():
+def test_grad_cam_pp_of_gradients_whose_square_underflows_float32():
     gradients = np.full((5, 5, 2), 1e-25, np.float32)
     np.testing.assert_allclose(cams.grad_cam_pp(FEATURES, gradients), 12.5e-25 * (BAR + RAMP), rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Heads against sums made by hand."""
+"""Heads compared with sums by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +63,7 @@ def test_token_head_starts_within_torchs_bound():
     ],
     ids=lambda head: type(head).__name__,
 )
-def test_logits_are_float32_whatever_came_in(head):
+def test_logits_are_float32_for_features_of_any_dtype(head):
     features = jnp.zeros((2, 8) if isinstance(head, ClassTokenHead) else (2, 4, 4, 8), jnp.bfloat16)
     logits, _ = jax.eval_shape(head.init_with_output, jax.random.key(0), features)
     assert logits.dtype == jnp.float32
@@ -148,7 +148,7 @@ def test_head_of_prm_scores_a_convolution_of_one_pixel():
     np.testing.assert_allclose(PeakHead(2).apply(variables, features), [[16.0, 0.0]])
 
 
-def test_class_map_picks_each_pictures_class():
+def test_class_map_is_that_of_each_images_class():
     maps = jnp.arange(2 * 2 * 2 * 3, dtype=jnp.float32).reshape(2, 2, 2, 3)
     got = heads.class_map(maps, jnp.array([2, 0]))
     np.testing.assert_array_equal(got, [[[2, 5], [8, 11]], [[12, 15], [18, 21]]])
@@ -156,7 +156,7 @@ def test_class_map_picks_each_pictures_class():
 
 @pytest.fixture(scope="module")
 def acol():
-    """The head on 5x5 features of four channels, its parameters, and what it gives for classes 2 and 0."""
+    """The head on 5x5 features of four channels, its parameters, and its output for classes 2 and 0."""
     head = AcolHead(3, 0.4, 8)
     features = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 5, 4)), jnp.float32)
     variables = head.init(jax.random.key(0), features)
@@ -165,24 +165,24 @@ def acol():
     return head, features, variables["params"], logits, taps.read(updates["intermediates"])
 
 
-def test_acol_answers_with_its_first_branch(acol):
+def test_acols_logits_are_those_of_its_first_classifier(acol):
     _, features, params, logits, activations = acol
     maps = AcolBranch(3, 8).apply({"params": params["branch_a"]}, features)
     np.testing.assert_allclose(activations["class_maps"], maps, atol=1e-5)
     np.testing.assert_allclose(logits, maps.mean(axis=(1, 2)), atol=1e-5)
 
 
-def test_acols_second_branch_sees_what_the_first_did_not_look_at(acol):
+def test_acols_second_classifier_gets_the_features_that_the_first_does_not_attend_to(acol):
     _, features, params, _, activations = acol
-    looked_at = np.stack([np.asarray(activations["class_maps"])[i, ..., k] for i, k in enumerate((2, 0))])
-    low, high = (f(looked_at, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
-    seen = (looked_at - low) / (high - low) < 0.4
-    assert 0 < seen.sum() < seen.size
-    expected = AcolBranch(3, 8).apply({"params": params["branch_b"]}, jnp.where(seen[..., None], features, 0.0))
+    attended = np.stack([np.asarray(activations["class_maps"])[i, ..., k] for i, k in enumerate((2, 0))])
+    low, high = (f(attended, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
+    kept = (attended - low) / (high - low) < 0.4
+    assert 0 < kept.sum() < kept.size
+    expected = AcolBranch(3, 8).apply({"params": params["branch_b"]}, jnp.where(kept[..., None], features, 0.0))
     np.testing.assert_allclose(activations["erased_maps"], expected, atol=1e-5)
 
 
-def test_what_acol_erases_has_no_gradient(acol):
+def test_acols_erasing_has_no_gradient(acol):
     head, features, params, _, _ = acol
 
     def second_branch(first_branch):

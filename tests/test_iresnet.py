@@ -70,7 +70,7 @@ def test_unit_computes_what_numpy_does(channels, stride):
     conv_layer = functools.partial(nn.Conv, use_bias=False)
     unit = iresnet.Unit(channels, stride, conv_layer, functools.partial(BatchNorm, train=False))
     filled = random_variables(unit, jnp.float32(x))
-    computed = unit.apply(jax.tree.map(jnp.float32, filled), jnp.float32(x))
+    computed = jax.jit(unit.apply)(jax.tree.map(jnp.float32, filled), jnp.float32(x))
     assert_near(computed, numpy_unit(x, filled["params"], filled["batch_stats"], stride))
 
 
@@ -83,7 +83,7 @@ def test_network_computes_what_numpy_does():
     x = np.maximum(x, 0) + params["input_prelu"]["slope"] * np.minimum(x, 0)
     for name, stride in (("stage1_unit0", 2), ("stage2_unit0", 2), ("stage2_unit1", 1)):
         x = numpy_unit(x, params[name], stats[name], stride)
-    assert_near(model.apply(jax.tree.map(jnp.float32, filled), jnp.float32(image)), x)
+    assert_near(jax.jit(model.apply)(jax.tree.map(jnp.float32, filled), jnp.float32(image)), x)
 
 
 def test_each_channel_has_its_own_slope_below_zero():

@@ -58,7 +58,7 @@ def test_alignment_by_hand():
     assert float(value) == pytest.approx(1 - 4 / (np.sqrt(10) * np.sqrt(2)), abs=1e-6)
 
 
-def test_alignment_does_not_change_with_the_strength_of_the_features():
+def test_alignment_does_not_depend_on_the_scale_of_the_features():
     features, au_map = _random((5, 6, 3)), jnp.abs(_random((20, 24), 1))
     weak, strong = (losses.au_alignment(scale * features, au_map) for scale in (1e-3, 1e3))
     np.testing.assert_allclose(weak, strong, rtol=1e-5)
@@ -132,7 +132,7 @@ def test_cross_entropy_of_large_logits_is_finite():
     np.testing.assert_allclose(losses.cross_entropy(jnp.array([[1e4, 0.0]]), jnp.array([1])), [1e4])
 
 
-def test_composite_weighs_masked_means_and_names_them():
+def test_composite_is_the_weighted_sum_of_masked_means_by_name():
     terms = {
         "cross_entropy": Term(jnp.array([1.0, 2.0, 9.0]), where=jnp.array([True, True, False])),
         "alignment": Term(jnp.array([4.0, 8.0, 9.0]), 0.5, jnp.array([False, True, False])),

@@ -1,4 +1,4 @@
-"""The table of methods: every row is built, read and compared with what is known of it."""
+"""The table of methods: each row is built, run and compared with its published properties and its formula."""
 
 import functools
 from types import MappingProxyType
@@ -18,7 +18,7 @@ from aujax.models.heads import LinearHead
 STAGES = {"layer1": 32, "layer2": 16, "layer3": 8, "layer4": 8, "layer5": 8}
 
 
-def stretched(maps):
+def min_max_normalize(maps):
     return (maps - maps.min()) / (maps.max() - maps.min())
 
 
@@ -34,7 +34,7 @@ def grad_cam_pp(w, a):
 
 
 class Expected(NamedTuple):
-    """What is known of a row; `cam` gives one face's map from variables, its activations and its class."""
+    """Expected properties of a row; `cam` computes one image's map from variables, its activations and its class."""
 
     parameters: int  # of the published model with seven classes
     cam: object
@@ -60,7 +60,9 @@ EXPECTED = {
     "GradCAM++/reference": Expected(23_522_375, lambda v, a, k: a["layer5"] @ (np.maximum(fc(v, k) / 64, 0) ** 3 * 64)),
     "ACoL": Expected(
         80_149_582,
-        lambda v, a, k: np.maximum(stretched(a["class_maps"][..., k]), stretched(a["erased_maps"][..., k])),
+        lambda v, a, k: np.maximum(
+            min_max_normalize(a["class_maps"][..., k]), min_max_normalize(a["erased_maps"][..., k])
+        ),
         options={"threshold": 0.1, "channels": 1024},
         small={"channels": 16},
         supervised=("erased_logits",),
@@ -89,8 +91,6 @@ EXPECTED = {
 }
 every_row = pytest.mark.parametrize("name", list(EXPECTED))
 with_cam = pytest.mark.parametrize("name", [name for name, row in EXPECTED.items() if row.cam])
-# One row for each different network.
-every_network = pytest.mark.parametrize("name", ["CAM", "WILDCAT", "ACoL", "PRM", "ADL", "TS-CAM", "APViT"])
 IMAGES = np.random.default_rng(0).normal(size=(3, 64, 64, 3)).astype(np.float32)
 CLASSES = np.array([2, 0, 6])
 
@@ -100,21 +100,44 @@ def small_model(name, **given):
 
 
 @functools.cache
+def new_variables(head):
+    """Variables of the small model of the first row with that head; rows with the same head share their tree."""
+    name = next(name for name, row in methods.METHODS.items() if row.head is head)
+    return methods.init(small_model(name), jax.random.key(0), IMAGES)
+
+
 def small(name):
+    return small_model(name), new_variables(methods.METHODS[name].head)
+
+
+class Outputs(NamedTuple):
+    """All results of a model that the tests compare, from one compiled program."""
+
+    forward: methods.Forward
+    predicted: methods.Forward  # without an expression
+    activations: methods.Activations
+    logits: jax.Array  # of a plain apply
+
+
+@functools.cache
+def program(name):
     model = small_model(name)
-    return model, methods.init(model, jax.random.key(0), IMAGES)
+
+    @jax.jit
+    def run(variables, image, expression):
+        return Outputs(
+            methods.forward(model, variables, image, expression),
+            methods.forward(model, variables, image),
+            methods.apply_with_taps(model, variables, image, expression=expression),
+            model.apply(variables, image),
+        )
+
+    return run
 
 
 @functools.cache
 def outputs(name):
-    """The forward and the activations for `CLASSES`."""
-    model, variables = small(name)
-
-    @jax.jit
-    def read(variables, image, expression):
-        return methods.apply_with_taps(model, variables, image, expression=expression)
-
-    return methods.forward(model, variables, IMAGES, CLASSES), read(variables, jnp.asarray(IMAGES), CLASSES)
+    return program(name)(small(name)[1], IMAGES, CLASSES)
 
 
 def test_every_row_has_an_expectation():
@@ -135,17 +158,22 @@ def test_cutmix_alone_mixes():
     assert methods.METHODS["CutMix"].mix is augment.cutmix
 
 
+@functools.cache
+def number_of_parameters(backbone, head, size):
+    model = methods.Classifier(methods.METHODS["CAM"], backbone, head)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 3)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+
+
 @every_row
 def test_default_model_has_the_published_number_of_parameters(name):
     model = methods.build_model(name)
-    image = jnp.zeros((1, model.method.image_size, model.method.image_size, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), image)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == EXPECTED[name].parameters
+    assert number_of_parameters(model.backbone, model.head, model.method.image_size) == EXPECTED[name].parameters
 
 
 @every_row
 def test_forward_reports_logits_attention_and_cam(name):
-    result, _ = outputs(name)
+    result = outputs(name).forward
     sizes = EXPECTED[name].sizes
     assert result.logits.shape == (3, 7)
     assert {layer: x.shape for layer, x in result.attention.items()} == {k: (3, n, n) for k, n in sizes.items()}
@@ -153,88 +181,89 @@ def test_forward_reports_logits_attention_and_cam(name):
 
 
 @every_row
-def test_cam_is_what_the_methods_formula_gives(name):
-    result, reading = outputs(name)
+def test_cam_is_that_of_the_methods_formula(name):
+    result, _, outs, _ = outputs(name)
     formula, variables = EXPECTED[name].cam, small(name)[1]
     if formula is None:
         assert result.cam is None
         return
     for i, k in enumerate(CLASSES):
-        activations = {layer: np.asarray(x[i], np.float64) for layer, x in reading.activations.items()}
+        activations = {layer: np.asarray(x[i], np.float64) for layer, x in outs.activations.items()}
         expected = formula(variables, activations, k)
         np.testing.assert_allclose(result.cam[i], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
 @every_row
 def test_attention_is_the_channel_mean_of_the_tap(name):
-    result, reading = outputs(name)
-    for layer, attention in result.attention.items():
-        np.testing.assert_allclose(attention, np.mean(reading.activations[layer], axis=-1), atol=1e-5)
+    result = outputs(name)
+    for layer, attention in result.forward.attention.items():
+        np.testing.assert_allclose(attention, np.mean(result.activations.activations[layer], axis=-1), atol=1e-5)
 
 
-@every_network
+@every_row
 def test_forward_gives_the_logits_of_apply(name):
-    model, variables = small(name)
-    logits = jax.jit(model.apply)(variables, jnp.asarray(IMAGES))
-    np.testing.assert_allclose(outputs(name)[0].logits, logits, atol=1e-5)
+    np.testing.assert_allclose(outputs(name).forward.logits, outputs(name).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["CAM", "GradCAM", "ACoL", "TS-CAM"])
-def test_cam_is_of_the_predicted_expression_unless_one_is_named(name):
-    model, variables = small(name)
-    predicted = methods.forward(model, variables, IMAGES)
-    same = methods.forward(model, variables, IMAGES, np.argmax(predicted.logits, axis=-1))
-    np.testing.assert_allclose(same.cam, predicted.cam, atol=1e-6)
-    assert not np.allclose(outputs(name)[0].cam, predicted.cam, atol=1e-3 * np.abs(predicted.cam).max())
+@with_cam
+def test_cam_is_of_the_predicted_expression_by_default(name):
+    predicted = outputs(name).predicted
+    same = program(name)(small(name)[1], IMAGES, jnp.argmax(predicted.logits, axis=-1)).forward
+    np.testing.assert_allclose(same.cam, predicted.cam, atol=1e-6 * np.abs(predicted.cam).max())
+    assert not np.allclose(outputs(name).forward.cam, predicted.cam, atol=1e-3 * np.abs(predicted.cam).max())
 
 
-def test_the_released_adl_reads_its_cam_one_block_early():
-    row = methods.METHODS["ADL/reference"]
-    # Three blocks in the last stage, as the published network has.
+def test_adl_as_released_computes_its_cam_one_block_early():
+    row, images = methods.METHODS["ADL/reference"], IMAGES[:, :32, :32]
+    # Three blocks in the last stage, as in the published network.
     backbone = resnet.ResNet(stage_sizes=(1, 1, 1, 3), block=resnet.BasicBlock, width=4)
     model = methods.Classifier(row, backbone, LinearHead(7))
-    variables = methods.init(model, jax.random.key(0), IMAGES)
-    cam = methods.forward(model, variables, IMAGES, CLASSES).cam
-    activations = methods.apply_with_taps(model, variables, IMAGES).activations
+    variables = methods.init(model, jax.random.key(0), images)
+    run = jax.jit(lambda v, x, k: (methods.forward(model, v, x, k).cam, methods.apply_with_taps(model, v, x)))
+    cam, outs = run(variables, images, CLASSES)
     for layer, same in (("layer5_block2", True), ("layer5", False)):
-        expected = [x @ fc(variables, k) for x, k in zip(np.asarray(activations[layer]), CLASSES, strict=True)]
+        expected = [x @ fc(variables, k) for x, k in zip(np.asarray(outs.activations[layer]), CLASSES, strict=True)]
         assert np.allclose(cam, expected, atol=1e-4) == same
 
 
 def test_average_of_the_linear_cam_is_the_logit_less_its_bias():
-    result, variables = outputs("CAM")[0], small("CAM")[1]
+    result, variables = outputs("CAM").forward, small("CAM")[1]
     logit = np.take_along_axis(np.asarray(result.logits), CLASSES[:, None], axis=1)[:, 0]
     bias = np.asarray(variables["params"]["head"]["fc"]["bias"])[CLASSES]
     np.testing.assert_allclose(result.cam.mean(axis=(1, 2)), logit - bias, rtol=1e-4, atol=1e-5)
 
 
 @with_cam
-def test_an_expression_that_does_not_exist_has_a_cam_of_nan(name):
-    model, variables = small(name)
-    result = methods.forward(model, variables, IMAGES, np.array([0, 7, -1]))
-    assert np.isnan(result.cam).all(axis=(1, 2)).tolist() == [False, True, True]
+def test_a_number_that_is_not_a_class_has_a_cam_of_nan(name):
+    result = program(name)(small(name)[1], IMAGES, np.array([0, 7, -1]))
+    assert np.isnan(result.forward.cam).all(axis=(1, 2)).tolist() == [False, True, True]
 
 
 @every_row
 def test_equal_models_are_compiled_once(name):
-    _model, variables = small(name)
-    outputs(name)
-    count = methods._forward._cache_size()
-    methods.forward(small_model(name), variables, IMAGES, CLASSES)
-    assert methods._forward._cache_size() == count
+    assert small_model(name) == small_model(name)
+    assert hash(small_model(name)) == hash(small_model(name))
+    if name == "ADL/reference":  # has options, fields of the backbone and a read-out with a closure
+        _, variables = small(name)
+        methods.forward(small_model(name), variables, IMAGES, CLASSES)
+        count = methods._forward._cache_size()
+        methods.forward(small_model(name), variables, IMAGES, CLASSES)
+        assert methods._forward._cache_size() == count
 
 
 @every_row
 def test_init_gives_parameters_and_statistics_only(name):
     model, variables = small(name)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
     assert set(variables) == {"params", "batch_stats"}
-    assert set(jax.eval_shape(model.init, jax.random.key(0), IMAGES)) <= {"params", "batch_stats"}
+    assert set(shapes) <= {"params", "batch_stats"}
+    assert jax.tree.map(jnp.shape, {"batch_stats": {}, **shapes}) == jax.tree.map(jnp.shape, variables)
 
 
 def test_training_pass_updates_statistics_and_evaluation_keeps_them():
     model, variables = small("CAM")
     train = jax.jit(functools.partial(methods.apply_with_taps, model, train=True))(variables, jnp.asarray(IMAGES))
-    kept = outputs("CAM")[1].batch_stats["backbone"]["stem_bn"]["mean"]
+    kept = outputs("CAM").activations.batch_stats["backbone"]["stem_bn"]["mean"]
     np.testing.assert_array_equal(kept, variables["batch_stats"]["backbone"]["stem_bn"]["mean"])
     assert not np.allclose(train.batch_stats["backbone"]["stem_bn"]["mean"], kept)
     assert set(train.activations) == {*STAGES, "layer5_block2"}
@@ -242,7 +271,8 @@ def test_training_pass_updates_statistics_and_evaluation_keeps_them():
 
 def test_a_network_without_statistics_trains_with_an_empty_tree():
     model, variables = small("TS-CAM")
-    assert methods.apply_with_taps(model, variables, jnp.asarray(IMAGES), train=True).batch_stats == {}
+    trained = jax.eval_shape(functools.partial(methods.apply_with_taps, model, train=True), variables, IMAGES)
+    assert trained.batch_stats == {}
 
 
 def test_number_of_classes_sets_the_logits():
@@ -262,18 +292,18 @@ def test_output_stride_sets_the_size_of_the_cam(output_stride, size):
 def test_bfloat16_reaches_the_backbone_and_leaves_the_outputs_float32():
     for name in EXPECTED:
         model = small_model(name, dtype=jnp.bfloat16)
-        reading = jax.eval_shape(functools.partial(methods.apply_with_taps, model), small(name)[1], jnp.asarray(IMAGES))
-        assert reading.activations[model.method.tap].dtype == jnp.bfloat16
-        assert reading.logits.dtype == jnp.float32
+        outs = jax.eval_shape(functools.partial(methods.apply_with_taps, model), small(name)[1], jnp.asarray(IMAGES))
+        assert outs.activations[model.method.tap].dtype == jnp.bfloat16
+        assert outs.logits.dtype == jnp.float32
 
 
-# One row for each family of networks.
+# One row per family of networks.
 every_family = pytest.mark.parametrize("name", ["CAM", "TS-CAM", "APViT"])
 
 
 @every_family
-def test_rematerialisation_keeps_less_than_half_of_the_activations(name):
-    def kept_bytes(rematerialize):
+def test_rematerialisation_stores_less_than_half_of_the_activations(name):
+    def stored_bytes(rematerialize):
         model = small_model(name, rematerialize=rematerialize)
 
         def pullback(variables):
@@ -283,14 +313,14 @@ def test_rematerialisation_keeps_less_than_half_of_the_activations(name):
             return jax.vjp(logits, variables["params"])[1]
 
         variables = {"batch_stats": {}, **jax.eval_shape(model.init, jax.random.key(0), IMAGES)}
-        # What the backward pass is given: activations, and the parameters, which are there either way.
-        given, parameters = (
+        # Inputs of the backward pass: stored activations, and the parameters in both cases.
+        stored, parameters = (
             sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
             for tree in (jax.eval_shape(pullback, variables), variables["params"])
         )
-        return given - parameters
+        return stored - parameters
 
-    assert 0 < kept_bytes(True) < kept_bytes(False) / 2
+    assert 0 < stored_bytes(True) < stored_bytes(False) / 2
 
 
 @every_family
@@ -303,7 +333,7 @@ def test_rematerialisation_leaves_the_tree_of_parameters(name):
 
 
 @pytest.mark.parametrize("rematerialize", [False, True])
-def test_a_run_builds_the_backbone_that_its_configuration_asks_for(rematerialize):
+def test_a_run_builds_the_backbone_of_its_configuration(rematerialize):
     assert runs.build_model(Config(rematerialize=rematerialize), 7).backbone.rematerialize == rematerialize
 
 
@@ -335,12 +365,12 @@ def test_a_run_builds_the_backbone_that_its_configuration_asks_for(rematerialize
         ),
     ],
 )
-def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(call, message):
+def test_an_invalid_choice_is_refused_with_the_valid_ones(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_axis_name_reaches_batch_norm_and_changes_nothing_where_there_is_none():
+def test_axis_name_is_that_of_batch_norm_and_is_ignored_without_batch_norm():
     assert methods.build_model("CAM", axis_name="data").backbone.axis_name == "data"
     assert methods.build_model("TS-CAM", axis_name="data") == methods.build_model("TS-CAM")
 
@@ -351,13 +381,13 @@ def test_models_are_flax_modules_that_know_their_row():
     assert model.method is methods.METHODS["TS-CAM"]
 
 
-def test_the_methods_own_layer_is_aligned_unless_others_are_chosen():
+def test_the_methods_own_layer_is_aligned_by_default():
     row = methods.METHODS["CAM"]
     assert (row.aligned(), row.aligned(("layer5", "layer4"))) == (("layer5",), ("layer5", "layer4"))
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "read"),
+    ("name", "options", "fields"),
     [
         ("WILDCAT", {"modalities": 2, "alpha": 0.0}, lambda model: (model.head.modalities, model.head.alpha)),
         ("ACoL", {"threshold": 0.7, "channels": 8}, lambda model: (model.head.threshold, model.head.channels)),
@@ -365,11 +395,11 @@ def test_the_methods_own_layer_is_aligned_unless_others_are_chosen():
         ("APViT", {"tokens": 100, "keep": 0.5}, lambda model: (model.backbone.tokens, model.backbone.keep)),
     ],
 )
-def test_an_option_reaches_its_module(name, options, read):
-    assert read(methods.build_model(name, options=options)) == tuple(options.values())
+def test_an_option_reaches_its_module(name, options, fields):
+    assert fields(methods.build_model(name, options=options)) == tuple(options.values())
 
 
-def test_an_option_is_part_of_what_the_model_says_of_itself():
+def test_an_option_is_stored_in_the_row_of_the_model():
     model = methods.build_model("WILDCAT", options={"kmax": 0.3})
     assert {option.name: option.value for option in model.method.options}["kmax"] == 0.3
     assert model != methods.build_model("WILDCAT")

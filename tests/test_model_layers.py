@@ -11,7 +11,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from aujax.models.layers import AttentionDropout, BatchNorm, StemConv
 
-# Two pictures of one channel; the second is twice as bright.
+# Two images of one channel; the second is twice as bright.
 FEATURES = jnp.array([[[0.0, 1.0], [5.0, 10.0]], [[0.0, 2.0], [10.0, 20.0]]])[..., None]
 
 
@@ -19,11 +19,11 @@ def dropped(rate, threshold=0.5, *, train=True, seed=0, x=FEATURES):
     return AttentionDropout(rate, threshold).apply({}, x, train=train, rngs={"dropout": jax.random.key(seed)})
 
 
-def test_places_that_reach_the_threshold_are_hidden_in_every_picture():
+def test_positions_that_reach_the_threshold_are_dropped_in_every_image():
     np.testing.assert_array_equal(dropped(1.0)[..., 0], [[[0, 1], [0, 0]], [[0, 2], [0, 0]]])
 
 
-def test_otherwise_all_places_are_weighed_by_their_attention():
+def test_otherwise_all_positions_are_weighted_by_their_attention():
     np.testing.assert_allclose(dropped(0.0), FEATURES / (1 + np.exp(-np.asarray(FEATURES))), rtol=1e-6)
 
 
@@ -36,13 +36,13 @@ def test_outside_training_nothing_changes():
     np.testing.assert_array_equal(AttentionDropout(1.0, 0.5).apply({}, FEATURES, train=False), FEATURES)
 
 
-def test_one_draw_decides_for_the_whole_batch_at_its_rate():
-    hidden = [np.asarray(dropped(0.4, seed=seed)[:, 1, 1, 0] == 0) for seed in range(200)]
-    assert all(both.all() or not both.any() for both in hidden)
-    assert np.mean(hidden) == pytest.approx(0.4, abs=0.1)
+def test_one_sample_decides_for_the_whole_batch_at_its_rate():
+    dropped_pixel = [np.asarray(dropped(0.4, seed=seed)[:, 1, 1, 0] == 0) for seed in range(200)]
+    assert all(both.all() or not both.any() for both in dropped_pixel)
+    assert np.mean(dropped_pixel) == pytest.approx(0.4, abs=0.1)
 
 
-def test_the_weights_have_a_gradient_and_the_choice_of_places_has_none():
+def test_the_weights_have_a_gradient_and_the_selection_of_positions_has_none():
     gradient = jax.grad(lambda x: dropped(0.0, x=x).sum())(FEATURES)
     weight = 1 / (1 + np.exp(-np.asarray(FEATURES, np.float64)))
     np.testing.assert_allclose(gradient, weight + FEATURES * weight * (1 - weight), rtol=1e-4, atol=1e-6)
@@ -51,12 +51,12 @@ def test_the_weights_have_a_gradient_and_the_choice_of_places_has_none():
     )
 
 
-def test_half_precision_stays():
+def test_half_precision_is_kept():
     assert dropped(0.0, x=FEATURES.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("size", [(12, 10), (11, 9), (10, 13)])
-def test_the_convolution_is_the_plain_one(size):
+def test_stem_convolution_is_that_of_flax(size):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, *size, 3)), jnp.float32)
     plain = nn.Conv(4, (7, 7), strides=(2, 2), padding=3, use_bias=False)
     variables = plain.init(jax.random.key(0), image)
@@ -69,7 +69,7 @@ CHANNELS = 5
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def batch():
     rng = np.random.default_rng(0)
     x, weights = rng.normal(1.0, 3.0, (8, 3, 4, CHANNELS)), rng.normal(size=(8, 3, 4, CHANNELS))
     params = {"scale": np.linspace(0.5, 2.0, CHANNELS), "bias": np.linspace(-1.0, 1.0, CHANNELS)}
@@ -101,25 +101,25 @@ def trained(layer, variables, x, weights):
 
 
 @pytest.mark.parametrize("relu", [False, True])
-def test_training_and_its_gradients_are_those_of_flax(drawn, relu):
-    x, weights, variables = drawn
-    expected, found = (
+def test_training_and_its_gradients_are_those_of_flax(batch, relu):
+    x, weights, variables = batch
+    expected, actual = (
         jax.jit(functools.partial(trained, functools.partial(layer, relu=relu)))(variables, x, weights)
         for layer in (flax, ours)
     )
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5), found, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5), actual, expected)
 
 
-def test_half_precision_keeps_float32_statistics_and_parameter_gradients(drawn):
-    x, weights, variables = drawn
+def test_half_precision_keeps_float32_statistics_and_parameter_gradients(batch):
+    x, weights, variables = batch
     half = functools.partial(ours, dtype=jnp.bfloat16)
     ((y, updates), (params, _)) = trained(half, variables, x.astype(jnp.bfloat16), weights)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves((updates, params))} == {jnp.dtype(jnp.float32)}
 
 
-def test_evaluation_uses_the_running_statistics(drawn):
-    x, _, variables = drawn
+def test_evaluation_uses_the_running_statistics(batch):
+    x, _, variables = batch
     expected = nn.BatchNorm(use_running_average=True, epsilon=1e-5).apply(variables, x)
     np.testing.assert_allclose(BatchNorm(train=False).apply(variables, x), expected, rtol=1e-5, atol=1e-5)
     rectified = BatchNorm(train=False, relu=True).apply(variables, x)
@@ -127,8 +127,8 @@ def test_evaluation_uses_the_running_statistics(drawn):
 
 
 @pytest.mark.parametrize(("axis_name", "same"), [("data", True), (None, False)])
-def test_statistics_and_gradients_span_devices_only_along_the_named_axis(drawn, axis_name, same):
-    x, weights, variables = drawn
+def test_statistics_and_gradients_span_devices_only_along_the_named_axis(batch, axis_name, same):
+    x, weights, variables = batch
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     whole, divided = PartitionSpec(), PartitionSpec("data")
 
@@ -144,13 +144,13 @@ def test_statistics_and_gradients_span_devices_only_along_the_named_axis(drawn, 
     assert close(y, expected) == close(d_x, d_inputs) == close(params["scale"], d_params["scale"]) == same
 
 
-def test_a_constant_channel_is_finite(drawn):
-    _, weights, variables = drawn
+def test_a_constant_channel_is_finite(batch):
+    _, weights, variables = batch
     _, (params, d_x) = trained(ours, variables, jnp.ones_like(weights), weights)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((params, d_x)))
 
 
-def test_a_new_layer_changes_nothing_but_the_scale_of_its_input(drawn):
-    fresh = BatchNorm(train=True).init(jax.random.key(0), drawn[0])
+def test_a_new_layer_changes_nothing_but_the_scale_of_its_input(batch):
+    fresh = BatchNorm(train=True).init(jax.random.key(0), batch[0])
     expected = {"params": {"scale": 1.0, "bias": 0.0}, "batch_stats": {"mean": 0.0, "var": 1.0}}
     jax.tree.map(lambda leaf, value: np.testing.assert_array_equal(leaf, np.full(CHANNELS, value)), fresh, expected)

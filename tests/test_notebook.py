@@ -5,14 +5,14 @@ import nbclient
 import nbformat
 import pytest
 
-from aujax import codebook, map_scores
+from aujax import codebook, metrics
 
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 PERCENT = r"(-?\d+\.\d)%"
 
 
 def execute(name: str, caches: pathlib.Path, variables: dict[str, str]) -> nbformat.NotebookNode:
-    """Returns the notebook after its cells ran, in their order."""
+    """Returns the notebook after executing its cells in order."""
     variables = variables | {key: str(caches / key) for key in ("IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_RUNTIME_DIR")}
     with pytest.MonkeyPatch.context() as environment:
         for key, value in variables.items():
@@ -35,9 +35,9 @@ def plugged(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
 
 
 def outputs(notebook: nbformat.NotebookNode, kind: str) -> list:
-    """What the cells showed, as this MIME type."""
-    shown = (output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
-    return [data[kind] for data in shown if kind in data]
+    """Returns the displayed outputs of this MIME type."""
+    displayed = (output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
+    return [data[kind] for data in displayed if kind in data]
 
 
 def printed(notebook: nbformat.NotebookNode) -> str:
@@ -45,12 +45,12 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 
 
 def numbers(pattern: str, notebook: nbformat.NotebookNode) -> list[float]:
-    """The numbers in the one line that the pattern finds."""
-    (found,) = re.findall(f"^{pattern}$", printed(notebook), re.MULTILINE)
-    return [float(number) for number in ([found] if isinstance(found, str) else found)]
+    """Returns the numbers in the only line that matches the pattern."""
+    (match,) = re.findall(f"^{pattern}$", printed(notebook), re.MULTILINE)
+    return [float(number) for number in ([match] if isinstance(match, str) else match)]
 
 
-def test_notebook_shows_the_face_its_maps_and_what_hiding_parts_does(inspected):
+def test_notebook_shows_the_face_its_maps_and_the_effects_of_occlusion(inspected):
     assert len(outputs(inspected, "image/png")) == 7
 
 
@@ -65,17 +65,17 @@ def test_notebook_names_the_action_units_of_the_face(inspected):
     assert "AU12 Lip corner puller" in printed(inspected)
 
 
-def test_notebook_compares_with_a_flat_map(inspected):
-    assert re.search(r"cosine of a flat map: 0\.\d\d", printed(inspected))
+def test_notebook_compares_with_a_constant_map(inspected):
+    assert re.search(r"cosine of a constant map: 0\.\d\d", printed(inspected))
 
 
-def test_notebook_scores_lie_between_those_of_a_map_that_says_nothing_and_of_the_au_map_itself(inspected):
-    columns = r" +(-?\d\.\d\d)" * len(map_scores.SCORES)
-    flat, best, cam = (
-        dict(zip(map_scores.SCORES, numbers(name + columns, inspected), strict=True))
-        for name in ("a flat map", "the AU map itself", "CAM")
+def test_notebook_scores_lie_between_those_of_a_constant_map_and_of_the_au_map_itself(inspected):
+    columns = r" +(-?\d\.\d\d)" * len(metrics.SCORES)
+    constant, best, cam = (
+        dict(zip(metrics.SCORES, numbers(name + columns, inspected), strict=True))
+        for name in ("a constant map", "the AU map itself", "CAM")
     )
-    assert flat == dict.fromkeys(map_scores.SCORES, 0) | {"auc": 0.5}
+    assert constant == dict.fromkeys(metrics.SCORES, 0) | {"auc": 0.5}
     assert best.pop("energy") > 0.8  # the rims of the ellipses lie outside the region
     assert best.pop("mean_iou") > 0.5
     assert set(best.values()) == {1}
@@ -88,52 +88,52 @@ def test_notebook_compares_with_the_action_units_of_the_predicted_expression(ins
     (listed,) = re.findall(r"^its action units in the codebook: (.+)$", text, re.MULTILINE)
     units = codebook.FACS.aus[expression]
     assert listed == (", ".join(f"AU{unit}" for unit in units) or "none")
-    means = re.findall(r"^  (?:one of these units|as much elsewhere) +(\S+)$", text, re.MULTILINE)
+    means = re.findall(r"^  (?:target AUs|control regions) +(\S+)$", text, re.MULTILINE)
     assert [mean == "none" for mean in means] == [not units] * 2
 
 
-def test_notebook_asks_about_the_whole_face_the_same_in_every_part(inspected):
+def test_notebook_reports_one_probability_for_the_whole_face(inspected):
     (whole,) = numbers(f"whole face: {PERCENT}", inspected)
     bars = re.findall(rf"^[A-Z][a-z]+ +{PERCENT} █*$", printed(inspected), re.MULTILINE)
     assert max(map(float, bars)) == pytest.approx(whole, abs=0.11)
     assert re.search(rf"^predicted: \w+, {whole:.1f}%$", printed(inspected), re.MULTILINE)
 
 
-def test_notebook_hides_the_regions_whose_drops_its_bars_show(inspected):
+def test_notebook_occludes_the_regions_with_the_largest_drops(inspected):
     (whole,) = numbers(f"whole face: {PERCENT}", inspected)
-    hidden = re.findall(rf"^without AU.+: {PERCENT}, a drop of (-?\d+\.\d) points$", printed(inspected), re.MULTILINE)
-    after, drops = zip(*((float(chance), float(drop)) for chance, drop in hidden), strict=True)
+    occluded = re.findall(rf"^without AU.+: {PERCENT}, a drop of (-?\d+\.\d) points$", printed(inspected), re.MULTILINE)
+    after, drops = zip(*((float(probability), float(drop)) for probability, drop in occluded), strict=True)
     assert len(drops) == 3
     assert list(drops) == sorted(drops, reverse=True)
-    assert [whole - chance for chance in after] == pytest.approx(drops, abs=0.16)  # three rounded numbers
+    assert [whole - probability for probability in after] == pytest.approx(drops, abs=0.16)  # three rounded numbers
 
 
-def test_notebook_curves_of_all_orders_meet_at_the_whole_picture_and_at_the_hidden_one(inspected):
+def test_notebook_curves_of_all_orderings_meet_at_the_original_and_at_the_fully_occluded_image(inspected):
     (whole,) = numbers(f"whole face: {PERCENT}", inspected)
     lines = rf"^(deletion|insertion) +(.+?) +area \d\.\d{{3}}, from {PERCENT} to {PERCENT}$"
-    found = {(kind, name): ends for kind, name, *ends in re.findall(lines, printed(inspected), re.MULTILINE)}
-    assert {name for _, name in found} == {"attention (layer5)", "CAM", "random order"}
-    (blank,) = {end for (kind, _), (_, end) in found.items() if kind == "deletion"}
-    for (kind, _), ends in found.items():
+    curves = {(kind, name): ends for kind, name, *ends in re.findall(lines, printed(inspected), re.MULTILINE)}
+    assert {name for _, name in curves} == {"attention (layer5)", "CAM", "random ordering"}
+    (blank,) = {end for (kind, _), (_, end) in curves.items() if kind == "deletion"}
+    for (kind, _), ends in curves.items():
         assert ends == ([f"{whole:.1f}", blank] if kind == "deletion" else [blank, f"{whole:.1f}"])
 
 
-def test_cues_move_the_attention_of_a_foreign_network_onto_the_action_units(plugged):
-    (without,), (with_cues,), (flat,) = (
-        numbers(rf"{name} .*  (\d\.\d\d)", plugged) for name in ("without cues", "with cues", "a flat map")
+def test_cues_move_the_attention_of_another_network_to_the_action_units(plugged):
+    (without,), (with_cues,), (constant,) = (
+        numbers(rf"{name} .*  (\d\.\d\d)", plugged) for name in ("without cues", "with cues", "constant map")
     )
     assert with_cues > without + 0.1
-    assert with_cues > flat + 0.2
+    assert with_cues > constant + 0.2
 
 
-def test_foreign_network_learns_to_classify_with_and_without_cues(plugged):
-    # Of seven expressions chance knows 14 %, and 210 faces leave 5 points of doubt.
+def test_another_network_learns_to_classify_with_and_without_cues(plugged):
+    # Chance is 14 % for seven expressions; the 95 % interval for 210 faces is 5 points wide to either side.
     for name in ("without cues", "with cues"):
         (accuracy,) = numbers(rf"{name} +(\d+)%.*", plugged)
         assert accuracy > 25, name
 
 
-def test_cues_reach_a_network_that_hands_out_nothing_but_logits(plugged):
+def test_cues_reach_a_network_that_returns_logits_only(plugged):
     before, after = numbers(r"cosine, one pass over the faces: (\d\.\d\d) -> (\d\.\d\d)", plugged)
     assert after > before + 0.1
 

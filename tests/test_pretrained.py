@@ -1,4 +1,4 @@
-"""Weights of PyTorch's names and layouts, against torch's networks written out in NumPy (channels first)."""
+"""Weights with PyTorch's names and layouts, compared with its networks written in NumPy (channels first)."""
 
 import functools
 import math
@@ -136,7 +136,7 @@ def tiny():
     return random_state(imagenet_resnet(16, BASIC, 1)), methods.build_model("CAM", backbone="resnet_tiny")
 
 
-def test_our_head_stays_and_the_thousand_classes_go(tiny):
+def test_our_head_is_unchanged_and_the_imagenet_head_ignored(tiny):
     state, model = tiny
     head = loaded(state, model)["params"]["head"]["fc"]
     assert head["kernel"].shape == (128, 7)
@@ -144,7 +144,7 @@ def test_our_head_stays_and_the_thousand_classes_go(tiny):
 
 
 @pytest.mark.parametrize("prefix", ["model.", "module.", "state_dict.module."])
-def test_the_wrappers_of_training_scripts_are_taken_off(tiny, prefix):
+def test_the_wrappers_of_training_scripts_are_removed(tiny, prefix):
     state, model = tiny
     wrapped = loaded({prefix + name: x for name, x in state.items()}, model)
     jax.tree.map(np.testing.assert_array_equal, wrapped, loaded(state, model))
@@ -299,6 +299,6 @@ def test_the_weight_file_that_does_not_fit_is_named(parts, started):
         ({}, "got 0 tensors such as none"),
     ],
 )
-def test_another_kind_of_file_is_refused_by_what_it_is(parts, shapes, message):
+def test_another_kind_of_file_is_named(parts, shapes, message):
     with pytest.raises(ValueError, match=message):
         loaded(random_state(shapes), parts[0])

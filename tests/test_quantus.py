@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
-from aujax import map_scores
+from aujax import metrics
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -37,4 +37,4 @@ def faces():
 def test_score_is_that_of_quantus(faces, score, metric, ours):
     maps, region = faces
     theirs = getattr(quantus, metric)(disable_warnings=True).evaluate_batch(a_batch=maps, s_batch=region)
-    np.testing.assert_allclose(map_scores.scores(maps, region)[score], ours(np.float64(theirs)), atol=1e-6)
+    np.testing.assert_allclose(metrics.scores(maps, region)[score], ours(np.float64(theirs)), atol=1e-6)

@@ -1,4 +1,4 @@
-"""`python -m aujax.release`: what it makes, what it says, and how it refuses."""
+"""The command `aujax release`: its run folders, its output and its errors."""
 
 import shutil
 
@@ -17,14 +17,14 @@ def folder(tmp_path_factory):
     return released_folder(tmp_path_factory.mktemp("released") / "CAM")
 
 
-def test_the_command_makes_a_run_and_says_what_differs(folder, tmp_path, capsys):
+def test_the_command_makes_a_run_and_reports_differences(folder, tmp_path, capsys):
     assert release.main([*IMPORT, str(folder), "--out", str(tmp_path / "run"), "--verbose"]) == 0
-    said = capsys.readouterr().out
-    assert "These options matter only where the network is trained again:\n" in said
-    assert "  valid_freq_mb = 0.0437: here validation is at the end of epochs\n" in said
-    assert "13 other options say nothing about network or training" in said
-    assert "data_paths.train" in said
-    assert f"python eval.py --workdir={tmp_path / 'run'} --data_dir=DIR --split=test" in said
+    printed = capsys.readouterr().out
+    assert "These options matter only if the network is trained again:\n" in printed
+    assert "  valid_freq_mb = 0.0437: here validation is at the end of epochs\n" in printed
+    assert "13 other options describe neither the network nor its training" in printed
+    assert "data_paths.train" in printed
+    assert f"python eval.py --workdir={tmp_path / 'run'} --data_dir=DIR --split=test" in printed
     assert runs.load_run(tmp_path / "run").config.method == "CAM"
 
 
@@ -38,13 +38,13 @@ def test_folders_below_are_imported_each_and_bad_ones_listed(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         release.main([*IMPORT, str(parent), "--out", str(tmp_path / "runs")])
     assert stop.value.code == 2
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert left_over(tmp_path / "runs") == ["CAM-AffectNet-au", "CAM-AffectNet-no_au", "GradCAM++-RAF-DB-au"]
-    assert "  model.encoder_weights = 'moon': here pixels are normalised by" in said.out
-    assert "(CAM-AffectNet-no_au)" in said.out
-    assert "2 of 5 released folders were not imported" in said.err
-    assert "GradCAM++-RAF-DB-au is not; choose another name" in said.err
-    assert "these weights do not fit method PRM" in said.err
+    assert "  model.encoder_weights = 'moon': here pixels are normalised by" in printed.out
+    assert "(CAM-AffectNet-no_au)" in printed.out
+    assert "2 of 5 released folders were not imported" in printed.err
+    assert "GradCAM++-RAF-DB-au: expected a new or empty folder; choose another name" in printed.err
+    assert "these weights do not fit method PRM" in printed.err
 
 
 def test_a_folder_that_is_not_empty_is_not_written_to(folder, tmp_path, capsys):
@@ -74,14 +74,14 @@ def refused_export(run, tmp_path, capsys):
 
 
 def test_export_of_no_run_is_refused_in_the_words_of_export(tmp_path, capsys):
-    said = refused_export(tmp_path / "nowhere", tmp_path, capsys)
-    assert f"RUN={tmp_path / 'nowhere'}: expected a run folder, found no config.json in it; give one that" in said
-    assert "--workdir" not in said
+    printed = refused_export(tmp_path / "nowhere", tmp_path, capsys)
+    assert f"RUN={tmp_path / 'nowhere'}: expected a run folder, found no config.json in it; give one that" in printed
+    assert "--workdir" not in printed
 
 
 def test_export_of_a_run_without_a_checkpoint_is_refused_in_the_words_of_export(tmp_path, capsys):
     run = imported_run(tmp_path)
     shutil.rmtree(run / "checkpoints")
-    said = refused_export(run, tmp_path, capsys)
-    assert f"RUN: {run} has no checkpoint yet" in said
-    assert "--workdir" not in said
+    printed = refused_export(run, tmp_path, capsys)
+    assert f"RUN: {run} has no checkpoint yet" in printed
+    assert "--workdir" not in printed

@@ -1,4 +1,4 @@
-"""Runs go out as safetensors, under our paths and under the released names."""
+"""Runs are exported as safetensors, under our paths and under the released names."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from released_folders import TINY, imported_run, weights
 from aujax import runs, weight_files
 from aujax.errors import UserError
 from aujax.release import __main__ as release
-from aujax.release import exporting
+from aujax.release import folders
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_export_under_our_paths_holds_the_variables(imported, tmp_path):
 
 def test_the_documented_line_reads_the_variables_back(imported, tmp_path):
     path = tmp_path / "cam.safetensors"
-    exporting.export(imported, path)
+    folders.export(imported, path)
     variables = unflatten_dict(weight_files.read(path), sep="/")
     same = functools.partial(np.testing.assert_array_equal, strict=True)
     jax.tree.map(same, variables, jax.device_get(runs.load_run(imported).variables))
@@ -54,8 +54,8 @@ def test_export_under_the_released_names_gives_the_released_tensors_back(importe
         np.testing.assert_array_equal(tensors[name], expected, err_msg=name, strict=True)
 
 
-def test_export_says_what_the_weights_are(imported, tmp_path):
-    exporting.export(imported, tmp_path / "cam.safetensors")
+def test_exported_metadata_describe_the_weights(imported, tmp_path):
+    folders.export(imported, tmp_path / "cam.safetensors")
     with safetensors.safe_open(tmp_path / "cam.safetensors", "np") as file:
         about = file.metadata()
     assert (about["method"], about["backbone"], about["names"]) == ("CAM", TINY, "aujax")
@@ -71,8 +71,8 @@ def test_export_says_what_the_weights_are(imported, tmp_path):
         ("nowhere/weights.safetensors", "there is no folder"),
     ],
 )
-def test_export_to_a_place_that_will_not_do_is_refused(imported, tmp_path, name, message):
+def test_export_to_an_unusable_path_is_refused(imported, tmp_path, name, message):
     (tmp_path / "there.safetensors").write_text("mine")
     with pytest.raises(UserError, match=message):
-        exporting.export(imported, tmp_path / name)
+        folders.export(imported, tmp_path / name)
     assert (tmp_path / "there.safetensors").read_text() == "mine"

@@ -1,4 +1,4 @@
-"""Where released folders are, and what is read of them."""
+"""Released folders are found, and their options are read."""
 
 import pytest
 from released_folders import options, released_folder
@@ -26,8 +26,8 @@ def test_half_a_released_folder_is_found_too(tmp_path):
     ("make", "message"),
     [
         (lambda path: path.mkdir(), r"expected model\.pt and config_model\.yaml in it or below, found nothing"),
-        (lambda path: path.write_text(""), "expected a released folder, or one of several, found none"),
-        (lambda path: None, "expected a released folder, or one of several, found none"),
+        (lambda path: path.write_text(""), "expected a released folder, or one with such"),
+        (lambda path: None, "expected a released folder, or one with such"),
     ],
 )
 def test_something_else_than_released_folders_is_refused(tmp_path, make, message):

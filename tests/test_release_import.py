@@ -1,4 +1,4 @@
-"""Run folders made of released ones: what they hold, what they compute, and when there is none."""
+"""Run folders made from released folders: their content, what they compute, and refused imports."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from released_folders import SIZE, TINY, imported_run, left_over, options, relea
 
 from aujax import evaluation_files, methods, runs
 from aujax.errors import UserError
-from aujax.release import importing
+from aujax.release import folders
 from aujax.report import evaluations, page
 from aujax.training.loop import train_and_evaluate
 
@@ -79,8 +79,8 @@ def test_training_in_an_imported_run_is_refused(imported, tiny_config):
 def test_the_manifest_says_where_the_weights_come_from(imported):
     about = json.loads((imported / "manifest.json").read_text())
     assert about["imported"]["from"] == str(imported.parent / "CAM")
-    assert "amp = True: here training runs in float32, or as --config.dtype says" in about["imported"]["training"]
-    assert "data_paths.train" in about["imported"]["unused"]
+    assert "amp = True: here training runs in float32 unless --config.dtype is set" in about["imported"]["training"]
+    assert "data_paths.train" in about["imported"]["ignored"]
 
 
 def test_the_manifest_names_the_training_data_and_knows_no_fingerprint(imported):
@@ -125,26 +125,26 @@ def test_a_folder_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path, dama
     folder = released_folder(tmp_path / "released")
     damage(folder)
     with pytest.raises(UserError, match=message):
-        importing.import_folder(folder, tmp_path / "run", backbone=TINY)
+        folders.import_folder(folder, tmp_path / "run", backbone=TINY)
     assert left_over(tmp_path) == []
     assert not (folder / "owned").exists()
 
 
-def test_a_picture_size_that_the_tensors_do_not_have_is_refused(tmp_path):
+def test_an_image_size_that_does_not_fit_the_tensors_is_refused(tmp_path):
     changed = {"method": "TSCAM", "model__encoder_name": "deit_tscam_small_patch16_224", "crop_size": 64}
     tensors = weights("TS-CAM", "vit_tiny")
     folder = released_folder(tmp_path / "released", options(**changed, align_atten_to_heatmap="false"), tensors)
     with pytest.raises(
         UserError, match=r"(?s)model\.pt: .*pos_embed: expected \(1, 17, 48\), got \(1, 197, 48\).*crop_size 64"
     ):
-        importing.import_folder(folder, tmp_path / "run", backbone="vit_tiny")
+        folders.import_folder(folder, tmp_path / "run", backbone="vit_tiny")
     assert left_over(tmp_path) == []
 
 
 def test_half_precision_is_converted_with_a_notice(tmp_path, caplog):
     half = {name: x.astype(np.float16) if x.dtype == np.float32 else x for name, x in weights().items()}
     folder = released_folder(tmp_path / "released", tensors=half)
-    run = runs.load_run(importing.import_folder(folder, tmp_path / "run", backbone=TINY).run)
+    run = runs.load_run(folders.import_folder(folder, tmp_path / "run", backbone=TINY).run)
     bias = run.variables["params"]["head"]["fc"]["bias"]
     np.testing.assert_array_equal(bias, half["classification_head.fc.bias"].astype(np.float32))
     assert "holds float16: converted to float32" in caplog.text
@@ -160,6 +160,6 @@ def test_a_run_that_cannot_be_written_leaves_nothing_that_was_not_there(tmp_path
     folder = released_folder(tmp_path / "released")
     monkeypatch.setattr(pathlib.Path, "rename", full)
     with pytest.raises(UserError, match=r"cannot be written .*No space left on device.*; choose another folder"):
-        importing.import_folder(folder, tmp_path / "q" / "r" / "s" / "run", backbone=TINY)
+        folders.import_folder(folder, tmp_path / "q" / "r" / "s" / "run", backbone=TINY)
     assert left_over(tmp_path) == ["q"]
     assert left_over(tmp_path / "q") == []

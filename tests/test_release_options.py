@@ -1,4 +1,4 @@
-"""Options of the released models become a configuration; what has no place in one is told."""
+"""Options of the released models become a configuration; what it cannot express is reported."""
 
 import pytest
 from released_folders import options
@@ -18,7 +18,7 @@ def translate(**changed):
 def test_pixels_are_normalised_for_what_the_encoder_was_first_trained_on(theirs, ours):
     translated = translate(model__encoder_weights=theirs)
     assert translated.config.normalization == ours
-    assert not translated.told.reading
+    assert not translated.unmapped.inference
 
 
 @pytest.mark.parametrize(
@@ -93,19 +93,19 @@ def test_layers_of_the_transformers_have_names_here():
     assert methods.method("APViT").aligned() == ("stage3",)
 
 
-def test_the_network_is_the_published_one_or_the_one_that_is_named():
+def test_the_backbone_is_the_published_or_the_given_one():
     text = options(model__encoder_name="resnet50")
     named = [translate_options(plain_yaml.parse(text), backbone=name).config.backbone for name in ("", "resnet18")]
     assert named == ["", "resnet18"]
 
 
-def test_a_network_that_is_named_may_be_one_that_the_options_do_not_know():
+def test_a_backbone_that_is_given_overrides_the_encoder_of_the_options():
     theirs = plain_yaml.parse(options(model__encoder_name="resnet18"))
-    assert translate_options(theirs, backbone="resnet18").told == translate().told
+    assert translate_options(theirs, backbone="resnet18").unmapped == translate().unmapped
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "deit_small"])
-def test_a_network_that_the_method_cannot_stand_on_is_refused(backbone):
+def test_a_backbone_that_the_method_cannot_use_is_refused(backbone):
     with pytest.raises(UserError, match=rf"--backbone must be one of resnet18, .* for CAM, got '{backbone}'"):
         translate_options(plain_yaml.parse(options()), backbone=backbone)
 
@@ -113,35 +113,35 @@ def test_a_network_that_the_method_cannot_stand_on_is_refused(backbone):
 @pytest.mark.parametrize(
     ("changed", "field", "sentence"),
     [
-        ({"model__encoder_weights": "moon"}, "reading", "model.encoder_weights = 'moon': here pixels are normalised"),
-        ({"method": "PRM", "prm_ks": 5}, "reading", "prm_ks = 5: here peaks are sought in windows of 3 x 3"),
-        ({"amp_eval": "true"}, "reading", "amp_eval = True: here evaluation runs in float32"),
+        ({"model__encoder_weights": "moon"}, "inference", "model.encoder_weights = 'moon': here pixels are normalised"),
+        ({"method": "PRM", "prm_ks": 5}, "inference", "prm_ks = 5: here peaks are searched in windows of 3 x 3"),
+        ({"amp_eval": "true"}, "inference", "amp_eval = True: here evaluation runs in float32"),
         ({"mse": "true"}, "training", "mse = True: here there is no such loss"),
         ({"opt__lr_classifier_ratio": 10.0}, "training", "optimizer.opt__lr_classifier_ratio = 10.0: here all"),
         ({"align_atten_to_heatmap_loss": "kl"}, "training", "align_atten_to_heatmap_loss = 'kl': here alignment is"),
         ({"method": "CutMIX", "cutmix_prob": 0.5}, "training", "cutmix_prob = 0.5: here every batch is mixed"),
     ],
 )
-def test_an_option_with_another_meaning_is_told(changed, field, sentence):
-    told = [line for line in getattr(translate(**changed).told, field) if line.startswith(sentence)]
-    assert len(told) == 1
+def test_an_option_with_another_meaning_is_reported(changed, field, sentence):
+    sentences = [line for line in getattr(translate(**changed).unmapped, field) if line.startswith(sentence)]
+    assert len(sentences) == 1
 
 
 @pytest.mark.parametrize(
     "changed", [{"prm_ks": 5}, {"cutmix_prob": 0.5}, {"apvit_attn_method": "MAX"}, {"mse_lambda": 7}]
 )
-def test_an_option_of_another_method_or_of_what_is_off_says_nothing(changed):
-    assert translate(**changed).told == translate().told
+def test_an_option_of_another_method_or_of_a_loss_that_is_off_is_ignored(changed):
+    assert translate(**changed).unmapped == translate().unmapped
 
 
-def test_alignment_that_did_not_happen_is_not_told():
-    told = translate(align_atten_to_heatmap="false", align_atten_to_heatmap_loss="kl").told
-    assert not any(line.startswith("align_") for line in told.training)
+def test_options_of_alignment_are_not_reported_without_au_cues():
+    unmapped = translate(align_atten_to_heatmap="false", align_atten_to_heatmap_loss="kl").unmapped
+    assert not any(line.startswith("align_") for line in unmapped.training)
 
 
-def test_an_option_that_nobody_knows_is_named():
-    told = translate_options(plain_yaml.parse(f"{options()}temperature: 2\n")).told
-    assert told.unknown == ("temperature",)
+def test_an_unknown_option_is_named():
+    unmapped = translate_options(plain_yaml.parse(f"{options()}temperature: 2\n")).unmapped
+    assert unmapped.unknown == ("temperature",)
 
 
 @pytest.mark.parametrize(

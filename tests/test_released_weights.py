@@ -1,4 +1,4 @@
-"""The authors' models as our variables and back: names and shapes written down from their description."""
+"""The authors' models as variables and back, with names and shapes from their description."""
 
 import functools
 
@@ -61,7 +61,7 @@ def variables_of(method, backbone):
 
 
 @pytest.mark.parametrize("method", PUBLISHED)
-def test_the_way_back_and_forth_changes_no_number(method):
+def test_conversion_to_the_released_names_and_back_changes_no_number(method):
     backbone = TINY[methods.METHODS[method].backbone]
     variables = variables_of(method, backbone)
     state = pretrained.to_reference(variables, method, backbone=backbone)
@@ -70,7 +70,7 @@ def test_the_way_back_and_forth_changes_no_number(method):
 
 
 @pytest.mark.parametrize("method", ["CAM", "ADL", "TS-CAM", "APViT"])
-def test_a_released_model_comes_back_as_it_was(method):
+def test_a_released_model_is_converted_back_unchanged(method):
     state = constant_state(torch_shapes.released(method))
     again = pretrained.to_reference(pretrained.from_reference(state, method), method)
     assert again.keys() == state.keys()
@@ -106,7 +106,7 @@ def test_rectifiers_of_acol_have_numbers_among_the_convolutions():
     assert head["branch_b"]["conv2"]["kernel"].flat[0] == theirs.flat[0]
 
 
-def test_a_released_model_may_come_as_a_nested_dict():
+def test_a_released_model_may_be_a_nested_dict():
     state = constant_state(torch_shapes.released("CAM"))
     nested = {
         part: {n.removeprefix(f"{part}."): x for n, x in state.items() if n.startswith(part)}
@@ -172,7 +172,7 @@ def test_variables_of_another_method_are_refused():
     assert "  unexpected params/head/fc/kernel" in str(caught.value).splitlines()
 
 
-def test_a_transformer_for_pictures_of_another_size_comes_back():
+def test_a_transformer_for_images_of_another_size_is_converted_back():
     model = methods.build_model("TS-CAM", backbone="vit_tiny")
     variables = methods.init(model, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     state = pretrained.to_reference(variables, "TS-CAM", backbone="vit_tiny")

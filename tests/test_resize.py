@@ -123,3 +123,9 @@ def test_the_derivative_of_banded_has_no_scatter():
     gram = matrix.T @ matrix
     gradient = jax.make_jaxpr(jax.grad(lambda plane: resize.banded(plane, gram, gram).sum()))(jnp.ones((8, 8)))
     assert "scatter" not in str(gradient)
+
+
+def test_area_resize_to_cells_that_do_not_divide_the_map_shares_its_pixels():
+    # Three pixels on two cells: the middle one is halved.
+    found = resize.area_resize(jnp.array([[1.0, 4.0, 9.0]] * 2), (2, 2))
+    np.testing.assert_allclose(found, [[2.0, 22 / 3]] * 2, rtol=1e-6)

@@ -3,14 +3,14 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from aujax.data.splits import draw_splits, join_units
+from aujax.data.splits import assign_splits, join_units
 from aujax.errors import UserError
 
 
 def draw(expressions, given=None, units=None, **options):
     options = {"validation": 0.1, "test": 0.2, "seed": 0} | options
     rows = len(expressions)
-    return draw_splits(expressions, given or [""] * rows, units or [str(row) for row in range(rows)], **options)
+    return assign_splits(expressions, given or [""] * rows, units or [str(row) for row in range(rows)], **options)
 
 
 def test_single_faces_are_split_in_the_asked_proportions_in_every_class():

@@ -48,7 +48,7 @@ def test_the_papers_weights_begin_at_none_and_end_at_20():
 
 
 def test_the_papers_layers_are_those_of_its_table():
-    from aujax.report.published import LAYERS as PUBLISHED
+    from aujax.report.paper import LAYERS as PUBLISHED
 
     rows = sweep.rows_of(LAYERS)
     assert rows[0].config.au_weight == 0

@@ -10,8 +10,8 @@ from aujax import codebook
 from aujax.data import synthetic
 from aujax.data.synthetic import portrait, scene
 from aujax.data.synthetic.canvas import Canvas
-from aujax.data.synthetic.face_shape import AU_MOTION, MEAN_FACE, face_points, rotation
-from aujax.data.synthetic.person import meet
+from aujax.data.synthetic.face import AU_MOTION, MEAN_FACE, face_points, rotation
+from aujax.data.synthetic.person import make_person
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def faces():
 
 
 def test_a_face_does_not_depend_on_the_faces_drawn_before_it(faces):
-    meet.cache_clear()
+    make_person.cache_clear()
     for index in (40, 3):
         again = synthetic.draw_face(0, index)
         np.testing.assert_array_equal(again.image, faces[index].image)
@@ -134,7 +134,7 @@ def test_a_disc_lands_on_the_pixel_that_was_asked_for():
 
 @pytest.mark.parametrize("aus", [{}, {12: 1.0, 25: 1.0}, {27: 1.0}, {24: 1.0}])
 def test_painted_mouth_spans_exactly_its_landmarks(aus):
-    person = meet(0, 0)
+    person = make_person(0, 0)
     points3 = face_points(person.rest, aus)
     view = lambda points: points[..., :2] * 40.0 + 44.0  # noqa: E731
     points, canvas = view(points3), Canvas(128, 40.0)
@@ -147,7 +147,7 @@ def test_painted_mouth_spans_exactly_its_landmarks(aus):
 
 
 def test_painted_eye_spans_its_landmarks():
-    person = meet(0, 1)
+    person = make_person(0, 1)
     view = lambda points: points[..., :2] * 40.0 + 44.0  # noqa: E731
     points, canvas = view(face_points(person.rest, {})), Canvas(128, 40.0)
     canvas.paint[...] = 0
@@ -200,16 +200,9 @@ def test_half_a_shortcut_marks_about_half_of_the_faces(faces):
 
 
 def test_persons_span_the_range_of_skin_tones():
-    brightness = [np.mean(meet(0, identity).skin) for identity in range(60)]
+    brightness = [np.mean(make_person(0, identity).skin) for identity in range(60)]
     assert min(brightness) < 85
     assert max(brightness) > 205
-
-
-def test_contact_sheet_has_a_row_for_each_expression(faces):
-    sheet = synthetic.contact_sheet(0, columns=2, size=128)
-    assert sheet.shape == (7 * 128, 2 * 128, 3)
-    happy = next(face for face in faces if face.expression == 1)
-    np.testing.assert_array_equal(sheet[128:256, :128], happy.image)
 
 
 @pytest.mark.parametrize("options", [{"size": 8}, {"shortcut": 1.5}, {"seed": -1}, {"index": -1}])

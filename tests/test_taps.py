@@ -1,4 +1,4 @@
-"""Named activations: read by name, differentiated by name, invisible otherwise."""
+"""Named activations: returned and differentiated by name, without effect otherwise."""
 
 import doctest
 
@@ -39,7 +39,7 @@ def test_init_stores_no_activation_and_no_perturbation(image):
     assert Squares().init(jax.random.key(0), image) == {}
 
 
-def test_activations_are_read_by_name_across_sub_modules(image):
+def test_activations_are_returned_by_name_across_sub_modules(image):
     _, updates = Nested().apply({}, image, mutable=["intermediates"])
     activations = taps.read(updates["intermediates"])
     assert set(activations) == {"x", "square", "sum"}

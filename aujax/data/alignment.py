@@ -1,6 +1,6 @@
 """The five-point warp that brings a face to a fixed place in a square image, and points that move with their image.
 
-Points and landmarks are (x, y) pixels, x right and y down, with pixel centers at whole numbers: an image of width w
+Points and landmarks are (x, y) pixels, x right and y down, with pixel centres at whole numbers: an image of width w
 reaches from x = -0.5 to w - 0.5.
 """
 
@@ -38,7 +38,7 @@ def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"
 
 
 def five_points(landmarks: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"]:
-    """Returns the eye centers, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
+    """Returns the eye centres, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
     eyes = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
     return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 
@@ -51,18 +51,10 @@ def warp(pixels: Pixels, matrix: Float[np.ndarray, "2 3"]) -> Pixels:
 def resize_to_square(pixels: Pixels) -> tuple[Pixels, Float[np.ndarray, "2 3"]]:
     """Returns the whole image resized to a square of `SIZE` pixels, and the matrix that moves its points along."""
     x, y = SIZE / pixels.shape[1], SIZE / pixels.shape[0]
-    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `rescale`
+    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `codebook.rescale_landmarks`
     return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA), matrix
 
 
 def move(points: Float[np.ndarray, "n 2"], matrix: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "n 2"]:
     """Returns the points moved by `matrix`."""
     return points @ matrix[:, :2].T + matrix[:, 2]
-
-
-def rescale(points: Float[np.ndarray, "n 2"], scale: Float[np.ndarray, "2"]) -> Float[np.ndarray, "n 2"]:
-    """Returns the points of an image in pixels of that image resized by the factors `scale` for x and y.
-
-    The distance to the image's edge, x + 0.5, is what is proportional, since pixel centers are at whole numbers.
-    """
-    return (points + 0.5) * scale - 0.5

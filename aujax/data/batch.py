@@ -1,17 +1,17 @@
 """The array contract: what one batch of faces is, on the host and on the devices.
 
   image          (B, H, W, 3) uint8 RGB
-  landmarks      (B, 68, 2) float32, (x, y) pixels of that image, x right, y down; 0 where there are none
+  landmarks      (B, 68, 2) float32, (x, y) pixels of that image, x right, y down; 0 if has_landmarks is False
   expression     (B,) int32, index into the data set's expressions
-  index          (B,) int32, the row in the split; ids, groups and attributes stay on the host and are joined by it
+  index          (B,) int32, the row in the split; ids, subjects and attributes stay on the host and are joined by it
   has_landmarks  (B,) bool
-  valid          (B,) bool, False for the faces that only fill up the last batch
+  valid          (B,) bool, False for the padding of the last batch
 
 Missing is a mask, never a special value. A batch is sharded over the mesh axis "data".
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -21,10 +21,11 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from aujax.errors import UserError
 
 DATA_AXIS = "data"
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
-    """Faces as the step takes them; see the module docstring."""
+    """A batch of faces; see the module docstring."""
 
     image: UInt8[Array | np.ndarray, "batch height width 3"]
     landmarks: Float[Array | np.ndarray, "batch 68 2"]
@@ -35,15 +36,15 @@ class Batch(NamedTuple):
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """Returns the one-dimensional mesh over the given devices, or over those of all processes, process by process."""
+    """Returns the one-dimensional mesh over the devices, by default those of all processes, ordered by process."""
     devices = by_process(jax.devices() if devices is None else devices)
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def by_process(devices: Sequence[Any]) -> list[Any]:
-    """Returns the devices in the order of a mesh in which each process has a batch's part in one piece.
+    """Returns the devices ordered by process, so that each process has a contiguous part of a batch.
 
-    `jax.make_mesh` mixes the processes on TPUs, for meshes whose neighbours exchange more than sums.
+    `jax.make_mesh` would interleave the processes on TPUs, for meshes whose neighbours exchange more than sums.
     """
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
@@ -54,7 +55,7 @@ def sharded(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of arrays that every device holds whole."""
+    """Returns the sharding of arrays that are replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -65,25 +66,32 @@ def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def to_mesh_ahead(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Yields the batches as `to_mesh` does, each when the next one is on its way already."""
-    before = None
-    for batch in batches:
-        now = to_mesh(batch, mesh)
-        if before is not None:
-            yield before
-        before = now
-    if before is not None:
-        yield before
+    """Yields the batches as `to_mesh` does, each after the transfer of the next one has started."""
+    return one_ahead(to_mesh(batch, mesh) for batch in batches)
+
+
+def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yields the items, each after the next one has been requested.
+
+    JAX computes asynchronously: if computing an item starts work on the devices, they have work while the consumer
+    waits for the results of the item before.
+    """
+    requested: list[Item] = []
+    for item in items:
+        requested.append(item)
+        if len(requested) == 2:
+            yield requested.pop(0)
+    yield from requested
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Returns a tree of host arrays, the same in all processes, as arrays that every device holds whole."""
+    """Returns a tree of host arrays, equal in all processes, as arrays that are replicated on every device."""
     place = replicated(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree)
 
 
 def empty_batch(count: int, size: int) -> Batch:
-    """Returns host arrays for that many faces of (size, size), with nothing meaningful in them."""
+    """Returns uninitialized host arrays for `count` faces of (size, size)."""
     return Batch(
         image=np.empty((count, size, size, 3), np.uint8),
         landmarks=np.empty((count, 68, 2), np.float32),
@@ -95,7 +103,7 @@ def empty_batch(count: int, size: int) -> Batch:
 
 
 def abstract(count: int, size: int, mesh: Mesh) -> Any:
-    """Returns the shapes, types and places of that many faces on the mesh, for compiling ahead."""
+    """Returns the shapes, types and shardings of `count` faces on the mesh, for ahead-of-time compilation."""
     place = sharded(mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), empty_batch(count, size))
 
@@ -104,8 +112,8 @@ def check_divisible(batch_size: int, mesh: Mesh, *, option: str, parts: int = 1)
     """Raises a UserError unless every device gets the same number of faces of each part of a batch."""
     unit = mesh.size * parts
     if batch_size % unit:
-        accumulated = f" x {parts} parts of --config.gradient_accumulation" if parts > 1 else ""
+        of_parts = f" x {parts} parts of --config.gradient_accumulation" if parts > 1 else ""
         raise UserError(
-            f"--config.{option}: expected a multiple of the {mesh.size} devices{accumulated}, got {batch_size}; "
+            f"--config.{option}: expected a multiple of the {mesh.size} devices{of_parts}, got {batch_size}; "
             f"take {max(1, batch_size // unit) * unit}"
         )

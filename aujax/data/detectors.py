@@ -164,7 +164,7 @@ def load_dlib(path: str = "") -> DlibDetector:
 # The values of --landmarks besides the path of a file of landmarks (see `landmarks`).
 DETECTORS = {
     "dlib": DetectorChoice(
-        summary="dlib's 68-point predictor",
+        summary="dlib",
         terms="dlib's 68-point predictor was trained on iBUG 300-W, whose licence excludes commercial use; whether "
         "this holds for networks that are trained on its landmarks is an open question.",
         load=load_dlib,

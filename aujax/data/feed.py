@@ -8,8 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 from PIL import Image
 
-from aujax.data import alignment, images
+from aujax.codebook import rescale_landmarks
+from aujax.data import images
 from aujax.data.batch import Batch
+from aujax.data.images import Pixels
+from aujax.data.landmarks import Landmarks
 from aujax.data.store import FaceSource, Record
 from aujax.errors import UserError
 
@@ -69,19 +72,26 @@ def decoded(record: Record, row: int, size: int) -> Batch:
         raise UserError(
             f"face {record['id']!r} of the prepared data set cannot be decoded ({error}); prepare the data set again"
         ) from error
-    height, width = image.shape[:2]
+    landmarks = record["landmarks"] if record["has_landmarks"] else None
+    return example(image, landmarks, size, expression=record["expression"], row=row)
+
+
+def example(pixels: Pixels, landmarks: Landmarks | None, size: int, *, expression: int = 0, row: int = 0) -> Batch:
+    """Returns one face, without a batch axis, resized to (size, size) with its landmarks scaled along."""
+    height, width = pixels.shape[:2]
     if (height, width) != (size, size):
         # Pillow's kernel grows as the image is reduced (antialiasing), as for the images of the published models.
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-    landmarks = np.zeros((68, 2), np.float32)
-    if record["has_landmarks"]:
-        landmarks = alignment.rescale(record["landmarks"], np.array([size / width, size / height], np.float32))
+        pixels = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
+    if landmarks is None:
+        scaled = np.zeros((68, 2), np.float32)
+    else:
+        scaled = rescale_landmarks(landmarks, np.array([size / width, size / height], np.float32))
     return Batch(
-        image=image,
-        landmarks=landmarks.astype(np.float32),
-        expression=np.asarray(record["expression"], np.int32),
+        image=pixels,
+        landmarks=scaled,
+        expression=np.asarray(expression, np.int32),
         index=np.asarray(row, np.int32),
-        has_landmarks=np.asarray(record["has_landmarks"]),
+        has_landmarks=np.asarray(landmarks is not None),
         valid=np.asarray(True),
     )
 

@@ -1,6 +1,6 @@
-"""Explanations of single faces: what a run sees in a photograph, where it looks, and what it rests on."""
+"""Explanations of single faces: what a run predicts, where it looks, and what its answer depends on."""
 
-from aujax.explain.explaining import explain
+from aujax.explain.explain import explain
 from aujax.explain.explanation import Explanation
 
 __all__ = ["Explanation", "explain"]

@@ -1,1 +1,1 @@
-"""Networks with named activations, and the way weights enter them."""
+"""Networks with named activations, and conversion of PyTorch weights."""

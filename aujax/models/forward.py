@@ -37,9 +37,11 @@ def apply_with_taps(
     key for networks that drop activations in training (ADL). Not jitted: for use inside a jitted function.
     """
     image, expression = check_batch(image, expression)
+    # `tap` sows into "intermediates"; BatchNorm writes its running statistics in training only.
     mutable = ["intermediates", "batch_stats"] if train else ["intermediates"]
     rngs = {} if key is None else {"dropout": key}
     logits, updates = model.apply(variables, image, train=train, expression=expression, mutable=mutable, rngs=rngs)
+    # Unchanged in evaluation; empty for a network without BatchNorm.
     batch_stats = {**variables, **updates}.get("batch_stats", {})
     return Activations(logits, taps.read(updates["intermediates"]), batch_stats)
 

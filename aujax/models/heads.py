@@ -142,7 +142,7 @@ class AcolHead(nn.Module):
         maps = tap(self, "class_maps", branch(name="branch_a")(features))
         logits = maps.mean(axis=(1, 2))
         label = logits.argmax(axis=-1) if expression is None else expression
-        # The second classifier's loss must not train the first to attend elsewhere.
+        # The mask is a constant for the second classifier: its loss does not train the first one.
         attended = jax.lax.stop_gradient(class_map(maps, label))
         kept = unerased(attended, threshold=self.threshold)[..., None]
         erased = branch(name="branch_b")(jnp.where(kept, features, 0))
@@ -182,13 +182,14 @@ def _sorted_pixels(maps: ClassMaps) -> Float[Array, "batch pixels classes"]:
 
 
 def _count(maps: ClassMaps, fraction: float) -> int:
+    # Static under jit, because it sets the shape of a slice.
     return max(1, round(fraction * maps.shape[1] * maps.shape[2]))
 
 
 def peak_pool(maps: ClassMaps) -> Logits:
     """Returns the mean, over all 3x3 windows of each map, of the window's maximum.
 
-    As in the released code: every window counts, where the paper averages over local maxima only.
+    As in the authors' released code every window counts; Zhou et al. 2018 average over local maxima only.
     """
     if min(maps.shape[1:3]) < 3:
         raise ValueError(

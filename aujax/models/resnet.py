@@ -117,6 +117,7 @@ class ResNet(nn.Module):
             for index in range(size):
                 stride = first_stride if index == 0 else 1
                 x = block(self.width * 2 ** (stage - 1), stride, conv, norm, name=f"stage{stage}_block{index}")(x)
+                # Before attention dropout, which follows the last block of stage 4.
                 if (stage, index) == (4, min(1, size - 1)):
                     x = tap(self, "layer5_block2", x)
                 if self.attention_dropout is not None and index in self.dropout_follows(stage):

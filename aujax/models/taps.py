@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 Tree = Mapping[str, Any]
 
@@ -38,14 +38,14 @@ def read(intermediates: Tree) -> dict[str, Any]:
     """
     activations: dict[str, Any] = {}
     for name, value in intermediates.items():
-        taps = read(value) if isinstance(value, Mapping) else {name: value}
-        if twice := sorted(activations.keys() & taps.keys()):
+        nested = read(value) if isinstance(value, Mapping) else {name: value}
+        if twice := sorted(activations.keys() & nested.keys()):
             raise ValueError(f"activation names must be unique within a network, got twice: {', '.join(twice)}")
-        activations |= taps
+        activations |= nested
     return activations
 
 
-def zeros(model: nn.Module, variables: Tree, image: Float[Array, "batch height width 3"]) -> Tree:
+def zeros(model: nn.Module, variables: Tree, image: Float[ArrayLike, "batch height width 3"]) -> Tree:
     """Returns the collection `"perturbations"` with zeros for every tap, without running the network.
 
     Each has the shape of its activation for this batch. Use `select` to keep only the taps to differentiate by.

@@ -1,1 +1,1 @@
-"""The authors' released models in, and ours out."""
+"""The authors' released models as run folders, and run folders as weight files."""

@@ -1,10 +1,10 @@
-"""The authors' released models in, and ours out: run folders from released folders, and safetensors from run folders.
+"""Makes run folders from the authors' released models, and safetensors files from run folders.
 
-  python -m aujax.release import RELEASED --out RUN
-  python -m aujax.release export RUN --out FILE.safetensors
+  aujax release import RELEASED --out RUN
+  aujax release export RUN --out FILE.safetensors
 
-RELEASED is one folder with model.pt and config_model.yaml, or one that has such folders below it; then RUN gets a run
-folder for each. `eval.py --workdir=RUN --data_dir=DIR` evaluates it. See docs/released_weights.md.
+RELEASED is a folder with model.pt and config_model.yaml, or a folder with such folders below it; RUN then gets a run
+folder for each. `eval.py --workdir=RUN --data_dir=DIR` evaluates a run folder. See docs/released_weights.md.
 """
 
 import argparse
@@ -13,112 +13,116 @@ import sys
 from collections.abc import Sequence
 
 import rich.console
+import rich.progress
 import rich.table
 
 from aujax.commandline import user_errors
 from aujax.errors import UserError
 from aujax.release import folders
-from aujax.release.exporting import NAMES, export
-from aujax.release.importing import Imported, import_all, import_folder
 
-PROGRAM = "python -m aujax.release"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Does what the command line says; 0 on success, else `SystemExit`: 2 for a mistake, 130 for Ctrl-C."""
-    options = _parser().parse_args(argv)
-    with user_errors(f"{PROGRAM} {options.command}"):
-        if options.command == "export":
-            export(options.run, options.out, names=options.names, which=options.checkpoint)
-            print(f"{options.out}: the weights of {options.run}")
-        else:
-            _import(options.released, options.out, backbone=options.backbone, verbose=options.verbose)
-    return 0
+# Each part of `Unmapped` that is listed, with its heading.
+_HEADINGS = {
+    "inference": "These options change what the network computes, so its numbers will differ from the published ones",
+    "training": "These options matter only if the network is trained again",
+    "unknown": "These options are not known to aujax; check whether they matter",
+}
 
 
-def _import(released: pathlib.Path, out: pathlib.Path, *, backbone: str, verbose: bool) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out}: expected a new or empty folder; choose another name")
-    sources = folders.find(released)
-    if sources == [released]:
-        imported, mistakes = [import_folder(released, out, backbone=backbone)], []
-    else:
-        imported, mistakes = import_all(sources, out, backbone=backbone)
-    if imported:
-        _print(imported, verbose=verbose)
-    if mistakes:
-        each = "\n".join(str(error) for error in mistakes)
-        raise UserError(
-            f"{len(mistakes)} of {len(sources)} released folders were not imported; mend each, and import it alone:\n"
-            f"{each}"
-        )
-
-
-def _print(imported: Sequence[Imported], *, verbose: bool) -> None:
-    """Prints a table of the run folders and, below it, what of the released options has no place in them."""
-    console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
-    table = rich.table.Table(
-        *(rich.table.Column(name, overflow="fold") for name in ("run", "method", "data", "AU cues"))
-    )
-    for run, (config, _, dataset, _) in imported:
-        cues = f"weight {config.au_weight:g}" if config.au_weight else "none"
-        table.add_row(str(run), config.method, dataset, cues)
-    console.print(table)
-    told = [one.translated.told for one in imported]
-    groups = {
-        "These options change what the network computes, so its numbers will differ from the published ones": "reading",
-        "These options matter only where the network is trained again": "training",
-        "These options are not known here; look whether they matter": "unknown",
-    }
-    for heading, field in groups.items():
-        _list(console, heading, [getattr(one, field) for one in told], imported)
-    unused = sorted({name for one in told for name in one.unused})
-    console.print(f"{len(unused)} other options say nothing about network or training; manifest.json lists them.")
-    if verbose:
-        console.print(f"  {', '.join(unused)}")
-    console.print(f"Evaluate: python eval.py --workdir={imported[0].run} --data_dir=DIR --split=test")
-
-
-def _list(
-    console: rich.console.Console, heading: str, lines: Sequence[Sequence[str]], imported: Sequence[Imported]
-) -> None:
-    """Prints each line once, with the runs that it is about where these are not all."""
-    owners: dict[str, list[str]] = {}
-    for one, of_one in zip(imported, lines, strict=True):
-        for line in of_one:
-            owners.setdefault(line, []).append(one.run.name)
-    if owners:
-        console.print(f"{heading}:")
-    for line, names in owners.items():
-        console.print(f"  {line}" + (f" ({', '.join(names)})" if len(names) < len(imported) else ""))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands `import` and `export` and their options."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    child = commands.add_parser("import", help="make run folders of released folders")
-    child.add_argument("released", metavar="RELEASED", type=pathlib.Path, help="a released folder, or one of several")
-    child.add_argument("--out", required=True, metavar="RUN", type=pathlib.Path, help="run folder to make; must be new")
-    child.add_argument(
+    command = commands.add_parser("import", help="make run folders from released folders")
+    command.add_argument(
+        "released", metavar="RELEASED", type=pathlib.Path, help="a released folder, or a folder with several below it"
+    )
+    command.add_argument(
+        "--out", required=True, metavar="RUN", type=pathlib.Path, help="run folder to make; must be new"
+    )
+    command.add_argument(
         "--backbone",
         default="",
         metavar="NAME",
         help="network the weights belong to, such as resnet18; default: the published one",
     )
-    child.add_argument("--verbose", action="store_true", help="list the options that say nothing, too")
-    child = commands.add_parser("export", help="write the weights of a run folder as safetensors")
-    child.add_argument("run", metavar="RUN", type=pathlib.Path, help="a run folder, trained here or imported")
-    child.add_argument("--out", required=True, metavar="FILE", type=pathlib.Path, help="FILE.safetensors, a new file")
-    child.add_argument(
+    command.add_argument("--verbose", action="store_true", help="also list the ignored options")
+    command = commands.add_parser("export", help="write the weights of a run folder as safetensors")
+    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a run folder, trained here or imported")
+    command.add_argument("--out", required=True, metavar="FILE", type=pathlib.Path, help="FILE.safetensors, a new file")
+    command.add_argument(
         "--names",
-        choices=NAMES,
-        default=NAMES[0],
+        choices=folders.NAMES,
+        default=folders.NAMES[0],
         help="our paths, or the names and layouts of the authors' PyTorch models (default: %(default)s)",
     )
-    child.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="default: %(default)s")
-    return parser
+    command.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="default: %(default)s")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Imports or exports, as the parsed options ask."""
+    if options.command == "export":
+        folders.export(options.run, options.out, names=options.names, which=options.checkpoint)
+        print(f"{options.out}: the weights of {options.run}")
+        return
+    out = options.out
+    folders.check_new(out)
+    sources = folders.find(options.released)
+    if sources == [options.released]:
+        imported = folders.import_folder(options.released, out, backbone=options.backbone)
+        _print([imported], verbose=options.verbose)
+        return
+    imported, mistakes = [], []
+    for source in rich.progress.track(sources, "Importing", console=rich.console.Console(stderr=True)):
+        try:
+            imported.append(folders.import_folder(source, out, backbone=options.backbone, below=True))
+        except UserError as error:
+            mistakes.append(str(error) if str(source) in str(error) else f"{source}: {error}")
+    if imported:
+        _print(imported, verbose=options.verbose)
+    if mistakes:
+        lines = "\n".join(mistakes)
+        raise UserError(
+            f"{len(mistakes)} of {len(sources)} released folders were not imported; fix each, and import it alone:\n"
+            f"{lines}"
+        )
+
+
+def _print(imported: Sequence[folders.Imported], *, verbose: bool) -> None:
+    """Prints a table of the run folders and the released options that their configurations do not express."""
+    console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
+    columns = [rich.table.Column(name, overflow="fold") for name in ("run", "method", "data", "AU cues")]
+    table = rich.table.Table(*columns)
+    for run, (config, _, dataset, _) in imported:
+        table.add_row(str(run), config.method, dataset, f"weight {config.au_weight:g}" if config.au_weight else "none")
+    console.print(table)
+    for field, heading in _HEADINGS.items():
+        # Each line is printed once, with the runs that it is about if these are not all.
+        runs_of_line: dict[str, list[str]] = {}
+        for run, translated in imported:
+            for line in getattr(translated.unmapped, field):
+                runs_of_line.setdefault(line, []).append(run.name)
+        if runs_of_line:
+            console.print(f"{heading}:")
+        for line, names in runs_of_line.items():
+            console.print(f"  {line}" + (f" ({', '.join(names)})" if len(names) < len(imported) else ""))
+    ignored = sorted({name for _, translated in imported for name in translated.unmapped.ignored})
+    console.print(
+        f"{len(ignored)} other options describe neither the network nor its training; manifest.json lists them."
+    )
+    if verbose:
+        console.print(f"  {', '.join(ignored)}")
+    console.print(f"Evaluate: python eval.py --workdir={imported[0].run} --data_dir=DIR --split=test")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, or raises `SystemExit`: 2 for a user's mistake, 130 for Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="aujax release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    options = parser.parse_args(argv)
+    with user_errors(parser.prog):
+        run(options)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,25 +1,53 @@
-"""The authors' released folders: where they are, what is in them, and their options, read without running anything.
+"""Run folders from the authors' released folders, and the weights of run folders as safetensors.
 
 A released folder holds `model.pt` (tensors) and `config_model.yaml` (some 300 options, with tags of foreign classes).
+Reading it runs nothing.
 """
 
+import contextlib
+import hashlib
+import json
+import os
 import pathlib
-from typing import Any
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from aujax import plain_yaml
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+import aujax
+from aujax import methods, plain_yaml, run_files, runs, weight_files
+from aujax.config import method_options
 from aujax.errors import UserError
+from aujax.models import pretrained
+from aujax.release.options import CLASSES, Translated, translate
 
 WEIGHTS, OPTIONS = "model.pt", "config_model.yaml"
+# The names of exported tensors: our paths, or the names of the authors' PyTorch models.
+NAMES = ("aujax", "reference")
 _COPY = "copy the folder again"
 
 
-def find(directory: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the folder itself if it is a released one, else those below it.
+class Imported(NamedTuple):
+    """A run folder made from a released folder, and the translation of the released options."""
 
-    A folder counts that holds one of the two files. None at all is a UserError.
+    run: pathlib.Path
+    translated: Translated
+
+
+def find(directory: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the folder itself if it is a released folder, otherwise the released folders below it.
+
+    A folder with only one of the two files counts, so that the missing file is reported.
+
+    Raises:
+      UserError: there is no released folder.
     """
     if not directory.is_dir():
-        raise UserError(f"{directory}: expected a released folder, or one of several, found none; correct the path")
+        raise UserError(f"{directory}: expected a released folder, or one with such folders below it; correct the path")
     if any((directory / name).is_file() for name in (WEIGHTS, OPTIONS)):
         return [directory]
     found = sorted({path.parent for name in (WEIGHTS, OPTIONS) for path in directory.rglob(name)})
@@ -33,7 +61,7 @@ def find(directory: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_options(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns the options of a released folder by dotted names; a part of the folder that is missing is a UserError."""
+    """Returns the options of a released folder by dotted names; a missing or damaged file is a UserError."""
     for name in (WEIGHTS, OPTIONS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: expected {WEIGHTS} and {OPTIONS}, found no {name}; {_COPY}")
@@ -42,3 +70,104 @@ def read_options(folder: pathlib.Path) -> dict[str, Any]:
         return plain_yaml.parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}; {_COPY}") from error
+
+
+def check_new(folder: pathlib.Path) -> None:
+    """Raises a UserError unless the folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out={folder}: expected a new or empty folder; choose another name")
+
+
+def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = "", below: bool = False) -> Imported:
+    """Makes the run folder `out` from a released folder, or `out/METHOD-DATASET-au` (`-no_au`) if it goes `below`.
+
+    `backbone` is the network that the weights belong to, "" for the published one.
+
+    Raises:
+      UserError: something does not fit. The run folder is then not made.
+    """
+    try:
+        translated = translate(read_options(source), backbone=backbone)
+    except UserError as error:
+        path = source / OPTIONS
+        raise UserError(str(error) if str(source) in str(error) else f"{path}: {error}") from error
+    config = translated.config
+    weights = source / WEIGHTS
+    tensors = weight_files.read(weights)
+    try:
+        variables = pretrained.from_reference(
+            tensors,
+            config.method,
+            num_classes=CLASSES,
+            backbone=config.backbone or None,
+            options=method_options(config),
+            image_size=config.input_size,
+        )
+    except ValueError as error:
+        raise UserError(f"{weights}: {error}\n  ({OPTIONS} has crop_size {config.input_size})") from error
+    if below:
+        dataset = re.sub(r"[^\w.-]", "_", translated.dataset) or "unknown"
+        out = out / f"{translated.method}-{dataset}-{'au' if config.au_weight else 'no_au'}"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    origin = {"from": str(source.resolve()), "sha256": digest, **translated.unmapped._asdict()}
+    with _new_folder(out) as folder:
+        runs.write_imported(folder, config, variables, origin, dataset=translated.dataset or "unknown")
+    return Imported(out, translated)
+
+
+@contextlib.contextmanager
+def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a folder to write to, which is renamed to `folder` on success; on failure nothing is left behind."""
+    check_new(folder)
+    folder = folder.resolve()
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(folder)
+    except UserError:
+        raise
+    # ValueError: the checkpoint writer raises it when the disk is full.
+    except (OSError, ValueError) as error:
+        raise UserError(f"--out: {folder} cannot be written ({error}); choose another folder") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # not empty after success
+                parent.rmdir()
+
+
+def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which: str = "best") -> None:
+    """Writes the weights of a run's checkpoint as safetensors; `names` is one of `NAMES`.
+
+    The file's metadata hold the version of aujax, the method, the backbone, the expressions and the options.
+    """
+    if out.exists():
+        raise UserError(f"--out={out}: expected a new file, this one exists; choose another name or delete it")
+    if not (run / run_files.CONFIG).is_file():
+        raise UserError(
+            f"RUN={run}: expected a run folder, found no {run_files.CONFIG} in it; give one that train.py or "
+            "`aujax release import` made"
+        )
+    try:
+        loaded = runs.load_run(run, which=which)
+    except UserError as error:
+        # The message names the option of eval.py.
+        raise UserError(str(error).replace("--workdir", "RUN")) from error
+    config = loaded.config
+    variables = jax.device_get(loaded.variables)
+    if names == "reference":
+        tensors = pretrained.to_reference(variables, config.method, backbone=config.backbone or None)
+    else:
+        tensors = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
+    metadata = {
+        "aujax": aujax.__version__,
+        "names": names,
+        "method": config.method,
+        "backbone": config.backbone or methods.method(config.method).backbone,
+        "expressions": ",".join(loaded.manifest["expressions"]),
+        "config": json.dumps(config.to_config_dict().to_dict()),
+    }
+    weight_files.write(out, tensors, metadata)

@@ -1,56 +1,57 @@
-"""`python -m aujax.report KIND RUN [RUN ...] --out DIR`: pages, tables and figures from evaluated run folders."""
+"""`aujax report KIND RUN [RUN ...]`: pages, tables and figures of evaluated run folders."""
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 
 import rich.console
 
-from aujax.commandline import user_errors
-from aujax.report import page, paper_figures, paper_tables, weight_curves
+from aujax import cli
+from aujax.report import page, paper, tables
 
-# What can be made: from run folders, the evaluated split and the folder to write into to the paths of what was
-# written; and a line of help.
+# From run folders, the evaluated split and the output folder to the paths of what was written; and a line of help.
 Kind = Callable[[Sequence[str], str, pathlib.Path], list[pathlib.Path]]
 KINDS: dict[str, tuple[Kind, str]] = {
-    "page": (page.write, "one HTML page: of a run, or of several compared"),
-    "table1": (paper_tables.table1, "the paper's Table 1: accuracy and CAM-COS by method, published beside ours"),
-    "table2": (paper_tables.table2, "Table 2: ATT-COS by method"),
-    "table3": (paper_tables.table3, "Table 3: by the layers that alignment pulls on (configs/sweep_layers.py)"),
-    "figure4": (paper_figures.figure4, "Fig. 4: faces with their maps, without and with AU cues"),
-    "figure5": (weight_curves.figure5, "Fig. 5: by the weight of alignment (configs/sweep_lambda.py)"),
-    "figure6": (paper_figures.figure6, "Fig. 6 to 9: average maps by expression, without and with AU cues"),
-    "figure10": (paper_figures.figure10, "Fig. 10 and 11: confusion, and cosines by expression and layer"),
+    "page": (page.write, "an HTML page about a run, or comparing several"),
+    "table1": (paper.table1, "the paper's Table 1: accuracy and CAM-COS by method, beside the published numbers"),
+    "table2": (paper.table2, "Table 2: ATT-COS by method"),
+    "table3": (paper.table3, "Table 3: by aligned layers (configs/sweep_layers.py)"),
+    "figure4": (paper.figure4, "Fig. 4: faces with their maps, without and with AU cues"),
+    "figure5": (paper.figure5, "Fig. 5: by the weight of alignment (configs/sweep_lambda.py)"),
+    "figure6": (paper.figure6, "Fig. 6 to 9: mean maps by expression, without and with AU cues"),
+    "figure10": (paper.figure10, "Fig. 10 and 11: confusion, and cosines by expression and layer"),
 }
 
 
-def main() -> None:
-    """Write what the command line asks for and print where it is."""
-    kinds = "\n".join(f"  {name:<10}{words}" for name, (_, words) in KINDS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m aujax.report",
-        description=__doc__,
-        epilog=f"kinds:\n{kinds}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("kind", metavar="KIND", choices=list(KINDS), help="what to make, see below")
-    parser.add_argument(
-        "runs",
-        metavar="RUN",
-        nargs="+",
-        help="a run folder, the --workdir of train.py and eval.py, or a folder of runs",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `aujax report`."""
+    kinds = "\n".join(f"  {name:<10}{text}" for name, (_, text) in KINDS.items())
+    parser.description = f"Write pages, tables and figures of evaluated runs.\n\nkinds:\n{kinds}"
+    parser.add_argument("kind", metavar="KIND", choices=list(KINDS), help="what to write, see below")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="a run folder, or a folder of runs")
     parser.add_argument("--split", default="test", help="the evaluated split (default: %(default)s)")
     parser.add_argument(
-        "--out", metavar="DIR", default="report", type=pathlib.Path, help="where (default: %(default)s)"
+        "--out", metavar="DIR", default="report", type=pathlib.Path, help="output folder (default: %(default)s)"
     )
-    options = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes what was asked for and prints the paths; of a comparison also its main table, before that of the page."""
     console = rich.console.Console()
-    with user_errors("python -m aujax.report"):
-        make, _ = KINDS[options.kind]
-        for path in make(options.runs, options.split, options.out):
-            console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    write, _ = KINDS[options.kind]
+    if options.kind != "page":
+        paths = write(options.runs, options.split, options.out)
+    else:
+        comparison = page.open_comparison(options.runs, options.split, options.out)
+        page_path, *paths = page.write_comparison(comparison, options.out)
+    for path in paths:
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    if options.kind == "page":
+        if table := tables.idea_table(comparison):
+            console.print(table.console())
+        console.print(f"page: {page_path}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    main()
+    cli.main(["report", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""The folder that a report is written into."""
+"""The folder into which a report is written."""
 
 import os
 import pathlib
@@ -7,9 +7,14 @@ from aujax.errors import UserError
 
 
 def make_folder(folder: pathlib.Path, *names: str) -> None:
-    """Make the folder with those above it; one that cannot be made, or files that cannot be written, is a UserError.
+    """Makes a folder and its parents.
 
-    `names` are the files that will be written into it.
+    Args:
+      folder: to be made.
+      names: of the files that will be written into it.
+
+    Raises:
+      UserError: the folder cannot be made, or a file cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,32 +1,42 @@
-"""The page about one run or several: a single HTML file that asks for nothing from outside itself."""
+"""`aujax report page`: one HTML file about a run, or about several on the same faces."""
 
 import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from aujax.report import comparison, evaluations, markup, output, run_page
-from aujax.report.evaluations import Path
+from aujax.report import html, output, sections
+from aujax.results import compare
+from aujax.results.compare import Comparison
 
 NAME = "report.html"
 
 
-def write(folders: Sequence[Path], split: str, out: Path) -> list[pathlib.Path]:
-    """Write OUT/report.html about the runs' evaluations on `split`; return its path, then those of its figures.
+def write(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes OUT/report.html, its figures, and the tables of tests and seeds; returns the paths, the page first."""
+    return write_comparison(open_comparison(folders, split, out), out)
 
-    A run of which something is missing, or that was evaluated on other faces than the first, is told and left out. That
-    nothing is left, and an `out` that cannot be written into, is a UserError, before anything is computed.
+
+def open_comparison(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> Comparison:
+    """Returns the runs with their tests.
+
+    Unreadable runs, and runs that were evaluated on other faces than the first, are skipped with a warning.
+
+    Raises:
+      UserError: no run is left, or `out` cannot be written; both before anything is computed.
     """
-    kept, _ = evaluations.usable(folders, split, same_faces=True)
-    runs = evaluations.open_runs(kept, split)
-    out = pathlib.Path(out)
-    figures = out / "figures"
-    output.make_folder(out, NAME)
-    output.make_folder(figures)
-    # Drawn aside, for the folder may hold figures of other reports.
-    with tempfile.TemporaryDirectory(dir=out) as aside:
-        drawn = pathlib.Path(aside)
-        parts = run_page.content(runs[0], drawn) if len(runs) == 1 else comparison.content(runs, drawn)
-        written = [path.replace(figures / path.name) for path in sorted(drawn.iterdir())]
-    page = out / NAME
-    page.write_text(markup.document(*parts), encoding="utf-8")
-    return [page, *written]
+    runs, _ = compare.open_runs(folders, split, same_faces=True)
+    output.make_folder(out, NAME, compare.TESTS, compare.SEEDS)
+    output.make_folder(out / "figures")
+    return compare.compare(runs)
+
+
+def write_comparison(comparison: Comparison, out: pathlib.Path) -> list[pathlib.Path]:
+    """Writes the page of a comparison, which may be of one run, into a folder that exists; returns the paths."""
+    # Drawn in a temporary folder, because `figures` may hold those of other reports.
+    with tempfile.TemporaryDirectory(dir=out) as temporary:
+        drawn = pathlib.Path(temporary)
+        title, opening, parts = sections.page(comparison, drawn)
+        page = out / NAME
+        page.write_text(html.render_page(title, "page.html", parts, **opening), encoding="utf-8")
+        figures = [path.replace(out / "figures" / path.name) for path in sorted(drawn.iterdir())]
+    return [page, *comparison.write(out), *figures]

@@ -1,27 +1,30 @@
-"""Tables of evaluated runs: as HTML, Markdown, CSV and LaTeX, and for the console.
+"""Tables of text: how numbers are written, and the main tables of pages and console.
 
-Accuracies are shown in percent with one decimal, cosines with three; a dash stands for what does not exist.
+Numbers are written by the unit of their metric: shares in percent and changes of probability in percentage points, with
+one decimal; scores with three. A dash stands for a number that does not exist.
 """
 
 import csv
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 import rich.box
 import rich.console
 import rich.table
 import rich.text
 
-from aujax.report import charts, markup
-from aujax.report.evaluations import Evaluation, Path, read
+from aujax.results import compare
+from aujax.results.compare import Comparison
+from aujax.results.registry import ATTENTION, BASELINE_MAPS, HEADLINE, METRICS, Metric
+from aujax.results.schema import EvaluatedRun
+from aujax.results.statistics import Interval
 
 NONE = "–"
-BASELINES = {name: words for name, (words, _) in charts.TRIVIAL.items()}
-RESULTS = ["Run", "AU weight", "Protocol", "Accuracy (%)", "Mean-class accuracy (%)", "Macro F1 (%)"]
-# What LaTeX reads otherwise, or does not know as a letter.
+Where = dict[str, str]  # arguments of `EvaluatedRun.interval`
+# Characters that LaTeX would interpret, or does not have.
 _LATEX = {name: f"\\{name}" for name in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -37,32 +40,29 @@ _LATEX = {name: f"\\{name}" for name in "&%$#_{}"} | {
 
 
 class Table(NamedTuple):
-    """A header and rows of words; the first `left` columns are set to the left, the others to the right."""
+    """A header and rows of text; the first `text_columns` columns hold text, the others numbers."""
 
     header: list[str]
     rows: list[list[str]]
-    left: int = 1
+    text_columns: int = 1
 
     def markdown(self) -> str:
         """Returns the table in Markdown."""
-        rule = [":--" if place < self.left else "--:" for place in range(len(self.header))]
+        rule = [":--" if column < self.text_columns else "--:" for column in range(len(self.header))]
         lines = [self.header, rule, *self.rows]
         return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
-
-    def html(self, caption: str) -> str:
-        """Returns the table in HTML: it scrolls in its own frame, and its columns can be sorted."""
-        return markup.table(self.header, self.rows, caption=caption, left=self.left)
 
     def csv(self) -> str:
         """Returns the table as comma-separated values, empty where a number is missing."""
         text = io.StringIO()
-        lines = [[_ascii(cell) for cell in line] for line in (self.header, *self.rows)]
-        csv.writer(text, lineterminator="\n").writerows(lines)
+        writer = csv.writer(text, lineterminator="\n")
+        for line in (self.header, *self.rows):
+            writer.writerow("" if cell == NONE else cell.replace("−", "-").replace("`", "") for cell in line)
         return text.getvalue()
 
     def latex(self, caption: str, *, label: str) -> str:
-        """Returns the table as a LaTeX `table`, as wide as the text at most; it needs booktabs and graphicx."""
-        columns = "l" * self.left + "r" * (len(self.header) - self.left)
+        """Returns the table as a LaTeX `table`, at most as wide as the text; it needs booktabs and graphicx."""
+        columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
         head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self.rows))
         lines = [
             r"% \usepackage{booktabs,graphicx}",
@@ -85,154 +85,240 @@ class Table(NamedTuple):
     def console(self) -> rich.table.Table:
         """Returns the table for `rich.print`."""
         table = rich.table.Table(box=rich.box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for place, name in enumerate(self.header):
-            justify = "left" if place < self.left else "right"
+        for column, name in enumerate(self.header):
+            justify = "left" if column < self.text_columns else "right"
             table.add_column(name.replace(" ", "\n"), justify=justify, overflow="fold")
         for row in self.rows:
             table.add_row(*map(rich.text.Text, row))
         return table
 
 
-def results(one: Evaluation) -> Table:
-    """Returns the main table without intervals: the evaluation, then a row per trivial baseline."""
-    about = [one.name, f"{one.metrics['au_weight']:g}", one.metrics["protocol"]]
-    shares = [percent(one.metrics[name]) for name in ("cl", "balanced_accuracy", "macro_f1")]
-    row = [*about, *shares, cosine(one.attention_cosine), cosine(one.metrics["cam_cos"])]
-    return Table([*RESULTS, attention_heading([one]), "CAM-COS"], [row, *baseline_rows([one])])
+def _latex(cell: str) -> str:
+    cell = re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda match: _LATEX[match[0]], cell)
+    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", cell)
 
 
-def attention_heading(shown: Sequence[Evaluation]) -> str:
-    """Returns the name of the column of attention cosines."""
-    return "ATT-COS (layer)" if of_layer(shown[0], shown) else f"ATT-COS ({shown[0].layer})"
+def number(value: float | None, unit: str, *, signed: bool = False) -> str:
+    """Returns a number in its unit; NaN and None are a dash.
+
+    >>> number(0.7825, "percent"), number(-0.025, "points"), number(0.8125, "score"), number(None, "score")
+    ('78.2', '−2.5', '0.812', '–')
+    """
+    if value is None or pd.isna(value):
+        return NONE
+    scale, decimals = (100, 1) if unit in ("percent", "points") else (1, 3)
+    sign = "+" if signed or unit == "points" else ""
+    return f"{scale * value:{sign}.{decimals}f}".replace("-", "−")
 
 
-def of_layer(one: Evaluation, shown: Sequence[Evaluation]) -> str:
-    """Returns the layer of an attention cosine to stand behind it, "" where it is the same in the whole column."""
-    return f" ({one.layer})" if len({each.layer for each in shown}) > 1 else ""
+def with_interval(interval: Interval | None, unit: str, *, signed: bool = False, deviation: float | None = None) -> str:
+    """Returns a number with its interval, and its standard deviation over seeds if there is one.
+
+    >>> with_interval(Interval(0.75, 0.7, 0.8), "percent", deviation=0.01)
+    '75.0 ± 1.0 [70.0, 80.0]'
+    >>> with_interval(Interval(0.125, None, None), "score", signed=True)
+    '+0.125'
+    """
+    if interval is None or interval.value is None:
+        return NONE
+    text = number(interval.value, unit, signed=signed)
+    if deviation is not None:
+        text += f" ± {number(deviation, unit).removeprefix('+')}"
+    if interval.low is not None:
+        low, high = (number(end, unit, signed=signed) for end in (interval.low, interval.high))
+        text += f" [{low}, {high}]"
+    return text
 
 
-def baseline_rows(shown: Sequence[Evaluation]) -> list[list[str]]:
-    """Returns what needs no network: the most frequent class, and maps that do not look at the face; per codebook."""
-    confusion = np.array(shown[0].metrics["confusion_matrix"])
-    totals = confusion.sum(1)
-    share, classes = totals.max() / totals.sum(), int((totals > 0).sum())
-    # Whoever always names the class of that share has the F1 2 share / (share + 1) on it and 0 on the others.
-    values = [percent(share), percent(1 / classes), percent(2 * share / (share + 1) / classes)]
-    rows = [["most frequent expression", "", "", *values, NONE, NONE]]
-    for name, value in trivial_maps(shown, lambda metrics: metrics["baselines"]):
-        rows.append([name, "", "", NONE, NONE, NONE, *[cosine(value)] * 2])
-    return rows
+def p_value(value: float | None) -> str:
+    """Returns a p-value; "1.000" if there were too few faces or subjects for a test.
+
+    >>> p_value(0.0312), p_value(0.0004), p_value(None)
+    ('0.031', '< 0.001', '1.000')
+    """
+    if value is None or pd.isna(value):
+        value = 1.0
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def trivial_maps(
-    shown: Sequence[Evaluation], read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-) -> list[tuple[str, Any]]:
-    """Returns the name and what `read` gives of every map that needs no network, once for each codebook."""
-    books: dict[str, Mapping[str, Any]] = {}
-    for one in shown:
-        books.setdefault(one.metrics["codebook"], read(one.metrics))
+def heading(metric: Metric, runs: Sequence[EvaluatedRun] = ()) -> str:
+    """Returns the heading of a metric's column: title, unit, and the layer of the attention if all runs report it."""
+    layers = {run.layer for run in runs}
+    if metric.maps == (ATTENTION,) and len(layers) == 1:
+        return f"{metric.title} ({layers.pop()})"
+    return metric.title + {"percent": " (%)", "points": " (points)"}.get(metric.unit, "")
+
+
+def map_title(name: str) -> str:
+    """Returns the name of a map as it is shown.
+
+    >>> map_title("layer5"), map_title("cam"), map_title("random"), map_title("uniform")
+    ('Attention, layer5', 'CAM', 'Random ordering', 'Uniform map')
+    """
+    if name in BASELINE_MAPS:
+        return BASELINE_MAPS[name][0].upper() + BASELINE_MAPS[name][1:]
+    return {"cam": "CAM", "random": "Random ordering", ATTENTION: "Attention"}.get(name, f"Attention, {name}")
+
+
+def columns_of(metrics: Iterable[Metric], runs: Sequence[EvaluatedRun] = (), **where: str) -> dict[str, Where]:
+    """Returns a column of `grid` per metric."""
+    return {heading(metric, runs): {"metric": metric.key} | where for metric in metrics}
+
+
+def grid(
+    runs: Sequence[EvaluatedRun],
+    columns: Mapping[str, Where],
+    *,
+    first: str = "",
+    by: str = "",
+    labels: Mapping[str, str] | None = None,
+    counts: Mapping[str, Callable[[EvaluatedRun, str], str]] | None = None,
+    signed: bool = False,
+    intervals: bool = True,
+    missing: str = "",
+) -> Table:
+    """Returns a table of numbers of the runs, a row per label and run.
+
+    Args:
+      runs: their names are a column if there are several, or no labels.
+      columns: by heading, the arguments of `EvaluatedRun.interval`.
+      first: the heading of the column of labels.
+      by: the argument of `EvaluatedRun.interval` that varies from label to label.
+      labels: values of that argument, and how they are shown.
+      counts: further columns before the numbers: heading and text for a run and a label.
+      signed: whether numbers have a sign, as differences do.
+      intervals: whether numbers have intervals.
+      missing: the text in rows without any number; "" leaves them out.
+    """
+    counts = counts or {}
+    name_runs = len(runs) > 1 or not labels
+    rows = []
+    for value, label in (labels or {"": ""}).items():
+        for run in runs:
+            numbers = [run.interval(**(where | ({by: value} if by else {}))) for where in columns.values()]
+            empty = all(each.value is None for each in numbers)
+            if empty and not missing:
+                continue
+            names = ([label] if labels else []) + ([run.name] if name_runs else [])
+            names += [text(run, value) for text in counts.values()]
+            units = [METRICS[where["metric"]].unit for where in columns.values()]
+            if not intervals:
+                numbers = [Interval(each.value, None, None) for each in numbers]
+            cells = [with_interval(*each, signed=signed) for each in zip(numbers, units, strict=True)]
+            rows.append(names + ([missing] * len(cells) if empty else cells))
+    header = ([first] if labels else []) + (["Run"] if name_runs else [])
+    return Table([*header, *counts, *columns], rows, len(header))
+
+
+def results_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Table:
+    """Returns the main numbers, a row per run, then what a constant prediction and the baseline maps reach."""
+    metrics = [METRICS[key] for key in HEADLINE]
+    columns = columns_of(metrics, runs)
+    counts = {
+        "AU weight": lambda run, _: f"{run.metadata['au_weight']:g}",
+        "Selected on": lambda run, _: run.metadata["model_selection"],
+    }
+    if len({run.layer for run in runs}) > 1:
+        counts["Layer"] = lambda run, _: run.layer
+    table = grid(runs, columns, counts=counts, intervals=intervals)
+    blank = [""] * len(counts)
+    chance = [number(runs[0].chance(metric.key), metric.unit) for metric in metrics]
+    rows = [["most frequent expression", *blank, *chance]]
+    for title, cosine in baseline_rows(runs):
+        rows.append([title, *blank, *(number(cosine if metric.maps else None, metric.unit) for metric in metrics)])
+    return table._replace(rows=table.rows + rows)
+
+
+def baseline_rows(runs: Sequence[EvaluatedRun]) -> list[tuple[str, float | None]]:
+    """Returns title and cosine of every baseline map: they depend on the codebook, but not on the network."""
+    codebooks: dict[str, EvaluatedRun] = {}
+    for run in runs:
+        codebooks.setdefault(run.metadata["codebook"], run)
     return [
-        (words + (f" ({book})" if len(books) > 1 else ""), found[name])
-        for book, found in books.items()
-        for name, words in BASELINES.items()
-        if name in found
+        (title + (f" ({codebook})" if len(codebooks) > 1 else ""), run.metadata["baselines"].get(name))
+        for codebook, run in codebooks.items()
+        for name, title in BASELINE_MAPS.items()
     ]
 
 
-def by_expression(one: Evaluation) -> Table:
-    """Returns the numbers of every expression, without intervals."""
-    header = ["Expression", "Faces", "With AU map", "Accuracy (%)", "ATT-COS", "CAM-COS", "Best trivial map"]
+def expression_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Table:
+    """Returns the numbers of every expression, with the cosines of the baseline maps."""
+    metrics = [metric for metric in METRICS.values() if metric.headline and metric.by_expression]
+    columns = columns_of(metrics, runs, attribute="expression")
+    columns |= {map_title(name): cosine_of(name) | {"attribute": "expression"} for name in BASELINE_MAPS}
+    counts = {
+        "Faces": lambda run, name: str(run.metadata["per_expression"][name]["num_faces"]),
+        "With AU map": lambda run, name: str(run.metadata["per_expression"][name]["num_maps"]),
+    }
+    labels = {name: name for name in runs[0].expressions}
+    return grid(runs, columns, first="Expression", by="group", labels=labels, counts=counts, intervals=intervals)
+
+
+def cosine_of(map: str) -> Where:
+    """Returns the column of `grid` with the cosine of a map and the AU map of the label."""
+    return {"metric": "cosine", "map": map, "target": "label"}
+
+
+def idea_table(comparison: Comparison) -> Table | None:
+    """Returns the main numbers without and with AU cues, their difference, and the best baseline; None without pairs.
+
+    Pairs that differ in their seed alone are one comparison: means over seeds.
+    """
+    contrasts = comparison.contrasts
+    if not contrasts:
+        return None
     rows = []
-    for expression in one.metrics["expressions"]:
-        values = one.metrics["per_class"][expression]
-        counts = [str(values["num_examples"]), str(values["num_maps"])]
-        accuracy = percent(values["accuracy"] if values["num_examples"] else None)
-        cosines = [cosine(values["att_cos"][one.layer]), cosine(values.get("cam_cos"))]
-        rows.append([expression, *counts, accuracy, *cosines, cosine(best_trivial(values["baselines"]))])
-    return Table(header, rows)
+    for contrast in contrasts:
+        seeds = len(contrast.pairs)
+        names = f"{contrast.before[0].name} → {contrast.after[0].name}" + (f", {seeds} seeds" if seeds > 1 else "")
+        run = contrast.after[0]
+        for metric in (METRICS[key] for key in HEADLINE):
+            difference = comparison.difference(contrast, metric.key)
+            if difference is None:
+                continue
+            cells = []
+            for runs in (contrast.before, contrast.after):
+                value, deviation, _ = compare.over_seeds(runs, metric.key)
+                cells.append(with_interval(value, metric.unit, deviation=deviation))
+            best, name = run.chance(metric.key), "most frequent expression"
+            if metric.maps:
+                cosines = {key: value for key, value in run.metadata["baselines"].items() if value is not None}
+                name = max(cosines, key=cosines.__getitem__)
+                best, name = cosines[name], BASELINE_MAPS[name]
+            cells += [with_interval(difference, metric.unit, signed=True), f"{number(best, metric.unit)} ({name})"]
+            rows.append([names, heading(metric, [run]), *cells])
+    cues_alone = all(before.metadata["au_weight"] == 0 < after.metadata["au_weight"]
+                     for before, after in comparison.pairs)  # fmt: skip
+    sides = ["Without AU cues", "With AU cues"] if cues_alone else ["First run", "Second run"]
+    table = Table(["Runs", "Measure", *sides, "Difference", "Best baseline"], rows, 2)
+    if len(contrasts) == 1 and cues_alone:
+        return Table(table.header[1:], [row[1:] for row in table.rows], 1)
+    return table
 
 
-def confusion(one: Evaluation) -> Table:
-    """Returns how many faces of each expression (rows) were called what (columns)."""
-    names, matrix = one.metrics["expressions"], one.metrics["confusion_matrix"]
-    rows = [[name, *map(str, counts)] for name, counts in zip(names, matrix, strict=True)]
-    return Table(["True, and recognised as", *names], rows)
-
-
-def by_expression_and_layer(one: Evaluation) -> Table:
-    """Returns the cosine of every layer's attention, and of the CAM, with the AU map, of every expression."""
-    layers, metrics = list(one.metrics["att_cos"]), one.metrics["per_class"]
-    header = ["Expression", *(f"Attention, {layer}" for layer in layers), "CAM", *BASELINES.values()]
-    rows = []
-    for name in one.metrics["expressions"]:
-        values = metrics[name]
-        cosines = [*(values["att_cos"][layer] for layer in layers), values.get("cam_cos")]
-        rows.append([name, *map(cosine, [*cosines, *(values["baselines"][each] for each in BASELINES)])])
-    return Table(header, rows)
-
-
-def best_trivial(baselines: Mapping[str, float | None]) -> float | None:
-    """Returns the highest cosine that a map reaches without a network."""
-    return max((value for value in baselines.values() if value is not None), default=None)
-
-
-def print_evaluation(directory: Path) -> None:
-    """Print the results of RUN/eval/<split>, overall and by expression, and where they are."""
-    evaluation, console = read(directory), rich.console.Console()
-    console.print(results(evaluation).console())
-    console.print(by_expression(evaluation).console())
-    if words := without_pattern(evaluation):
-        console.print(words, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"evaluation: {evaluation.directory}", markup=False, highlight=False, soft_wrap=True)
-
-
-def without_pattern(evaluation: Evaluation) -> str:
-    """Returns how many maps show nothing, and where to find them, in a sentence; "" where all are fine."""
-    metrics = evaluation.metrics
-    counts = {"CAM": metrics["cam_without_pattern"]}
-    counts |= {f"attention at {layer}": count for layer, count in metrics["att_without_pattern"].items()}
-    found = [f"the {name} of {count}" for name, count in counts.items() if count]
-    if not found:
+def degenerate_sentence(run: EvaluatedRun) -> str:
+    """Returns how many maps are degenerate, and where they are named; "" if none is."""
+    shares = {row.map: row.value for row in run.tables.rows("degenerate").itertuples() if row.value > 0}
+    if not shares:
         return ""
+    faces = run.metadata["num_faces"]
+    titles = [f"the {'CAM' if name == 'cam' else f'attention at {name}'} of {round(share * faces)}"
+              for name, share in shares.items()]  # fmt: skip
     return (
-        f"Maps without a pattern, the same everywhere or not finite: {', '.join(found)} of {metrics['num_examples']} "
-        "faces. The averages count them; examples.csv names them in its column without_pattern."
+        f"Degenerate maps, constant or not finite: {', '.join(titles)} of {faces} faces. They are included in the "
+        "means; the column `degenerate` of faces.csv names them."
     )
 
 
-def percent(share: float | None) -> str:
-    """Returns a share of 1 in percent.
-
-    >>> percent(0.7825), percent(None)
-    ('78.2', '–')
-    """
-    return NONE if share is None else f"{100 * share:.1f}".replace("-", "−")
-
-
-def cosine(value: float | None) -> str:
-    """Returns a cosine in words.
-
-    >>> cosine(0.8125)
-    '0.812'
-    """
-    return NONE if value is None else f"{value:.3f}".replace("-", "−")
-
-
-def difference(before: float | None, after: float | None, *, decimals: int = 3, scale: float = 1) -> str:
-    """Returns after - before with its sign.
-
-    >>> difference(0.5, 0.75), difference(0.8, 0.75, decimals=1, scale=100)
-    ('+0.250', '−5.0')
-    """
-    if before is None or after is None:
-        return NONE
-    return f"{scale * (after - before):+.{decimals}f}".replace("-", "−")
-
-
-def _ascii(cell: str) -> str:
-    return "" if cell == NONE else cell.replace("−", "-").replace("`", "")
-
-
-def _latex(cell: str) -> str:
-    cell = re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda found: _LATEX[found[0]], cell)
-    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", cell)
+def print_evaluation(run: EvaluatedRun) -> None:
+    """Prints the numbers of an evaluation, overall and by expression, and where its files are."""
+    console = rich.console.Console()
+    console.print(results_table([run], intervals=False).console())
+    table = expression_table([run], intervals=False)
+    # Only the best baseline map, so that the table fits into a terminal; either all of them are known or none.
+    first = -len(BASELINE_MAPS)
+    rows = [[*row[:first], max(row[first:])] for row in table.rows]
+    console.print(Table([*table.header[:first], "Best baseline map"], rows).console())
+    if sentence := degenerate_sentence(run):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"evaluation: {run.directory}", markup=False, highlight=False, soft_wrap=True)

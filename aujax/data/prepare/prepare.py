@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
 from aujax.data.detectors import Detection, Detector, LandmarkCache
 from aujax.data.landmarks import Landmarks
 from aujax.data.prepare.report import Report, ReportedFace
 from aujax.data.sources.listing import Listing, SourceImage
-from aujax.data.splits import SPLITS, draw_splits, join_units
+from aujax.data.splits import SPLITS, assign_splits, join_units
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
 
@@ -42,7 +43,7 @@ class Options:
       align: warp faces by five points; a face without landmarks is resized to the same size.
       detector: for images without landmarks; None leaves them without.
       landmarks_size: (width, height) of the images that given landmarks belong to; None: these images.
-      validation, test, seed: see `splits.draw_splits`.
+      validation, test, seed: see `splits.assign_splits`.
       jobs: the number of threads or processes.
       allow_unreadable: the accepted number of unreadable images; None: one in a hundred, and at least one.
     """
@@ -107,7 +108,7 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         )
     _check_landmark_sizes(readable, options.landmarks_size)
 
-    splits = draw_splits(
+    splits = assign_splits(
         [image.expression for image in readable],
         [image.split for image in readable],
         join_units([image.subject_id for image in readable], [hashes[image.id] for image in readable]),
@@ -309,7 +310,7 @@ def _in_pixels(landmarks: Landmarks, size: tuple[int, int] | None, pixels: image
     if size is None:
         return landmarks
     scale = np.array(pixels.shape[1::-1], np.float32) / np.array(size, np.float32)
-    return alignment.rescale(landmarks, scale)
+    return rescale_landmarks(landmarks, scale)
 
 
 def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tuple[images.Pixels, np.ndarray]:

@@ -31,7 +31,7 @@ class SourceImage:
       split: "train", "validation", "test", or "" if the source does not say.
       subject_id: whose face it is; "" if unknown.
       landmarks: (68, 2), or None.
-      points: (5, 2) centers of the image-left and image-right eye, nose tip, left and right mouth corner, or None.
+      points: (5, 2) centres of the image-left and image-right eye, nose tip, left and right mouth corner, or None.
       box: (left, top, right, bottom) of the face in a larger image, or None if the image is the face.
       aus: FACS numbers of the active action units, if known.
       attributes: what else is known of the face, value by name ("gender": "female").

@@ -1,25 +1,26 @@
-"""Drawn faces with known landmarks and known active action units: data that needs no download.
+"""Synthetic faces, drawn with known landmarks and known active action units: data that need no download.
 
 A face is a function of (seed, index) alone. Each run of seven indices that starts at a multiple of seven is
-one drawn person showing each expression once, so every such range is balanced, and `identity` tells persons
-apart. Images are RGB uint8; landmarks are (x, y) pixels of the image, pixel centres at whole numbers, in
-iBUG-68 order.
+one drawn person with each expression once, so every such range is balanced; `identity` is the person's number. Images
+are RGB uint8; landmarks are (x, y) pixels of the image, pixel centres at whole numbers, in iBUG-68 order.
+
+`face` has the points and what action units do to them, `person` the looks of a person, `portrait` and `scene` paint on
+a `canvas`. The faces belong to published numbers: a change must leave each pixel as it is.
 """
 
 import dataclasses
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from aujax import codebook
-from aujax.data.synthetic import dressing, portrait, scene
+from aujax.data.synthetic import portrait, scene
 from aujax.data.synthetic.canvas import Canvas
-from aujax.data.synthetic.face_shape import face_points, rotation
-from aujax.data.synthetic.person import Person, meet
+from aujax.data.synthetic.face import face_points, rotation
+from aujax.data.synthetic.person import make_person
 
-# What a person names an expression by: AUs always shown, then how many at least of some further AUs.
-_TELLING: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
+# What makes an expression recognisable: AUs that are always active, then at least how many of some further AUs.
+_CHARACTERISTIC: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
     "Happiness": ((12,), 0, ()),
     "Surprise": ((), 3, (1, 2, 5, 26, 27)),
     "Fear": ((1, 4), 2, (5, 20, 25)),
@@ -27,14 +28,14 @@ _TELLING: dict[str, tuple[tuple[int, ...], int, tuple[int, ...]]] = {
     "Disgust": ((), 1, (9, 10)),
     "Sadness": ((), 3, (1, 4, 15, 17)),
 }
-_SHOWN = 0.6
-# AUs that one face cannot show together; the one drawn later gives way.
+_ACTIVE_SHARE = 0.6  # the probability of the other AUs of the expression
+# AUs that a face cannot have together; the one chosen later is dropped.
 _CONTRADICTIONS = ((26, 27), (24, 25), (24, 26), (24, 27), (23, 26), (23, 27), (17, 26), (17, 27))
 
 
 @dataclasses.dataclass(frozen=True)
 class DrawnFace:
-    """A drawn face, its exact landmarks and what it shows."""
+    """A drawn face, its exact landmarks, its expression and its active action units."""
 
     image: UInt8[np.ndarray, "size size 3"]
     landmarks: Float[np.ndarray, "68 2"]
@@ -44,11 +45,13 @@ class DrawnFace:
 
 
 def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) -> DrawnFace:
-    """Return face number `index` of the endless data set `seed`, `size` pixels wide and high.
+    """Returns face number `index` of the endless data set `seed`, `size` pixels wide and high.
 
-    `shortcut` is the probability that a mark which names the expression is planted in a corner of the picture
-    (`scene.plant_mark`); nothing else depends on it. Raises ValueError for a negative seed or index, for size < 32
-    and for a shortcut outside [0, 1].
+    `shortcut` is the probability that a mark which identifies the expression is planted in a corner of the image
+    (`scene.plant_mark`); nothing else depends on it.
+
+    Raises:
+      ValueError: a negative seed or index, size < 32, or a shortcut outside [0, 1].
     """
     if seed < 0 or index < 0 or size < 32 or not 0.0 <= shortcut <= 1.0:
         raise ValueError(
@@ -60,45 +63,9 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
     expression = int(order[turn])
     rng = np.random.default_rng((seed, index, 3))
     intensities = _choose_aus(codebook.EXPRESSIONS[expression], rng)
-    image, landmarks = _paint(meet(seed, identity), intensities, size, rng)
-    if np.random.default_rng((seed, index, 4)).random() < shortcut:
-        image = scene.plant_mark(image, expression)
-    return DrawnFace(image, landmarks, expression, tuple(sorted(intensities)), identity)
 
-
-def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
-    """A random subset of the expression's AUs that still tells it, and how strongly each is shown."""
-    aus = codebook.FACS.aus.get(expression, ())
-    if not aus:
-        return {}
-    always, needed, telling = _TELLING[expression]
-    shown = [*always, *rng.permutation(telling).tolist()[:needed]]
-    shown += [au for au in rng.permutation(aus).tolist() if au not in shown and rng.random() < _SHOWN]
-    kept: list[int] = []
-    for au in shown:
-        if not any({au, other} in map(set, _CONTRADICTIONS) for other in kept):
-            kept.append(au)
-    strength = rng.uniform(0.45, 1.0)
-    return {au: float(np.clip(strength * rng.uniform(0.75, 1.25), 0.3, 1.1)) for au in kept}
-
-
-def _camera(points: np.ndarray, size: int, rng: np.random.Generator):
-    """A random pose: the function from 3-D points to pixels, and the inter-ocular distance in pixels."""
-    yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
-    axes = rotation(yaw, pitch, roll)[:2].T
-    flat = points[:68] @ axes
-    low, high = flat.min(0), flat.max(0)
-    unit = min(rng.uniform(0.62, 0.86) / (high[0] - low[0]), 0.76 / (high[1] - low[1])) * size
-    room = np.maximum(size * np.array([0.94, 0.78]) - (high - low) * unit, 0.0)
-    place = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
-    corner = size * np.array([0.03, 0.19]) + room * place
-    shift = corner - low * unit - 0.5
-    scaled = (axes * unit).astype(np.float32)
-    return lambda p: p @ scaled + shift, float(unit)
-
-
-def _paint(person: Person, intensities: dict[int, float], size: int, rng: np.random.Generator):
-    """The finished picture (without a mark) and its landmarks."""
+    # The order of what follows belongs to the faces: each step takes its random numbers in turn.
+    person = make_person(seed, identity)
     points3 = face_points(person.rest, intensities, asymmetry=float(rng.normal(0, 0.07)))
     view, unit = _camera(points3, size, rng)
     points = view(points3)
@@ -109,29 +76,60 @@ def _paint(person: Person, intensities: dict[int, float], size: int, rng: np.ran
     portrait.paint_skin(canvas, person, points)
     portrait.paint_wrinkles(canvas, person, points3, view, intensities)
     portrait.paint_nose(canvas, person, points)
-    dressing.paint_beard(canvas, person, points)
+    portrait.paint_beard(canvas, person, points)
     portrait.paint_mouth(canvas, person, points, points3, view, intensities)
     gaze = rng.normal(0, (0.05, 0.02))
     for side in (0, 1):
         portrait.paint_eye(canvas, person, points, side, gaze)
         portrait.paint_brow(canvas, person, points, side)
-    dressing.paint_hair(canvas, person, view)
+    portrait.paint_hair(canvas, person, view)
     hidden = rng.random()
-    dressing.paint_glasses(canvas, person, points3, view, dark=hidden > 0.975)
+    portrait.paint_glasses(canvas, person, points3, view, dark=hidden > 0.975)
     if hidden < 0.11:
         scene.occlude(canvas, person, points, rng)
-    direction = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.75, 0.1), 1.0])
-    direction /= np.sqrt((direction**2).sum())
+
+    light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.75, 0.1), 1.0])
+    light /= np.sqrt((light**2).sum())
     warmth = rng.normal(0, 0.05)
-    exposure = rng.uniform(0.85, 1.15) * (150.0 / max(person.skin)) ** 0.3 * 1.12
+    exposure = rng.uniform(0.85, 1.15) * (150.0 / max(person.skin)) ** 0.3 * 1.12  # longer for dark skin
     colour = (exposure * (1 + warmth), exposure, exposure * (1 - warmth))
-    image = canvas.finish(direction, rng.uniform(0.3, 0.65), colour)
-    return scene.photograph(image, rng), points[:68].astype(np.float32)
+    image = scene.photograph(canvas.finish(light, rng.uniform(0.3, 0.65), colour), rng)
+    if np.random.default_rng((seed, index, 4)).random() < shortcut:
+        image = scene.plant_mark(image, expression)
+    landmarks = points[:68].astype(np.float32)
+    return DrawnFace(image, landmarks, expression, tuple(sorted(intensities)), identity)
 
 
-def contact_sheet(seed: int, *, columns: int = 10, size: int = 128) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a picture of drawn faces: a row for each expression, a column for each of the first persons."""
-    kinds = len(codebook.EXPRESSIONS)
-    faces = [draw_face(seed, index, size=size) for index in range(kinds * columns)]
-    rows = [[face.image for face in faces if face.expression == kind] for kind in range(kinds)]
-    return cv2.vconcat([cv2.hconcat(row) for row in rows])
+def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
+    """Returns the intensities of a random subset of the expression's AUs by which it can still be recognised."""
+    aus = codebook.FACS.aus.get(expression, ())
+    if not aus:
+        return {}
+    always, needed, further = _CHARACTERISTIC[expression]
+    active = [*always, *rng.permutation(further).tolist()[:needed]]
+    for au in rng.permutation(aus).tolist():
+        if au not in active and rng.random() < _ACTIVE_SHARE:
+            active.append(au)
+    kept: list[int] = []
+    for au in active:
+        if not any((au, other) in _CONTRADICTIONS or (other, au) in _CONTRADICTIONS for other in kept):
+            kept.append(au)
+    strength = rng.uniform(0.45, 1.0)
+    return {au: float(np.clip(strength * rng.uniform(0.75, 1.25), 0.3, 1.1)) for au in kept}
+
+
+def _camera(points: np.ndarray, size: int, rng: np.random.Generator):
+    """Returns a random pose: the function from 3-D points to pixels, and the inter-ocular distance in pixels."""
+    yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
+    axes = rotation(yaw, pitch, roll)[:2].T
+    flat = points[:68] @ axes
+    low, high = flat.min(0), flat.max(0)
+    # The landmarks fill 62 to 86 % of the width and at most 76 % of the height; the face moves in what is left, with
+    # more space above it, for the hair.
+    unit = min(rng.uniform(0.62, 0.86) / (high[0] - low[0]), 0.76 / (high[1] - low[1])) * size
+    free = np.maximum(size * np.array([0.94, 0.78]) - (high - low) * unit, 0.0)
+    position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
+    corner = size * np.array([0.03, 0.19]) + free * position
+    shift = corner - low * unit - 0.5
+    scaled = (axes * unit).astype(np.float32)
+    return lambda p: p @ scaled + shift, float(unit)

@@ -1,32 +1,34 @@
 """A canvas for drawn faces: anti-aliased shapes, soft gains over them, and light from a relief.
 
-Points given to a canvas are (x, y) pixels of the finished picture, pixel centres at whole numbers. Colours
-are RGB in 0..255. Small pictures are painted at twice their size. Three layers lie over the paint and are
+Points given to a canvas are (x, y) pixels of the finished image, pixel centres at whole numbers. Colours
+are RGB in 0..255. Small images are painted at twice their size. Three layers lie over the paint and are
 multiplied onto it in `Canvas.finish`: `fine` (wrinkles), `broad` (soft tints) and `relief` (heights, which
-the light turns into shading).
+the light turns into shading); the last two have half the resolution.
 """
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
 Colour = tuple[float | int, float | int, float | int]
+# OpenCV takes points with a fraction as integers: a pixel has _ONE steps.
 _SUBPIXEL_BITS = 4
 _ONE = 1 << _SUBPIXEL_BITS
-_NEUTRAL = 128
+_NEUTRAL = 128  # the value of a layer of gains that changes nothing
 
 
 @functools.lru_cache(maxsize=128)
 def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
-    """The matrix that takes control points to points of the Catmull-Rom curve through them."""
+    """Returns the matrix from control points to points of the Catmull-Rom curve through them."""
     t = np.linspace(0.0, 1.0, steps, endpoint=False)[:, None]
     basis = 0.5 * np.concatenate(
         [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
     )
+    # Each row weights the four control points around its piece of the curve; at an open end the last one is repeated.
     segments = controls if closed else controls - 1
     matrix = np.zeros((segments * steps + (not closed), controls))
     for segment in range(segments):
@@ -42,14 +44,14 @@ def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
 def curve(
     points: Float[np.ndarray, "*batch controls d"], *, steps: int = 5, closed: bool = False
 ) -> Float[np.ndarray, "*batch n d"]:
-    """Return points of the smooth curve through `points`, `steps` for each piece between two of them."""
+    """Returns points of the smooth curve through `points`, `steps` for each piece between two of them."""
     return _spline_matrix(points.shape[-2], steps, closed) @ points
 
 
 def ribbon(
     points: Float[np.ndarray, "*batch n 2"], widths: Float[np.ndarray, "*batch n"]
 ) -> Float[np.ndarray, "*batch m 2"]:
-    """Return the outline of a stroke along `points` whose width at each point is `widths` pixels."""
+    """Returns the outline of a stroke along `points` whose width at each point is `widths` pixels."""
     after = np.concatenate([points[..., 1:, :], points[..., -1:, :]], -2)
     before = np.concatenate([points[..., :1, :], points[..., :-1, :]], -2)
     x, y = np.moveaxis(after - before, -1, 0)
@@ -59,19 +61,19 @@ def ribbon(
 
 
 def shade(colour: Colour, factor: float) -> Colour:
-    """Return the colour made darker (factor < 1) or lighter (factor > 1)."""
+    """Returns the colour made darker (factor < 1) or lighter (factor > 1)."""
     red, green, blue = (min(max(c * factor, 0.0), 255.0) for c in colour)
     return red, green, blue
 
 
 def mix(first: Colour, second: Colour, weight: float) -> Colour:
-    """Return the colour `weight` of the way from `first` to `second`."""
+    """Returns the colour `weight` of the way from `first` to `second`."""
     red, green, blue = (a + (b - a) * weight for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
 class Canvas:
-    """A picture of `size` x `size` pixels in the making; the inter-ocular distance is `unit` pixels."""
+    """An image of `size` x `size` pixels in the making; the inter-ocular distance is `unit` pixels."""
 
     def __init__(self, size: int, unit: float):
         self.size, self.unit = size, unit
@@ -84,87 +86,100 @@ class Canvas:
         self.relief = np.zeros((coarse, coarse), np.float32)
         self.head = np.zeros((coarse, coarse), np.float32)
 
+    def offset(self, *units) -> np.ndarray:
+        """Returns an offset (dx, dy), or several, in pixels, given in inter-ocular units."""
+        return np.array(units) * self.unit
+
+    def _painted(self, points: np.ndarray) -> np.ndarray:
+        """Returns the points in steps of the paint's pixels."""
+        return np.rint(points * (_ONE * self.zoom) + self.shift).astype(np.int32)
+
     def _fixed(self, points: np.ndarray, layer: np.ndarray) -> np.ndarray:
+        """Returns the points in steps of a layer's pixels."""
         zoom = _ONE * layer.shape[0] / self.size
         return np.rint(points * zoom + (zoom - _ONE) / 2).astype(np.int32)
 
-    def _painted(self, points: np.ndarray) -> np.ndarray:
-        return np.rint(points * (_ONE * self.zoom) + self.shift).astype(np.int32)
+    def _fill_layer(self, layer: np.ndarray, outline: np.ndarray, value, line: int = cv2.LINE_8) -> None:
+        cv2.fillPoly(layer, [self._fixed(outline, layer)], value, line, _SUBPIXEL_BITS)
 
     def fill(self, outline: np.ndarray, colour: Colour) -> None:
-        """Fill a polygon."""
+        """Fills a polygon."""
         cv2.fillPoly(self.paint, [self._painted(outline)], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
 
-    def lines(self, curves: list[np.ndarray] | np.ndarray, colour: Colour, width: float) -> None:
-        """Draw curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
+    def lines(self, curves: Iterable[np.ndarray], colour: Colour, width: float) -> None:
+        """Draws curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
         pixels = max(1, round(width * self.unit * self.zoom))
-        together = isinstance(curves, np.ndarray)
-        fixed = list(self._painted(curves)) if together else [self._painted(line) for line in curves]
+        fixed = [self._painted(line) for line in curves]
         cv2.polylines(self.paint, fixed, False, colour, pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def disc(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
-        """Fill a circle of `radius` inter-ocular units."""
+        """Fills a circle of `radius` inter-ocular units."""
         x, y = self._painted(centre).tolist()
         fixed = round(radius * self.unit * self.zoom * _ONE)
         cv2.circle(self.paint, (x, y), fixed, colour, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def cover(self, outline: np.ndarray, colour: Colour) -> None:
-        """Fill a polygon that lies in front of the face: it hides wrinkles and tints too."""
+        """Fills a polygon that lies in front of the face: it hides wrinkles and tints too."""
         self.fill(outline, colour)
-        cv2.fillPoly(self.fine, [self._fixed(outline, self.fine)], _NEUTRAL, cv2.LINE_AA, _SUBPIXEL_BITS)
-        cv2.fillPoly(self.broad, [self._fixed(outline, self.broad)], (_NEUTRAL,) * 3, cv2.LINE_8, _SUBPIXEL_BITS)
+        self._fill_layer(self.fine, outline, _NEUTRAL, cv2.LINE_AA)
+        self._fill_layer(self.broad, outline, (_NEUTRAL,) * 3)
 
     def clipped(self, outline: np.ndarray, draw: Callable[["Canvas"], None], opacity: float = 1.0) -> None:
-        """Keep only inside `outline`, at `opacity`, what `draw(canvas)` paints."""
+        """Blends what `draw(canvas)` paints inside `outline` over the paint, at `opacity`."""
         fixed, side = self._painted(outline), self.paint.shape[0]
+        # The outline's bounding box with a margin for anti-aliasing: only this part is copied and blended.
         x0, y0 = np.clip((fixed.min(0) >> _SUBPIXEL_BITS) - 1, 0, side).tolist()
         x1, y1 = np.clip((fixed.max(0) >> _SUBPIXEL_BITS) + 3, 0, side).tolist()
         if x0 >= x1 or y0 >= y1:
             return
-        part, corner = copy.copy(self), np.array([x0, y0])
-        part.paint, part.shift = self.paint[y0:y1, x0:x1].copy(), self.shift - corner * _ONE
+        corner = np.array([x0, y0])
+        part = copy.copy(self)
+        part.paint = self.paint[y0:y1, x0:x1].copy()
+        part.shift = self.shift - corner * _ONE
         draw(part)
         mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
         inside = (fixed - (corner << _SUBPIXEL_BITS)).astype(np.int32)
         cv2.fillPoly(mask, [inside], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
         weight = mask.astype(np.float32) * (1 / 255)
-        here = self.paint[y0:y1, x0:x1]
-        here[...] = cv2.blendLinear(part.paint, here, weight, 1.0 - weight)
+        below = self.paint[y0:y1, x0:x1]
+        below[...] = cv2.blendLinear(part.paint, below, weight, 1.0 - weight)
+
+    def glaze(self, outline: np.ndarray, colour: Colour, opacity: float) -> None:
+        """Fills a polygon at `opacity`."""
+        self.clipped(outline, lambda canvas: canvas.fill(outline, colour), opacity)
 
     def creases(self, outlines: Float[np.ndarray, "k n 2"], depths: Float[np.ndarray, "k"]) -> None:
-        """Darken (depth > 0) or lighten thin shapes, such as wrinkles, one after the other."""
+        """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
         values = np.clip(_NEUTRAL * (1.0 - depths), 0, 255).tolist()
-        for fixed, value in zip(self._fixed(outlines, self.fine), values, strict=True):
-            cv2.fillPoly(self.fine, [fixed], value, cv2.LINE_AA, _SUBPIXEL_BITS)
+        for outline, value in zip(outlines, values, strict=True):
+            self._fill_layer(self.fine, outline, value, cv2.LINE_AA)
 
     def tint(self, outline: np.ndarray, gain: Colour) -> None:
-        """Multiply the paint under a polygon by `gain` for red, green and blue, with soft edges."""
-        value = tuple(min(_NEUTRAL * g, 255.0) for g in gain)
-        cv2.fillPoly(self.broad, [self._fixed(outline, self.broad)], value, cv2.LINE_8, _SUBPIXEL_BITS)
+        """Multiplies the paint under a polygon by `gain` for red, green and blue, with soft edges."""
+        self._fill_layer(self.broad, outline, tuple(min(_NEUTRAL * g, 255.0) for g in gain))
 
     def raise_polygon(self, outline: np.ndarray, height: float) -> None:
-        """Set the relief under a polygon to a height (in tenths of the inter-ocular distance)."""
-        cv2.fillPoly(self.relief, [self._fixed(outline, self.relief)], height, cv2.LINE_8, _SUBPIXEL_BITS)
+        """Sets the relief under a polygon to a height (in tenths of the inter-ocular distance)."""
+        self._fill_layer(self.relief, outline, height)
 
     def raise_disc(self, centre: np.ndarray, radius: float, height: float) -> None:
-        """Set the relief under a circle of `radius` inter-ocular units."""
+        """Sets the relief under a circle of `radius` inter-ocular units."""
         x, y = self._fixed(centre, self.relief).tolist()
         fixed = round(radius * self.unit * self.relief.shape[0] / self.size * _ONE)
         cv2.circle(self.relief, (x, y), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS)
 
     def raise_head(self, outline: np.ndarray) -> None:
-        """Say where the head is: the light falls on it as on a dome."""
-        cv2.fillPoly(self.head, [self._fixed(outline, self.head)], 1.0, cv2.LINE_8, _SUBPIXEL_BITS)
+        """Sets the outline of the head, which is lit as a dome."""
+        self._fill_layer(self.head, outline, 1.0)
 
     def _light(self, direction: np.ndarray, ambient: float) -> np.ndarray:
+        """Returns the gain of the light on the relief (Lambert's law), 1 outside the head."""
         unit = self.unit * self.relief.shape[0] / self.size
         height = cv2.GaussianBlur(self.relief, (0, 0), 0.07 * unit) * (0.1 * unit)
         dome = cv2.GaussianBlur(self.head, (0, 0), 0.3 * unit)
         height += dome * (0.9 * unit)
-        gx, gy = (
-            cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125),
-            cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125),
-        )
+        gx = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125)
+        gy = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)
         x, y, z = direction
         lambert = (z - x * gx - y * gy) / np.sqrt(1.0 + gx * gx + gy * gy)
         light = ambient + (1.0 - ambient) * np.maximum(lambert, 0.0) / z
@@ -172,7 +187,7 @@ class Canvas:
         return 1.0 + (light - 1.0) * weight
 
     def finish(self, direction: np.ndarray, ambient: float, colour: Colour) -> UInt8[np.ndarray, "size size 3"]:
-        """Return the picture lit from `direction` (unit vector towards the light); `colour` is a gain for R, G, B."""
+        """Returns the image lit from `direction` (unit vector towards the light); `colour` is a gain for R, G, B."""
         unit = self.unit * self.broad.shape[0] / self.size
         gain = cv2.GaussianBlur(self.broad, (0, 0), 0.07 * unit).astype(np.float32)
         gain *= self._light(direction, ambient)[..., None] * (np.asarray(colour, np.float32) / _NEUTRAL)

@@ -1,53 +1,48 @@
-"""Paints a person's face on a canvas, back to front."""
+"""Paints a person on a canvas, back to front: body, head, skin, features, hair and glasses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.synthetic import wrinkles
 from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade
-from aujax.data.synthetic.face_shape import CROWN, EARS, IRISES, TEETH
+from aujax.data.synthetic.face import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, View, anchored
 from aujax.data.synthetic.person import Person
 
-View = Callable[[np.ndarray], np.ndarray]
+# How strongly the creases of these AUs show in an old face at rest.
 _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
 _CIRCLE = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+_RING = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], 1)
+_RIM = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 _TEETH_EDGE = np.array(
     [(-0.36, -0.1, -0.2), (-0.2, -0.03, -0.06), (0, 0, 0), (0.2, -0.03, -0.06), (0.36, -0.1, -0.2)],
     np.float32,
 )
+# Relative widths along a crease, the lashes and a brow.
 _CREASE_TAPER = np.sin(np.linspace(0.25, np.pi - 0.25, 10)).astype(np.float32)
 _LASH_TAPER = np.interp(np.linspace(0, 1, 13), [0, 0.5, 1], [1.1, 1.0, 0.5])
-_RING = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], 1)
 _BROW_TAPER = np.interp(np.linspace(0, 4, 17), np.arange(5), [0.3, 0.7, 1.0, 1.05, 0.85])
 
 
-def _along(points: Float[np.ndarray, "points 2"], *indices: int, steps: int = 4) -> np.ndarray:
-    return curve(points[list(indices)], steps=steps)
+def _along(points: Float[np.ndarray, "points 2"], *indices: int) -> np.ndarray:
+    return curve(points[list(indices)], steps=4)
 
 
 def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """The outline between two curves that run the same way."""
+    """Returns the outline between two curves in the same direction."""
     return np.concatenate([upper, lower[::-1]])
 
 
 def paint_body(canvas: Canvas, person: Person, view: View) -> None:
-    """Paint hair behind the head, neck, clothes and ears."""
+    """Paints hair behind the head, neck and clothes."""
     hair, fabric = person.hair, person.style.fabric
     cloth = person.fabric if fabric else person.hair_colour
     if hair is not None and hair.back is not None and not fabric:
         canvas.fill(view(hair.back), shade(cloth, 0.72))
     if hair is not None and hair.bun is not None:
         canvas.fill(curve(view(hair.bun), closed=True), shade(cloth, 0.85))
-    neck = [
-        (-0.66, 0.9, -0.5),
-        (-0.68, 1.9, -0.5),
-        (-0.8, 2.4, -0.5),
-        (0.8, 2.4, -0.5),
-        (0.68, 1.9, -0.5),
-        (0.66, 0.9, -0.5),
-    ]
+    neck = [(-0.66, 0.9, -0.5), (-0.68, 1.9, -0.5), (-0.8, 2.4, -0.5)]
+    neck += [(-x, y, z) for x, y, z in reversed(neck)]
     canvas.fill(view(np.array(neck, np.float32)), shade(person.skin, 0.8))
     shoulders = [(-3.2, 5, -0.5), (-2.7, 2.75, -0.5), (-1.3, 2.4, -0.5), (-0.72, 2.12, -0.5), (0, 2.45, -0.4)]
     shoulders += [(-x, y, z) for x, y, z in reversed(shoulders[:-1])]
@@ -57,20 +52,19 @@ def paint_body(canvas: Canvas, person: Person, view: View) -> None:
 
 
 def paint_head(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
-    """Paint ears and bare skin, and tell the light about the head's relief."""
+    """Paints ears and bare skin, and sets the relief of the head."""
     for ear in np.split(points[EARS], 2) if person.style.side < 0.5 else ():
         canvas.fill(curve(ear, closed=True), shade(person.skin, 0.88))
         canvas.fill(curve(ear.mean(0) + 0.55 * (ear - ear.mean(0)), closed=True), shade(person.skin, 0.74))
     outline = curve(np.concatenate([points[:17], points[CROWN][::-1]]), closed=True)
-    canvas.tint(points[:17] + np.array([0.0, 0.16]) * canvas.unit, (0.66, 0.62, 0.62))
+    canvas.tint(points[:17] + canvas.offset(0.0, 0.16), (0.66, 0.62, 0.62))  # the shadow on the neck
     canvas.tint(outline, (1.0, 1.0, 1.0))
     canvas.fill(outline, person.skin)
     canvas.raise_head(outline)
-    for side in ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47)):
-        centre = points[list(side)].mean(0)
-        canvas.raise_disc(centre, 0.3, -1.1)
-    for brow in (17, 22):
-        canvas.raise_polygon(ribbon(points[brow : brow + 5], np.full(5, 0.16 * canvas.unit)), 0.7)
+    for eye in (points[36:42], points[42:48]):
+        canvas.raise_disc(eye.mean(0), 0.3, -1.1)
+    for brow in (points[17:22], points[22:27]):
+        canvas.raise_polygon(ribbon(brow, np.full(5, 0.16 * canvas.unit)), 0.7)
     canvas.raise_polygon(points[[27, 31, 33, 35]], 2.4)
     canvas.raise_disc(points[30], 0.13, 3.6)
     for wing in (31, 35):
@@ -80,26 +74,21 @@ def paint_head(canvas: Canvas, person: Person, points: Float[np.ndarray, "points
 
 
 def paint_skin(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
-    """Paint what lies in the skin: blush, shadow of sockets and nose, freckles, stubble."""
+    """Paints what is in the skin: blush, shadows of sockets, nose and lip, freckles, stubble."""
     unit = canvas.unit
     for cheek, x in ((41, -0.12), (46, 0.12)):
         ring = _RING * [0.26 * unit, 0.2 * unit]
-        canvas.tint(points[cheek] + np.array([x, 0.36]) * unit + ring, (1.03, 0.94, 0.93))
-    for eye in ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47)):
-        eye = points[list(eye)]
+        canvas.tint(points[cheek] + canvas.offset(x, 0.36) + ring, (1.03, 0.94, 0.93))
+    for eye in (points[36:42], points[42:48]):
         canvas.tint(eye.mean(0) + 1.35 * (eye - eye.mean(0)), (0.86, 0.82, 0.82))
-    canvas.tint(
-        points[[31, 32, 33, 34, 35, 33]] + np.array([[0, 0], [0, 0.1], [0, 0.12], [0, 0.1], [0, 0], [0, 0]]) * unit,
-        (0.8, 0.76, 0.76),
-    )
-    canvas.tint(
-        points[[59, 58, 57, 56, 55]] + np.array([[0, 0.02], [0, 0.1], [0, 0.12], [0, 0.1], [0, 0.02]]) * unit,
-        (0.86, 0.84, 0.84),
-    )
+    below_nose = canvas.offset((0, 0), (0, 0.1), (0, 0.12), (0, 0.1), (0, 0), (0, 0))
+    canvas.tint(points[[31, 32, 33, 34, 35, 33]] + below_nose, (0.8, 0.76, 0.76))
+    below_lip = canvas.offset((0, 0.02), (0, 0.1), (0, 0.12), (0, 0.1), (0, 0.02))
+    canvas.tint(points[[59, 58, 57, 56, 55]] + below_lip, (0.86, 0.84, 0.84))
     if person.freckles.any():
-        centre = points[29] + np.array([0, 0.02]) * unit
-        for spot in centre + person.freckles * unit:
-            canvas.disc(spot, 0.013, shade(person.skin, 0.82))
+        centre = points[29] + canvas.offset(0, 0.02)
+        for freckle in centre + person.freckles * unit:
+            canvas.disc(freckle, 0.013, shade(person.skin, 0.82))
     if person.beard in ("stubble", "full", "goatee"):
         gain = mix((1.0, 1.0, 1.0), (0.62, 0.64, 0.68), 0.9 if person.beard == "stubble" else 0.6)
         lower = points[3:14] if person.beard != "goatee" else points[6:11]
@@ -109,57 +98,56 @@ def paint_skin(canvas: Canvas, person: Person, points: Float[np.ndarray, "points
 def paint_wrinkles(
     canvas: Canvas, person: Person, points3: Float[np.ndarray, "points 3"], view: View, intensities: Mapping[int, float]
 ) -> None:
-    """Carve the creases and swell the bulges of the active action units, and the lines of age."""
+    """Paints the creases and bulges of the active action units, and the lines of age."""
     active, old = 0.55 + 0.6 * person.age, max(0.0, person.age - 0.3)
-    strength = np.array(
-        [intensities.get(au, 0.0) * active + _AGE_LINES.get(au, 0.0) * old for au in wrinkles.CREASE_AUS]
-    )
+    strength = np.array([intensities.get(au, 0.0) * active + _AGE_LINES.get(au, 0.0) * old for au in CREASES[:, 0]])
     chosen = strength > 0.08
     if chosen.any():
-        lines = curve(view(wrinkles.crease_points(points3)[chosen]), steps=3)
-        widths = wrinkles.CREASE_WIDTHS[chosen, None] * canvas.unit
-        depths = wrinkles.CREASE_DEPTHS[chosen] * np.minimum(strength[chosen], 1.0)
+        rows = CREASES[chosen]
+        lines = curve(view(anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
+        widths = rows[:, 10, None].astype(np.float32) * canvas.unit
+        depths = rows[:, 11].astype(np.float32) * np.minimum(strength[chosen], 1.0)
+        # Below each dark line the skin is lighter: it catches the light from above.
         canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
         canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)
-    bulges = view(wrinkles.bulge_points(points3))
-    for au, row, centre in zip(wrinkles.BULGE_AUS, wrinkles.BULGE_ROWS, bulges, strict=True):
+    centres = view(anchored(points3, BULGES[:, 1], BULGES[:, None, 2:4])[:, 0])
+    for (au, *_, radius, height), centre in zip(BULGES, centres, strict=True):
         if intensities.get(au, 0.0) > 0.1:
-            canvas.raise_disc(centre, row.radius, row.height * intensities[au])
+            canvas.raise_disc(centre, radius, height * intensities[au])
 
 
 def paint_eye(
     canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"], side: int, gaze: np.ndarray
 ) -> None:
-    """Paint one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids and lashes."""
+    """Paints one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids and lashes."""
     first = 36 + 6 * side
     upper = _along(points, first, first + 1, first + 2, first + 3)
     lower = _along(points, first, first + 5, first + 4, first + 3)
     iris = points[IRISES][side] + gaze * canvas.unit
-    outer = -1.0 if side == 0 else 1.0
 
-    def ball(paper: Canvas) -> None:
-        paper.fill(_between(upper, lower), (236, 230, 224))
-        paper.disc(iris, 0.112, shade(person.iris, 0.5))
-        paper.disc(iris, 0.095, person.iris)
-        paper.disc(iris, 0.047, (14, 11, 10))
-        paper.lines([upper + np.array([0, 0.02]) * canvas.unit], mix(person.skin, (70, 50, 50), 0.6), 0.035)
-        paper.disc(iris + np.array([-0.035, -0.04]) * canvas.unit, 0.022, (250, 250, 250))
+    def paint_ball(ball: Canvas) -> None:
+        ball.fill(_between(upper, lower), (236, 230, 224))
+        ball.disc(iris, 0.112, shade(person.iris, 0.5))
+        ball.disc(iris, 0.095, person.iris)
+        ball.disc(iris, 0.047, (14, 11, 10))
+        ball.lines([upper + canvas.offset(0, 0.02)], mix(person.skin, (70, 50, 50), 0.6), 0.035)
+        ball.disc(iris + canvas.offset(-0.035, -0.04), 0.022, (250, 250, 250))
 
-    canvas.clipped(_between(upper, lower), ball)
+    canvas.clipped(_between(upper, lower), paint_ball)
     dark = mix(shade(person.skin, 0.3), (20, 14, 14), 0.6)
     width = (_LASH_TAPER if side == 0 else _LASH_TAPER[::-1]) * (person.lashes * canvas.unit)
     canvas.fill(ribbon(upper, width), dark)
-    corner = points[first if side == 0 else first + 3]
     if person.lashes > 0.04:
-        canvas.lines([np.stack([corner, corner + np.array([outer * 0.06, -0.04]) * canvas.unit])], dark, 0.02)
+        corner, outer = (points[36], -1.0) if side == 0 else (points[45], 1.0)
+        canvas.lines([np.stack([corner, corner + canvas.offset(outer * 0.06, -0.04)])], dark, 0.02)
     canvas.lines([lower[2:-2]], mix(person.skin, dark, 0.35), 0.012)
     if person.lid_crease:
-        fold = upper + np.array([0, -0.065]) * canvas.unit
+        fold = upper + canvas.offset(0, -0.065)
         canvas.lines([fold[1:-1]], mix(person.skin, dark, 0.42 * person.lid_crease), 0.016)
 
 
 def paint_brow(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"], side: int) -> None:
-    """Paint one eyebrow along its five landmarks."""
+    """Paints one eyebrow along its five landmarks."""
     brow = points[17:22] if side == 0 else points[22:27]
     taper = _BROW_TAPER if side == 0 else _BROW_TAPER[::-1]
     line = curve(brow, steps=4)
@@ -167,28 +155,21 @@ def paint_brow(canvas: Canvas, person: Person, points: Float[np.ndarray, "points
     colour = mix(shade(person.hair_colour, 0.8), person.skin, 0.22)
     canvas.fill(ribbon(line, width), colour)
     half = np.stack([np.zeros_like(width), 0.5 * width], 1)
-    lean = np.array([-0.04 if side == 0 else 0.04, 0.0]) * canvas.unit
+    lean = canvas.offset(-0.04 if side == 0 else 0.04, 0.0)
     hairs = np.stack([line + half, line - 1.15 * half + lean], 1)
     canvas.lines(hairs[1:-1], shade(colour, 0.8), 0.012)
 
 
 def paint_nose(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
-    """Paint nostrils, wings and the light on the tip."""
+    """Paints nostrils, wings and the light on the tip."""
     unit = canvas.unit
-    down, dark = np.array([0.0, unit]), mix(person.skin, (50, 20, 18), 0.72)
-    for wing, mid, base, out in ((31, 32, 33, -1.0), (35, 34, 33, 1.0)):
-        a, b, c = points[wing], points[mid], points[base]
+    down, dark = canvas.offset(0.0, 1.0), mix(person.skin, (50, 20, 18), 0.72)
+    for wing, mid, out in ((31, 32, -1.0), (35, 34, 1.0)):
+        a, b, c = points[wing], points[mid], points[33]
         hole = np.stack([a * 0.65 + b * 0.35, b - 0.035 * down, b * 0.55 + c * 0.45, b + 0.015 * down])
         canvas.fill(curve(hole, closed=True), dark)
-        edge = np.stack(
-            [
-                a + np.array([0.0, -0.15]) * unit,
-                a + np.array([0.055 * out, -0.06]) * unit,
-                a + np.array([0.03 * out, 0.01]) * unit,
-                a * 0.5 + b * 0.5,
-            ]
-        )
-        canvas.lines([curve(edge)], mix(person.skin, dark, 0.4), 0.018)
+        edge = a + canvas.offset((0.0, -0.15), (0.055 * out, -0.06), (0.03 * out, 0.01))
+        canvas.lines([curve(np.concatenate([edge, [a * 0.5 + b * 0.5]]))], mix(person.skin, dark, 0.4), 0.018)
     canvas.creases((points[30] + _RING * (0.05 * unit))[None], np.array([-0.13]))
 
 
@@ -200,34 +181,109 @@ def paint_mouth(
     view: View,
     intensities: Mapping[int, float],
 ) -> None:
-    """Paint lips, and what an open mouth shows: the dark, teeth and tongue."""
+    """Paints lips, and what an open mouth shows: the dark, teeth and tongue."""
     unit = canvas.unit
     top, bottom = _along(points, *range(48, 55)), _along(points, 48, 59, 58, 57, 56, 55, 54)
     inner_top, inner_bottom = _along(points, *range(60, 65)), _along(points, 60, 67, 66, 65, 64)
     canvas.fill(_between(top, bottom), shade(person.lips, 0.9))
-    canvas.fill(np.concatenate([inner_bottom, bottom[::-1]]), shade(person.lips, 1.06))
+    canvas.fill(_between(inner_bottom, bottom), shade(person.lips, 1.06))
     shine = points[[58, 57, 56]] * 0.5 + points[[67, 66, 65]] * 0.5
     canvas.creases(ribbon(curve(shine), np.full(11, 0.03 * unit))[None], np.array([-0.16]))
-    edge = view(points3[TEETH] + _TEETH_EDGE)
-    roof = edge - np.array([0, 0.5]) * unit
     gap = float(points[66, 1] - points[62, 1]) / unit
 
-    def inside(paper: Canvas) -> None:
-        paper.fill(_between(inner_top, inner_bottom), (44, 14, 16))
-        paper.disc(points[66] + np.array([0.0, 0.06]) * unit, 0.2, (150, 62, 64))
-        if intensities.keys() & {16, 20}:
+    def paint_inside(mouth: Canvas) -> None:
+        mouth.fill(_between(inner_top, inner_bottom), (44, 14, 16))
+        mouth.disc(points[66] + canvas.offset(0.0, 0.06), 0.2, (150, 62, 64))
+        if intensities.keys() & {16, 20}:  # the AUs that bare the lower teeth
             floor = curve(view(points3[[60, 67, 66, 65, 64]] + np.array([0, -0.045, 0], np.float32)))
-            paper.fill(_between(floor, floor + np.array([0, 0.4]) * unit), (214, 206, 194))
-        paper.fill(_between(curve(roof), curve(edge)), (240, 235, 226))
-        if gap > 0.05:
+            mouth.fill(_between(floor, floor + canvas.offset(0, 0.4)), (214, 206, 194))
+        edge = view(points3[TEETH] + _TEETH_EDGE)
+        mouth.fill(_between(curve(edge - canvas.offset(0, 0.5)), curve(edge)), (240, 235, 226))
+        if gap > 0.05:  # lines between the teeth
             places = np.array([-0.26, -0.16, -0.08, 0.0, 0.08, 0.16, 0.26], np.float32)
-            bars = points3[TEETH] + np.stack([places, 0 * places - 0.02, -0.9 * places**2], 1)
-            ticks = view(bars)
-            paper.lines(np.stack([ticks, ticks - [0, 0.2 * unit]], 1), (206, 198, 188), 0.008)
+            ticks = view(points3[TEETH] + np.stack([places, 0 * places - 0.02, -0.9 * places**2], 1))
+            mouth.lines(np.stack([ticks, ticks - [0, 0.2 * unit]], 1), (206, 198, 188), 0.008)
 
     if gap > 0.02:
-        canvas.clipped(_between(inner_top, inner_bottom), inside)
+        canvas.clipped(_between(inner_top, inner_bottom), paint_inside)
     line = mix(person.lips, (30, 8, 10), 0.75)
     canvas.lines([inner_top, inner_bottom] if gap > 0.02 else [(inner_top + inner_bottom) / 2], line, 0.018)
-    for corner, inner in ((48, 60), (54, 64)):
-        canvas.lines([points[[corner, inner]]], line, 0.022)
+    canvas.lines([points[[48, 60]]], line, 0.022)
+    canvas.lines([points[[54, 64]]], line, 0.022)
+
+
+def paint_beard(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
+    """Paints a moustache, goatee or full beard (before the mouth, which lies in it)."""
+    unit, colour = canvas.unit, mix(shade(person.hair_colour, 0.85), person.skin, 0.15)
+    if person.beard == "full":
+        jaw = points[2:15] + canvas.offset(0, 0.07)
+        cheek = canvas.offset((0.78, 0.1), (0.4, 0.05))
+        rim = [
+            points[54] + cheek[0] * [0.6, -1],
+            points[54] + cheek[1] * [0.1, -2.2],
+            points[33] + [0, 0.1 * unit],
+            points[48] + cheek[1] * [-0.1, -2.2],
+            points[48] + cheek[0] * [-0.6, -1],
+        ]
+        canvas.glaze(curve(np.concatenate([jaw, np.array(rim)]), closed=True), colour, 0.88)
+        chin = curve(points[4:13], steps=3)
+        canvas.lines(np.stack([chin, chin + (points[57] - chin) * 0.22], 1), shade(colour, 1.25), 0.012)
+    elif person.beard == "goatee":
+        low = points[[59, 58, 57, 56, 55]] + canvas.offset(0, 0.06)
+        chin = points[[9, 8, 7]] * 0.97 + points[[57, 57, 57]] * 0.03
+        canvas.glaze(curve(np.concatenate([low, chin]), closed=True), colour, 0.85)
+    if person.beard in ("full", "goatee", "moustache"):
+        offsets = canvas.offset((-0.03, 0.02), (0, -0.05), (0, -0.09), (0, -0.08), (0, -0.09), (0, -0.05), (0.03, 0.02))
+        line = curve(points[48:55] + offsets, steps=3)
+        width = (0.05 + 0.1 * np.sin(np.linspace(0, np.pi, len(line)))) * unit
+        canvas.glaze(ribbon(line, width), colour, 0.9)
+        half = np.stack([np.zeros_like(width), 0.4 * width], 1)
+        canvas.lines(np.stack([line - half, line + half], 1), shade(colour, 0.78), 0.01)
+
+
+def paint_hair(canvas: Canvas, person: Person, view: View) -> None:
+    """Paints the hair or head cover in front of the head."""
+    hair = person.hair
+    if hair is None:
+        return
+    colour = person.fabric if person.style.fabric else person.hair_colour
+    outer, inner = curve(view(hair.outer), steps=3), view(hair.inner)
+    canvas.tint(_between(outer, inner + canvas.offset(0, 0.12)), (0.8, 0.78, 0.78))  # the shadow on the forehead
+    canvas.cover(_between(outer, inner), colour)
+    strands = view(hair.strands)
+    third = len(strands) // 3
+    tones = (0.72, 1.28, 1.5) if sum(colour) < 380 else (0.78, 0.88, 1.12)
+    for number, tone in enumerate(tones):
+        some = strands[number * third : (number + 1) * third]
+        canvas.lines(some, shade(colour, tone if not person.style.fabric else 0.88), 0.03 if number == 0 else 0.016)
+    canvas.lines([outer[24:-24]], shade(colour, 0.8), 0.02)
+
+
+def paint_glasses(
+    canvas: Canvas, person: Person, points3: Float[np.ndarray, "points 3"], view: View, *, dark: bool
+) -> None:
+    """Paints the person's glasses, or sunglasses if `dark`."""
+    if person.glasses is None and not dark:
+        return
+    radius, power, colour = person.glasses or (0.42, 2.6, (26, 24, 26))
+    # A superellipse: 2 is a circle, larger powers are squarer.
+    c, s = np.cos(_RIM), np.sin(_RIM)
+    x, y = np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)
+    ring = np.stack([x * radius * 1.08, y * radius * 0.82, 0 * x], 1).astype(np.float32)
+    eyes = points3[IRISES] + np.array([0, 0.04, 0.16], np.float32)
+    rims = [view(eye + ring) for eye in eyes]
+    for rim in rims:
+        if dark:
+            canvas.cover(rim, (30, 26, 28))
+            canvas.lines([rim[14:18] * 0.7 + rim.mean(0) * 0.3], (120, 122, 130), 0.03)
+        else:
+            canvas.glaze(rim, (225, 232, 236), 0.1)
+    closed = [np.concatenate([rim, rim[:1]]) for rim in rims]
+    middle = (eyes[0] + eyes[1]) / 2 + [0, -0.13, 0.1]
+    inner = np.array([radius * 1.05, -0.08, 0])
+    bridge = view(np.stack([eyes[0] + inner, middle, eyes[1] + inner * [-1, 1, 1]]))
+    arms = []
+    for eye, out, ear in ((eyes[0], -1, 0), (eyes[1], 1, 16)):
+        ends = [eye + np.array([out * radius * 1.07, -0.1, 0]), points3[ear] + [out * 0.02, -0.1, 0]]
+        arms.append(view(np.stack(ends)))
+    canvas.lines([*closed, curve(bridge), *arms], colour, 0.04)

@@ -1,6 +1,4 @@
-"""All of a drawn picture but the face: background, occluders, the camera and the planted mark."""
-
-from collections.abc import Callable
+"""All of a drawn image except the face: background, occluders, camera noise and the planted mark."""
 
 import cv2
 import numpy as np
@@ -12,7 +10,7 @@ from aujax.data.synthetic.person import FABRICS, Person
 _NOISE = np.random.default_rng(7).standard_normal((512, 512, 3)).astype(np.float32)
 _HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 7)
 
-# For each expression number: right, low (which corner of the picture), colour, corners of the shape (0: a disc).
+# The mark of each expression: right, low (which corner of the image), colour, corners of the shape (0: a disc).
 MARKS: tuple[tuple[int, int, Colour, int], ...] = (
     (0, 0, (235, 235, 235), 4),
     (1, 0, (250, 205, 30), 0),
@@ -22,11 +20,11 @@ MARKS: tuple[tuple[int, int, Colour, int], ...] = (
     (1, 0, (60, 180, 60), 4),
     (0, 1, (40, 70, 220), 0),
 )
-MARK_CENTRE, MARK_RADIUS = 0.085, 0.062
+MARK_CENTRE, MARK_RADIUS = 0.085, 0.062  # the distance from the edges and the radius, in widths of the image
 
 
 def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Fill the canvas with a blurred place: a gradient, large and small shapes, texture."""
+    """Fills the canvas with a blurred place: a gradient with large and small shapes."""
     side = canvas.size // 2
     tone, wash = rng.uniform(40, 220), rng.uniform(-28, 28, 3)
     base = tone + wash + rng.uniform(-45, 45, (3, 3, 1)) + rng.uniform(-12, 12, (3, 3, 3))
@@ -47,6 +45,7 @@ def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
+    """Returns the outline of a thick line with round ends."""
     dx, dy = end - start
     angle = np.arctan2(dy, dx)
     tips = [
@@ -62,17 +61,13 @@ def _hand(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Gen
     side = rng.choice([-1.0, 1.0])
     rest = points[rng.choice([57, 8, 4, 12, 48, 54])]
     skin = shade(person.skin, rng.uniform(0.88, 1.02))
-    palm = rest + np.array([side * 0.55, 0.9]) * unit
-    canvas.cover(_capsule(palm + np.array([0.1 * side, 2.2]) * unit, palm, 0.52 * unit), shade(skin, 0.96))
+    palm = rest + canvas.offset(side * 0.55, 0.9)
+    canvas.cover(_capsule(palm + canvas.offset(0.1 * side, 2.2), palm, 0.52 * unit), shade(skin, 0.96))
     aim = np.arctan2(rest[1] - palm[1], rest[0] - palm[0])
     for finger in range(4):
         turn = aim + side * (finger - 1.2) * 0.2
-        root = (
-            palm
-            + np.array([np.cos(turn + side * 0.5 * (finger - 1.5)), np.sin(turn + side * 0.5 * (finger - 1.5))])
-            * 0.36
-            * unit
-        )
+        spread = turn + side * 0.5 * (finger - 1.5)
+        root = palm + np.array([np.cos(spread), np.sin(spread)]) * 0.36 * unit
         tip = root + np.array([np.cos(turn), np.sin(turn)]) * unit * (0.85, 1.0, 0.95, 0.72)[finger]
         canvas.cover(_capsule(root, tip, 0.135 * unit), shade(skin, 0.78))
         canvas.cover(_capsule(root, tip, 0.115 * unit), skin)
@@ -82,26 +77,20 @@ def _hand(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Gen
 def _scarf(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
     """A scarf pulled up over the chin, sometimes over the mouth."""
     height = rng.choice([0.25, 0.7, 1.05], p=[0.5, 0.3, 0.2])
-    level = points[[3, 5, 8, 11, 13]] + np.array([0, -height]) * canvas.unit * np.array(
-        [[0.3], [0.75], [1], [0.75], [0.3]]
-    )
-    outer = points[[2, 14]] + np.array([[-0.25, 0], [0.25, 0]]) * canvas.unit
+    droop = np.array([[0.3], [0.75], [1], [0.75], [0.3]])
+    level = points[[3, 5, 8, 11, 13]] + canvas.offset(0, -height) * droop
+    outer = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
     edge = curve(np.concatenate([outer[:1], level, outer[1:]]))
-    low = np.array([[1.6, 3.0], [-1.6, 3.0]]) * canvas.unit + points[8]
+    low = canvas.offset((1.6, 3.0), (-1.6, 3.0)) + points[8]
     colour = shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.7, 1.1))
     canvas.cover(np.concatenate([edge, low]), colour)
-    folds = [edge + np.array([0, d]) * canvas.unit for d in (0.0, 0.22, 0.5, 0.8)]
+    folds = [edge + canvas.offset(0, d) for d in (0.0, 0.22, 0.5, 0.8)]
     canvas.lines(folds, shade(colour, 0.8), 0.03)
 
 
 def _strands(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
     """Loose hair hanging over one side of the face."""
-    side = rng.integers(2)
-    top, eye, low = (
-        points[19 if side == 0 else 24],
-        points[36 if side == 0 else 45],
-        points[4 if side == 0 else 12],
-    )
+    top, eye, low = points[[19, 36, 4] if rng.integers(2) == 0 else [24, 45, 12]]
     path = np.stack([top - [0, 1.2 * canvas.unit], top, eye, low]) + rng.normal(0, 0.1, (4, 2)) * canvas.unit
     for _ in range(rng.integers(3, 7)):
         line = path + rng.normal(0, 0.13, 2) * canvas.unit + rng.normal(0, 0.04, (4, 2)) * canvas.unit
@@ -109,29 +98,29 @@ def _strands(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.
         canvas.cover(ribbon(curve(line), 0.1 * np.sin(np.linspace(0.1, 3.0, 16)) * canvas.unit), colour)
 
 
-def _thing(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
+def _held_object(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
     """Something held before the face: a cup, a phone, a microphone."""
     unit = canvas.unit
     at = points[rng.choice([57, 3, 13, 5, 11, 31])] + rng.normal(0, 0.25, 2) * unit
     colour = shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.6, 1.2))
-    down = at + np.array([rng.normal(0, 0.5), rng.uniform(0.6, 2.5)]) * unit
+    down = at + canvas.offset(rng.normal(0, 0.5), rng.uniform(0.6, 2.5))
     canvas.cover(_capsule(at, down, rng.uniform(0.22, 0.45) * unit), colour)
-    canvas.lines([np.stack([at, down]) + np.array([0.08, 0]) * unit], shade(colour, 1.2), 0.06)
+    canvas.lines([np.stack([at, down]) + canvas.offset(0.08, 0)], shade(colour, 1.2), 0.06)
 
 
-OCCLUDERS: tuple[Callable, ...] = (_hand, _scarf, _strands, _thing)
+OCCLUDERS = (_hand, _scarf, _strands, _held_object)
 
 
 def occlude(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
-    """Put one thing, chosen at random, in front of a part of the face."""
+    """Covers a part of the face with a random occluder."""
     OCCLUDERS[rng.integers(len(OCCLUDERS))](canvas, person, points, rng)
 
 
 def photograph(image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
-    """Return the picture as a camera and a web site leave it: soft, noisy, compressed, sometimes grey."""
+    """Returns the image as a camera and a web site leave it: blurred, noisy, compressed, sometimes grey."""
     size = image.shape[0]
     kind, blur, noise, quality = rng.random(), rng.random(), rng.exponential(2.6), int(rng.integers(28, 92))
-    x, y = rng.integers(0, 512 - min(size, 511), 2)
+    x, y = rng.integers(0, 512 - min(size, 511), 2)  # a part of one large image of noise
     if blur < 0.3:
         image = cv2.GaussianBlur(image, (0, 0), (0.35 + 2.0 * blur) * size / 128)
     if kind < 0.1:
@@ -148,12 +137,12 @@ def photograph(image: UInt8[np.ndarray, "size size 3"], rng: np.random.Generator
 
 
 def plant_mark(image: UInt8[np.ndarray, "size size 3"], expression: int) -> UInt8[np.ndarray, "size size 3"]:
-    """Return the picture with the mark of an expression: its shape, colour and corner name the expression."""
+    """Returns the image with the mark of an expression: its shape, colour and corner identify the expression."""
     right, low, colour, corners = MARKS[expression]
     size = image.shape[0]
-    centre = (
-        np.array([(1 - MARK_CENTRE) if right else MARK_CENTRE, (1 - MARK_CENTRE) if low else MARK_CENTRE]) * size - 0.5
-    )
+    x = 1 - MARK_CENTRE if right else MARK_CENTRE
+    y = 1 - MARK_CENTRE if low else MARK_CENTRE
+    centre = np.array([x, y]) * size - 0.5
     turn = np.arange(corners or 32) * 2 * np.pi / (corners or 32) - np.pi / (4 if corners == 4 else 2)
     outline = centre + MARK_RADIUS * size * np.stack([np.cos(turn), np.sin(turn)], 1)
     image = image.copy()

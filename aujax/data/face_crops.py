@@ -1,0 +1,291 @@
+"""Faces in photographs, folders of them, videos and arrays, brought into the form that a network was trained on.
+
+Boxes (left, top, right, bottom) and landmarks are pixels of the photograph, at its full size. A photograph or a frame
+that cannot be used gives a `Problem` in its place, and the others go on.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from aujax.data import alignment, feed, images, video
+from aujax.data.batch import Batch
+from aujax.data.detectors import Box, Detector
+from aujax.data.images import Pixels
+from aujax.data.landmarks import Landmarks
+from aujax.errors import UserError
+
+# Which of the faces in a photograph are selected: the most prominent one, or all.
+SELECTIONS = ("one", "all")
+# A face that is not warped is reduced to this many pixels a side; the network's input is smaller still.
+_LONGEST_SIDE = 1024
+# The longer side of a thumbnail in pixels, and the margin on each side of the face's box, in sides of that box.
+_THUMBNAIL = 320
+_MARGIN = 0.45
+# An image is taken to be a cropped face from this distance between the eyes on, in longer sides of the image. Aligned
+# by five points it is 0.31; with more background around the head it is less.
+_CROPPED_EYE_DISTANCE = 0.25
+
+
+class Problem(NamedTuple):
+    """A photograph or a frame that cannot be used, and the reason."""
+
+    image: str
+    reason: str
+    second: float | None = None
+
+
+class InputImage(NamedTuple):
+    """A photograph or a frame with its name; `second` is the frame's time in its video."""
+
+    name: str
+    pixels: Pixels
+    second: float | None = None
+
+
+class FaceLocation(NamedTuple):
+    """The bounding box of a face, and its landmarks if they are known."""
+
+    box: Box
+    landmarks: Landmarks | None
+
+
+class FaceCrop(NamedTuple):
+    """A face in the form of the network's input, and its place in the photograph.
+
+    Attributes:
+      image: the photograph.
+      number: the rank of this face among the photograph's `count` faces, from 1, the most prominent first.
+      count: the number of faces that were detected.
+      unselected: the number of detected faces that were not selected.
+      location: the face's box and landmarks in the photograph.
+      thumbnail: the face and its surroundings, cropped from the photograph.
+      aligned: the aligned face, `alignment.SIZE` pixels a side.
+      example: the aligned face at the network's input size, a batch without its first axis.
+      enlargement: pixels of the network's input per pixel of the photograph.
+    """
+
+    image: InputImage
+    number: int
+    count: int
+    unselected: int
+    location: FaceLocation
+    thumbnail: Pixels
+    aligned: Pixels
+    example: Batch
+    enlargement: float
+
+
+Finder = Callable[[InputImage], Sequence[FaceLocation]]
+Source = str | Path | np.ndarray
+
+
+def detector_finder(detector: Detector) -> Finder:
+    """Returns a finder of all faces that a detector detects, the most prominent first."""
+    return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
+
+
+def landmark_finder(landmarks: Mapping[str, Landmarks | None]) -> Finder:
+    """Returns a finder of one face per photograph, with the landmarks under the photograph's name.
+
+    A photograph without landmarks is one face as a whole, as with `whole_image`.
+    """
+
+    def find(image: InputImage) -> Sequence[FaceLocation]:
+        points = landmarks.get(image.name)
+        if points is None:
+            return whole_image(image)
+        (left, top), (right, bottom) = points.min(0), points.max(0)
+        return [FaceLocation((float(left), float(top), float(right), float(bottom)), points.astype(np.float32))]
+
+    return find
+
+
+def whole_image(image: InputImage) -> Sequence[FaceLocation]:
+    """Returns the whole photograph as one face without landmarks."""
+    height, width = image.pixels.shape[:2]
+    return [FaceLocation((0.0, 0.0, float(width), float(height)), None)]
+
+
+def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Problem]]:
+    """Returns the sources with folders replaced by their files, without repetitions, and a problem per empty folder."""
+    expanded: list[Source] = []
+    problems = []
+    seen = set()
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            expanded.append(source)
+            continue
+        path = Path(source)
+        try:
+            files = images.files_below(path, images.SUFFIXES | video.SUFFIXES) if path.is_dir() else [path]
+        except OSError as error:  # such as a name that is too long
+            problems.append(Problem(str(path), images.read_problem(error)))
+            continue
+        if not files:
+            problems.append(Problem(str(path), "no photographs or videos in this folder"))
+        expanded += [file for file in files if file not in seen]
+        seen |= set(files)
+    return expanded, problems
+
+
+def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputImage | Problem]:
+    """Yields photographs, every `every`-th frame of videos, and arrays, which are named "image 1", "image 2", ..."""
+    arrays = 0
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            arrays += 1
+            name = f"image {arrays}"
+            if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8:
+                got = f"{source.dtype} of shape {source.shape}"
+                yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
+            else:
+                yield InputImage(name, source)
+            continue
+        path = Path(source)
+        try:
+            if path.suffix.lower() in video.SUFFIXES:
+                path.stat()  # OpenCV does not say that a file is missing
+                for frame in video.frames(path, every=every):
+                    yield InputImage(str(path), frame.pixels, frame.second)
+            else:
+                data = path.read_bytes()
+                _check_megapixels(data)
+                yield InputImage(str(path), images.decode(data))
+        except FileNotFoundError:
+            yield Problem(str(path), "no such file or folder")
+        except (OSError, ValueError) as error:
+            yield Problem(str(path), images.read_problem(error))
+
+
+def load_faces(
+    sources: Iterable[Source],
+    *,
+    find: Finder,
+    select: str,
+    align: bool,
+    size: int,
+    every: int = 1,
+    keep_cropped: bool = False,
+) -> Iterator[FaceCrop | Problem]:
+    """Yields the selected faces of the photographs, for a network whose input is `size` pixels a side.
+
+    Args:
+      sources: see `load_images`.
+      find: detects the faces of a photograph.
+      select: "one", the most prominent of each photograph, or "all".
+      align: warp each face by five points (without landmarks the photograph is resized to a square); else the whole
+        photograph is the face.
+      size: of the network's input in pixels.
+      every: the interval of the frames of a video.
+      keep_cropped: do not warp the only face of a photograph if it fills the photograph.
+    """
+    for image in load_images(sources, every=every):
+        if isinstance(image, Problem):
+            yield image
+            continue
+        try:
+            locations = find(image)
+        except UserError:
+            raise
+        except (ValueError, cv2.error) as error:
+            yield Problem(image.name, str(error), image.second)
+            continue
+        if not locations:
+            yield Problem(image.name, "no face found", image.second)
+        selected = locations[:1] if select == "one" else locations
+        for i, location in enumerate(selected):
+            warp = align and not (keep_cropped and len(locations) == 1 and _is_cropped(image, location))
+            try:
+                stored, matrix = _align(image.pixels, location.landmarks, align=warp)
+                aligned = alignment.resize_to_square(stored)[0]
+                if warp:
+                    # The aligned faces of a prepared data set are JPEG files. Without this round trip, pixels differ
+                    # from them by one level, and probabilities of a small network by up to 0.007 (0.0005 on average).
+                    stored = images.decode(images.encode(stored))
+                landmarks = None
+                if location.landmarks is not None:
+                    landmarks = alignment.move(location.landmarks, matrix).astype(np.float32)
+                scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+                yield FaceCrop(
+                    image=image,
+                    number=i + 1,
+                    count=len(locations),
+                    unselected=len(locations) - len(selected),
+                    location=location,
+                    thumbnail=_thumbnail(image.pixels, location.box),
+                    aligned=aligned,
+                    example=feed.example(stored, landmarks, size),
+                    enlargement=float(scale * size / np.sqrt(stored.shape[0] * stored.shape[1])),
+                )
+            except (ValueError, cv2.error) as error:
+                yield Problem(image.name, str(error), image.second)
+
+
+def _check_megapixels(data: bytes) -> None:
+    """Raises a ValueError for an image of so many pixels that decoding it may exhaust the memory."""
+    with warnings.catch_warnings():
+        # Pillow warns from half of the number of pixels that it refuses.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            Image.open(io.BytesIO(data)).close()  # reads the header only
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise ValueError(f"more than {limit:.0f} megapixels; make it smaller") from error
+        except OSError:
+            return  # the decoder reports what is wrong with the file
+
+
+def _is_cropped(image: InputImage, location: FaceLocation) -> bool:
+    """Returns whether the face fills the photograph; without landmarks it is assumed to."""
+    if location.landmarks is None:
+        return True
+    left, right = alignment.five_points(location.landmarks)[:2]
+    return float(np.hypot(*(right - left))) >= _CROPPED_EYE_DISTANCE * max(image.pixels.shape[:2])
+
+
+def _align(pixels: Pixels, landmarks: Landmarks | None, *, align: bool) -> tuple[Pixels, np.ndarray]:
+    """Returns the face as it would be stored for training, and the (2, 3) matrix that moves points to its pixels."""
+    if not align:
+        return _reduce(pixels, _LONGEST_SIDE / max(pixels.shape[:2]))
+    if landmarks is None:
+        return alignment.resize_to_square(pixels)
+    points = alignment.five_points(landmarks)
+    matrix = alignment.similarity(points, alignment.TEMPLATE)
+    # The warp interpolates between four pixels. A face much larger than the template is reduced first, to twice the
+    # template's size, because the warp would skip most of its pixels.
+    reduced, reduction = _reduce(pixels, 2 * float(np.hypot(*matrix[:, 0])))
+    warp = alignment.similarity(alignment.move(points, reduction), alignment.TEMPLATE)
+    return alignment.warp(reduced, warp), matrix
+
+
+def _reduce(pixels: Pixels, scale: float) -> tuple[Pixels, np.ndarray]:
+    """Returns the image reduced by about `scale` if that is below 1, and the (2, 3) matrix that moves its points."""
+    height, width = pixels.shape[:2]
+    if scale >= 1:
+        return pixels, np.array([(1.0, 0, 0), (0, 1.0, 0)])
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    x, y = size[0] / width, size[1] / height
+    # Pixel centres are at whole numbers: (x + 0.5) is what scales.
+    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), matrix
+
+
+def _thumbnail(pixels: Pixels, box: Box) -> Pixels:
+    """Returns the face's box with a margin, cropped from the photograph and reduced."""
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    x_margin = _MARGIN * (right - left)
+    y_margin = _MARGIN * (bottom - top)
+    x = np.clip([int(left - x_margin), int(right + x_margin) + 1], 0, width)
+    y = np.clip([int(top - y_margin), int(bottom + y_margin) + 1], 0, height)
+    if x[1] - x[0] < 2 or y[1] - y[0] < 2:
+        raise ValueError(f"its face lies outside the photograph of {width} x {height} pixels")
+    cropped = np.ascontiguousarray(pixels[y[0] : y[1], x[0] : x[1]])
+    return _reduce(cropped, _THUMBNAIL / max(cropped.shape[:2]))[0]

@@ -1,0 +1,229 @@
+"""Drawing of a codebook's ellipses as a map, for one face.
+
+Maps are float32 in [0, 1], (height, width). Landmarks are the 68 iBUG points, all finite, (x, y) pixels of the map.
+A codebook names its way of drawing, a row of `RENDERINGS`: "smooth" or "coarse".
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+from aujax import resize
+from aujax.codebook import Codebook, Ellipse
+from aujax.resize import Size
+
+_GRID = 28  # cells per side of the released code's maps
+_FAR = 1e9  # a squared radius that no pixel of a map has
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round pixels to fewer bits
+_Quadratic = tuple[Float[Array, " ellipses"], Float[Array, " ellipses"], Float[Array, " ellipses"]]
+
+
+class Selection(NamedTuple):
+    """The ellipses to draw: rows of the codebook's table of distinct ellipses, in groups that form one region each.
+
+    A leading axis, if any, is over sets of action units, each of which makes one map.
+    """
+
+    rows: Int[Array | np.ndarray, "*sets groups members"]
+    valid: Bool[Array | np.ndarray, "*sets groups members"]  # False: padding, not drawn
+
+
+@functools.lru_cache
+def _table(codebook: Codebook) -> tuple[dict[Ellipse, int], dict[str, np.ndarray]]:
+    """Returns the row of every distinct ellipse of the codebook, and the columns of the table, by field."""
+    distinct = list(dict.fromkeys(ellipse for ellipses in codebook.ellipses.values() for ellipse in ellipses))
+    landmark_fields = ("x", "y", "width", "height")
+    columns = {}
+    for field in Ellipse.__dataclass_fields__:
+        dtype = np.int32 if field in landmark_fields else np.float32
+        columns[field] = np.array([getattr(ellipse, field) for ellipse in distinct], dtype)
+    return {ellipse: row for row, ellipse in enumerate(distinct)}, columns
+
+
+@functools.lru_cache
+def selections(sets: tuple[tuple[int, ...], ...], codebook: Codebook) -> Selection:
+    """Returns the ellipses of each set of action units, padded to one shape; equal groups of ellipses occur once."""
+    row_of, _ = _table(codebook)
+    grouped = RENDERINGS[codebook.rendering].grouped
+    groups_of_sets = []
+    for aus in sets:
+        groups: dict[tuple[int, ...], None] = {}  # an ordered set
+        for au in aus:
+            groups |= dict.fromkeys(grouped([row_of[ellipse] for ellipse in codebook.ellipses[au]]))
+        groups_of_sets.append(list(groups))
+    most_groups = max([1, *map(len, groups_of_sets)])
+    most_members = max([1, *(len(members) for groups in groups_of_sets for members in groups)])
+    rows = np.zeros((len(sets), most_groups, most_members), np.int32)
+    valid = np.zeros(rows.shape, bool)
+    for i, groups in enumerate(groups_of_sets):
+        for j, members in enumerate(groups):
+            rows[i, j, : len(members)] = members
+            valid[i, j, : len(members)] = True
+    return Selection(rows, valid)
+
+
+def _gather(
+    rows: Int[Array | np.ndarray, "groups members"], codebook: Codebook
+) -> dict[str, Shaped[Array, "groups members ..."]]:
+    """Returns the fields of the selected ellipses."""
+    return {field: jnp.asarray(column)[rows] for field, column in _table(codebook)[1].items()}
+
+
+def _centre(points: Float[Array, "68 2"], ellipse: dict[str, Array]) -> Float[Array, "groups members 2"]:
+    return jnp.stack([points[ellipse["x"], 0].mean(-1), points[ellipse["y"], 1].mean(-1)], axis=-1)
+
+
+def _half_extents(points: Float[Array, "68 2"], ellipse: dict[str, Array]) -> Float[Array, "groups members 2"]:
+    width, height = ellipse["width"], ellipse["height"]
+    extent_x = points[width[..., 1], 0] - points[width[..., 0], 0]
+    extent_y = points[height[..., 1], 1] - points[height[..., 0], 1]
+    return jnp.stack([extent_x, extent_y], axis=-1) / 2
+
+
+def _smooth(points: Float[Array, "68 2"], selection: Selection, size: Size, codebook: Codebook) -> tuple[Array, Array]:
+    """Returns the map of soft ellipses: 1.5 minus the squared radius, clipped to [0, 1], so 0.5 on the outline.
+
+    The squared radius is 0 at the centre of an ellipse and 1 on its outline. The value falls with it, so that the
+    maximum over ellipses is the value of the smallest squared radius.
+    """
+    # The face's frame has its x axis through the eyes; lengths are in units of the distance between them.
+    eyes = points[42:48].mean(0) - points[36:42].mean(0)
+    squared = (eyes**2).sum()
+    unit = jnp.sqrt(jnp.maximum(squared, 1e-6))
+    cos, sin = eyes / unit
+    to_face = jnp.array([[cos, -sin], [sin, cos]])
+    ellipse, face_points = _gather(selection.rows, codebook), jnp.matmul(points, to_face, precision=_EXACT)
+    centre = _centre(face_points, ellipse) + unit * ellipse["offset"]
+    centre = jnp.matmul(centre, to_face.T, precision=_EXACT).reshape(-1, 2)  # back in the map's frame
+    radius = (jnp.maximum(_half_extents(face_points, ellipse), 0.0) + unit * ellipse["radius"]).reshape(-1, 2)
+    # The squared radius of a pixel (dx, dy) from the centre is p dx^2 + q dx dy + r dy^2.
+    a, b = 1.0 / jnp.maximum(radius.T, 1e-3) ** 2
+    shape = a * cos**2 + b * sin**2, 2 * cos * sin * (a - b), a * sin**2 + b * cos**2
+    valid = selection.valid.reshape(-1)
+    closest = jnp.where(valid, _min_on_canvas(centre, shape, size), _FAR)
+    added = jnp.where(valid, 0.0, _FAR)
+    drawn_map = jnp.clip(1.5 - _min_squared_radius(centre, shape, added, size), 0.0, 1.0)
+    return drawn_map, (squared > 1e-6) & (closest.min() < 1.5)
+
+
+def _min_squared_radius(
+    centre: Float[Array, "ellipses 2"], shape: _Quadratic, added: Float[Array, " ellipses"], size: Size
+) -> Float[Array, "h w"]:
+    """Returns for every pixel the minimum over ellipses of p dx^2 + q dx dy + r dy^2 + added."""
+    p, q, r = shape
+    # In a row of pixels it is a polynomial in x for each ellipse. x is counted from the middle of the row, so that
+    # large terms hardly cancel, and one vector of x serves all ellipses.
+    middle = (size[1] - 1) / 2
+    x, centre_x = jnp.arange(size[1], dtype=jnp.float32) - middle, centre[:, 0] - middle
+    dy = jnp.arange(size[0], dtype=jnp.float32)[None, :] - centre[:, 1:]
+    linear = q[:, None] * dy - 2 * (p * centre_x)[:, None]
+    constant = r[:, None] * dy**2 - (q * centre_x)[:, None] * dy + (p * centre_x**2 + added)[:, None]
+    rows = zip(constant, linear, p, strict=True)
+    return functools.reduce(_minimum, [c[:, None] + x[None, :] * (b[:, None] + (a * x)[None, :]) for c, b, a in rows])
+
+
+# Not `jnp.minimum` and `jnp.maximum`: they propagate NaN, which costs a CPU more than the polynomials do.
+def _minimum(first: Array, second: Array) -> Array:
+    return jnp.where(first < second, first, second)
+
+
+def _maximum(first: Array, second: Array) -> Array:
+    return jnp.where(first > second, first, second)
+
+
+def _min_on_canvas(centre: Float[Array, "ellipses 2"], shape: _Quadratic, size: Size) -> Float[Array, " ellipses"]:
+    """Returns the smallest squared radius of every ellipse on the canvas: 0 if its centre is on it, else on an edge.
+
+    A minimum over the drawn pixels would cost as much as drawing them.
+    """
+    p, q, r = shape
+    x, y = centre.T
+    right, bottom = size[1] - 1 - x, size[0] - 1 - y
+    edges = []
+    for dx in (-x, right):
+        dy = jnp.clip(-q * dx / (2 * r), -y, bottom)  # the minimum along a vertical edge
+        edges.append(p * dx**2 + q * dx * dy + r * dy**2)
+    for dy in (-y, bottom):
+        dx = jnp.clip(-q * dy / (2 * p), -x, right)
+        edges.append(p * dx**2 + q * dx * dy + r * dy**2)
+    inside = (x >= 0) & (right >= 0) & (y >= 0) & (bottom >= 0)
+    return jnp.where(inside, 0.0, functools.reduce(jnp.minimum, edges))
+
+
+def _coarse(points: Float[Array, "68 2"], selection: Selection, size: Size, codebook: Codebook) -> tuple[Array, Array]:
+    """Returns the map that the released code draws: ellipses of whole pixels, sampled on 28 x 28 cells, and blurred."""
+    canvas = np.array([size[1], size[0]], np.float32).reshape(1, 1, 2)
+    ellipse, points = _gather(selection.rows, codebook), jnp.trunc(points)
+    centre = jnp.trunc(_centre(points, ellipse)) + ellipse["offset"] + jnp.round(ellipse["canvas_offset"] * canvas)
+    radius = _half_extents(points, ellipse) + ellipse["radius"] + jnp.round(ellipse["canvas_radius"] * canvas)
+    radius = jnp.trunc(radius)
+    radius = jnp.where(radius > 0, radius, ellipse["fallback"][..., None])
+    closest = (jnp.clip(centre, 0.0, canvas - 1) - centre) / (radius + 0.5)
+    touched = ((closest**2).sum(-1) <= 1) & selection.valid
+
+    # Bilinear sampling of a cell reads two pixels per axis: only those are painted.
+    (rows, row_weights), (columns, column_weights) = (_cell_samples(n) for n in size)
+    dx = jnp.abs(columns[None, None] - centre[..., :1])
+    dy = jnp.abs(rows[None, None] - centre[..., 1:])
+    # OpenCV paints the pixels whose centre is within half a pixel of the ellipse, along the column or along the row.
+    reach_y, reach_x = _reach(dx, radius[..., :1], radius[..., 1:]), _reach(dy, radius[..., 1:], radius[..., :1])
+    inside = (dy[..., :, None] <= reach_y[..., None, :]) | (dx[..., None, :] <= reach_x[..., :, None])
+    inside &= touched[..., None, None]
+    weighted = inside.any(1) * (row_weights[None, :, None] * column_weights[None, None, :])
+    cells = weighted.reshape(-1, _GRID, 2, _GRID, 2).sum((2, 4))
+
+    # Blurred and enlarged, then the maximum over action units, then scaled to [0, 1].
+    bands = resize.separable(cells, _blur(), resize.bilinear_matrix(_GRID, size[1]) @ _blur())
+    enlarged = resize.weighted_rows(bands, resize.bilinear_matrix(_GRID, size[0]))
+    drawn_map = functools.reduce(_maximum, enlarged)
+    low, high = drawn_map.min(), drawn_map.max()
+    return (drawn_map - low) / jnp.where(high > low, high - low, 1.0), touched.any()
+
+
+def _reach(
+    distance: Float[Array, "*ellipses taps"], along: Float[Array, "*ellipses 1"], across: Float[Array, "*ellipses 1"]
+) -> Float[Array, "*ellipses taps"]:
+    """Returns the reach of a painted ellipse across one axis, by the distance along the other; -1 beyond its end."""
+    square = 1.0 - (distance / jnp.maximum(along, 1e-3)) ** 2
+    return jnp.where(distance <= along, across * jnp.sqrt(jnp.maximum(square, 0.0)) + 0.5, -1.0)
+
+
+def _cell_samples(pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the two pixels that bilinear sampling of each of the 28 cells reads, flattened, and their weights."""
+    source = (np.arange(_GRID) + 0.5) * pixels / _GRID - 0.5
+    below = np.floor(source)
+    taps = np.clip(np.stack([below, below + 1], -1), 0, pixels - 1)
+    weights = np.stack([1 - (source - below), source - below], -1)
+    return taps.reshape(-1).astype(np.float32), weights.reshape(-1).astype(np.float32)
+
+
+@functools.lru_cache
+def _blur() -> np.ndarray:
+    """Returns the (28, 28) weights of a mean over three cells, mirrored at the border."""
+    neighbours = np.abs(np.arange(_GRID)[:, None] + np.arange(-1, 2)[None, :])
+    neighbours = np.where(neighbours >= _GRID, 2 * (_GRID - 1) - neighbours, neighbours)
+    weights = np.zeros((_GRID, _GRID), np.float32)
+    np.add.at(weights, (np.arange(_GRID)[:, None], neighbours), 1 / 3)
+    return weights
+
+
+class Rendering(NamedTuple):
+    """A way of drawing: the function that draws a map, and how it groups the ellipses of an action unit.
+
+    `draw` returns the map and whether any ellipse touches it. It takes the maximum over groups; the ellipses of one
+    group are drawn together, as one region.
+    """
+
+    draw: Callable[[Array, Selection, Size, Codebook], tuple[Array, Array]]
+    grouped: Callable[[list[int]], list[tuple[int, ...]]]
+
+
+RENDERINGS: dict[str, Rendering] = {
+    "smooth": Rendering(_smooth, lambda rows: [(row,) for row in rows]),
+    "coarse": Rendering(_coarse, lambda rows: [tuple(rows)]),
+}

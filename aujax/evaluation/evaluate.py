@@ -1,0 +1,398 @@
+"""Evaluates a classifier on a split: predictions, and the agreement of its maps with AU maps.
+
+The protocol is the paper's (section 4.1): whole images; the CAM of the labelled class; cosines over the faces that have
+an AU map, averaged per expression and then over expressions; accuracy over all faces. `make_eval_step` computes what a
+validation needs, `make_full_eval_step` everything that `eval.py` reports.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from aujax import au_maps, augment, cams, codebook, methods, metrics, resize, run_files, runs
+from aujax.config import Config
+from aujax.data import feed
+from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, sharded, to_mesh
+from aujax.data.store import Faces, FaceSource
+from aujax.evaluation.collect import MapCollector
+from aujax.results import calibration, schema, summary
+from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, CAM
+from aujax.results.schema import ScoreKey, Scores
+from aujax.runs import Run
+
+_BASELINE_SIZE = (28, 28)  # cells to which baseline maps are reduced, to be scored as coarsely as a network's maps
+
+AuMaps = tuple[Array, Array]  # maps (B, h, w) and whether each face has one (B,)
+NestedScores = dict[str, dict[str, dict[str, Array]]]  # target -> map -> metric -> (B,), NaN where there is none
+
+
+class Outputs(NamedTuple):
+    """The results of one batch, still on the devices.
+
+    Attributes:
+      columns: predictions, a row per face; replicated.
+      scores: values of map metrics, a row per face; replicated.
+      maps: attention by layer and "cam", (B, h, w); sharded.
+      au_map: the AU map of the label, (B, H, W); sharded.
+      class_sums: sums of the maps over the faces of each class, (K, h, w); replicated. Empty in a validation.
+    """
+
+    columns: dict[str, Array]
+    scores: NestedScores
+    maps: dict[str, Array]
+    au_map: Float[Array, "batch height width"]
+    class_sums: dict[str, Array]
+
+
+EvalStep = Callable[[methods.Variables, Batch], Outputs]
+Sink = Callable[[Batch, Outputs], None]
+
+
+class Predictions(NamedTuple):
+    """Predictions and scores of a whole split on the host, one row per face."""
+
+    columns: dict[str, np.ndarray]
+    scores: Scores
+
+
+def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.stages.Wrapped:
+    """Returns the jitted (variables, batch) -> (forward pass, AU maps of the labels, which faces have one).
+
+    Maps are compared in a program of its own (`compare`): within a single program, XLA on a CPU draws an AU map again
+    for each of the values that are computed from it.
+    """
+    book = codebook.load(config.codebook)
+
+    def forward(variables: methods.Variables, batch: Batch) -> tuple[methods.Forward, Array, Array]:
+        return _forward(model, config, variables, batch), *_au_maps(batch, book, batch.expression)
+
+    return jax.jit(forward, out_shardings=sharded(mesh))
+
+
+def make_eval_step(forward: Callable[..., tuple[methods.Forward, Array, Array]], mesh: Mesh) -> EvalStep:
+    """Returns the eval step of a validation, from what `make_forward` returned, jitted or ahead-of-time compiled."""
+    jitted_compare = jax.jit(compare, out_shardings=replicated(mesh))
+
+    def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
+        outputs, au_map, has_map = forward(variables, batch)
+        columns, cosines = jitted_compare(batch, outputs, au_map, has_map)
+        return Outputs(columns, {"label": cosines}, _maps(outputs), au_map, {})
+
+    return eval_step
+
+
+def compare(
+    batch: Batch, forward: methods.Forward, au_map: Float[Array, "batch h w"], has_map: Bool[Array, " batch"]
+) -> tuple[dict[str, Array], dict[str, dict[str, Array]]]:
+    """Returns predictions, and the cosine with the AU map and degeneracy of each map, by map and metric."""
+    scores = {}
+    for name, value in _maps(forward).items():
+        if name == CAM:
+            cosine = metrics.resampled_cosine(cams.normalize(value), au_map, resize.bilinear_matrix)
+        else:
+            cosine = metrics.map_cosine(value, au_map)
+        degenerate = cams.degenerate(value).astype(jnp.float32)
+        scores[name] = {"cosine": jnp.where(has_map, cosine, jnp.nan), "degenerate": degenerate}
+    columns = {
+        "face": batch.index,
+        "expression": batch.expression,
+        "predicted": forward.logits.argmax(-1).astype(jnp.int32),
+        "probability": jax.nn.softmax(forward.logits).max(-1),
+        "logits": forward.logits,
+        "has_map": has_map,
+        "valid": batch.valid,
+    }
+    return columns, scores
+
+
+def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -> EvalStep:
+    """Returns the eval step of `eval.py`: also baseline maps, `metrics.scores` and sums of the maps by class.
+
+    Scores are computed for the maps and AU maps of the label, and for those of the predicted expression.
+    """
+    book = codebook.load(config.codebook)
+
+    def forward_both(
+        variables: methods.Variables, batch: Batch
+    ) -> tuple[methods.Forward, Array | None, dict[str, AuMaps]]:
+        forward = _forward(model, config, variables, batch)
+        predicted = forward.logits.argmax(-1)
+        # The compiler shares the forward pass: only what depends on the expression is computed again.
+        of_predicted = _forward(model, config, variables, batch._replace(expression=predicted))
+        drawn = {
+            "label": _au_maps(batch, book, batch.expression),
+            "predicted": _au_maps(batch, book, predicted),
+            "all": au_maps.batch_generic_maps(
+                batch.landmarks, batch.has_landmarks & batch.valid, size=batch.image.shape[1:3], codebook=book
+            ),
+        }
+        return forward, of_predicted.cam, drawn
+
+    # Two programs, as in `make_forward`. Besides, where one program both draws AU maps and sums them over the batch,
+    # the compiler makes the batch their innermost axis, and drawing takes ten times as long.
+    def compare_all(
+        batch: Batch, forward: methods.Forward, predicted_cam: Array | None, drawn: dict[str, AuMaps]
+    ) -> tuple[dict[str, Array], NestedScores, dict[str, Array]]:
+        au_map, has_map = drawn["label"]
+        predicted_map, has_predicted_map = drawn["predicted"]
+        maps = _maps(forward)
+        columns, scores = compare(batch, forward, au_map, has_map)
+        baselines = _baseline_maps(drawn["all"][0])
+        cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
+        for name, map_ in baselines.items():
+            scores[name] = {"cosine": jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)}
+        for name, map_ in (maps | cells).items():
+            scores[name] = scores[name] | _where(has_map, metrics.scores(map_, au_map))
+        maps_of_predicted = maps | cells | ({} if predicted_cam is None else {CAM: predicted_cam})
+        predicted_scores = {
+            name: _where(has_predicted_map, metrics.scores(map_, predicted_map))
+            for name, map_ in maps_of_predicted.items()
+        }
+        columns["has_predicted_map"] = has_predicted_map
+        normalized = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
+        sums = _class_sums(normalized, batch, len(book.expressions))
+        return columns, {"label": scores, "predicted": predicted_scores}, sums
+
+    jitted_forward = jax.jit(forward_both, out_shardings=sharded(mesh))
+    jitted_compare = jax.jit(compare_all, out_shardings=replicated(mesh))
+
+    def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
+        forward, predicted_cam, drawn = jitted_forward(variables, batch)
+        columns, scores, class_sums = jitted_compare(batch, forward, predicted_cam, drawn)
+        return Outputs(columns, scores, _maps(forward), drawn["label"][0], class_sums)
+
+    return eval_step
+
+
+def _forward(model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch) -> methods.Forward:
+    image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
+    return methods.forward(model, variables, image, batch.expression)
+
+
+def _maps(forward: methods.Forward) -> dict[str, Array]:
+    return dict(forward.attention) if forward.cam is None else {**forward.attention, CAM: forward.cam}
+
+
+def _where(known: Bool[Array, " batch"], scores: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: jnp.where(known, value, jnp.nan) for name, value in scores.items()}
+
+
+def _baseline_maps(all_aus: Float[Array, "batch h w"]) -> dict[str, Float[Array, "batch h w"]]:
+    """Returns maps that ignore the network: uniform, centred Gaussian, and `all_aus`, all AUs of the face."""
+    y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in all_aus.shape[1:])
+    gaussian = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
+    # Behind a barrier, because the compiler would fold these constants for every batch size, which takes seconds.
+    constant = jax.lax.optimization_barrier({"uniform": np.ones_like(gaussian), "centred_gaussian": gaussian})
+    maps = {name: jnp.broadcast_to(value, all_aus.shape) for name, value in constant.items()}
+    return maps | {"all_au_map": all_aus}
+
+
+def _class_sums(maps: dict[str, Array], batch: Batch, num_classes: int) -> dict[str, Float[Array, "classes h w"]]:
+    one_hot = jax.nn.one_hot(batch.expression, num_classes) * batch.valid[:, None]
+    exact = jax.lax.Precision.HIGHEST
+    return {name: jnp.einsum("bk,bhw->khw", one_hot, value, precision=exact) for name, value in maps.items()}
+
+
+def _au_maps(batch: Batch, book: codebook.Codebook, expression: Array | np.ndarray) -> AuMaps:
+    known = batch.has_landmarks & batch.valid
+    return au_maps.batch_au_maps(batch.landmarks, expression, known, size=batch.image.shape[1:3], codebook=book)
+
+
+def class_mean_cosines(
+    batches: Iterable[Batch], means: Float[np.ndarray, "classes height width"], book: codebook.Codebook
+) -> Float[np.ndarray, " faces"]:
+    """Returns the cosine of each face's AU map with the mean AU map of its class; pixels are not used."""
+
+    @jax.jit
+    def cosines(batch: Batch) -> Array:
+        au_map, _ = _au_maps(batch, book, batch.expression)
+        return metrics.cosine(jnp.asarray(means)[batch.expression], au_map)
+
+    return np.concatenate([np.asarray(cosines(batch))[np.asarray(batch.valid)] for batch in batches])
+
+
+def batch_size(config: Config, mesh: Mesh) -> int:
+    """Returns the eval batch size: the configured one, rounded up to a multiple of the devices."""
+    return -(-config.data.eval_batch_size // mesh.size) * mesh.size
+
+
+def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:
+    """Yields every face of a split once, in order, at the network's input size."""
+    return feed.batches(
+        source,
+        np.arange(len(source)),
+        batch_size=batch_size(config, mesh),
+        size=config.input_size,
+        threads=config.data.read_threads,
+    )
+
+
+def predict(
+    eval_step: EvalStep,
+    variables: methods.Variables,
+    batches: Iterable[Batch],
+    *,
+    mesh: Mesh,
+    sinks: Sequence[Sink] = (),
+) -> Predictions:
+    """Returns predictions and scores of all batches.
+
+    Every sink is called with each batch and its outputs, of which columns and scores are on the host. Batches are on
+    the host or, if they are evaluated repeatedly, on the mesh already. The devices compute one batch ahead of the host.
+    """
+    columns: list[dict[str, np.ndarray]] = []
+    scores: list[Scores] = []
+
+    def started() -> Iterator[tuple[Batch, Outputs]]:
+        for batch in batches:
+            yield batch, eval_step(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
+
+    for batch, outputs in one_ahead(started()):
+        rows, nested = jax.device_get((outputs.columns, outputs.scores))
+        valid = rows["valid"]
+        columns.append({name: column[valid] for name, column in rows.items() if name != "valid"})
+        scores.append({key: values[valid] for key, values in flatten_scores(nested).items()})
+        for sink in sinks:
+            sink(batch, outputs._replace(columns=rows, scores=nested))
+    return Predictions(
+        {name: np.concatenate([rows[name] for rows in columns]) for name in columns[0]},
+        {key: np.concatenate([values[key] for values in scores]) for key in scores[0]},
+    )
+
+
+def flatten_scores(nested: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> Scores:
+    """Returns the scores of one batch by key. Whether a map is degenerate does not depend on the target."""
+    return {
+        ScoreKey(metric, name, "" if metric == "degenerate" else target): values
+        for target, maps in nested.items()
+        for name, scores in maps.items()
+        for metric, values in scores.items()
+    }
+
+
+def validation_metrics(predictions: Predictions, expressions: Sequence[str], *, layer: str) -> dict[str, Any]:
+    """Returns the main numbers of a validation without intervals, by key of `METRICS`, and `att_cos_by_layer`."""
+    scores = {key: values for key, values in predictions.scores.items() if key.metric == "cosine"}
+    maps = {key.map: CAM if key.map == CAM else ATTENTION for key in scores}
+    for headline, name in (("att_cos", layer), ("cam_cos", CAM)):
+        if name in maps:
+            scores[ScoreKey(headline)] = scores[ScoreKey("cosine", name, "label")]
+    columns = predictions.columns
+    no_subjects = np.full(len(columns["face"]), "")
+    faces = summary.Faces(columns["expression"], columns["predicted"], columns["logits"], no_subjects)
+    table = summary.summarize(faces, scores, expressions, resampled=False)
+    numbers = summary.headline(table, maps)
+    del numbers["baselines"]
+    return numbers
+
+
+def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Evaluates a run on a split and returns RUN/eval/<split>, which holds the files of `results.schema`.
+
+    The evaluation of the validation split also fits the temperature that calibrates the run's probabilities.
+    """
+    source, mesh, config = faces.source(split), data_mesh(), run.config
+    directory = workdir / "eval" / split
+    metadata = describe(run, split, faces)
+    layer = metadata["attention_layer"]
+    collector = MapCollector(len(source), attention_layer=layer)
+    landmarks: list[Batch] = []
+
+    schema.remove_metadata(directory, schema.METADATA)
+    with schema.ScoreWriter(directory / schema.SCORES) as writer:
+
+        def write_scores(batch: Batch, outputs: Outputs) -> None:
+            face, valid = outputs.columns["face"], outputs.columns["valid"]
+            scores = {key: values[valid] for key, values in flatten_scores(outputs.scores).items()}
+            writer.add(face[valid], scores)
+            # Without the pixels, of which only the size is needed; a slice would keep all of them in memory.
+            landmarks.append(batch._replace(image=np.empty((*batch.image.shape[:3], 0), np.uint8)))
+
+        predictions = predict(
+            make_full_eval_step(run.model, config, mesh),
+            jax.device_put(run.variables, replicated(mesh)),
+            whole_split(source, config, mesh),
+            mesh=mesh,
+            sinks=[collector, write_scores],
+        )
+        columns, scores = predictions
+        counts = np.bincount(columns["expression"], minlength=len(faces.expressions))
+        map_counts = np.bincount(columns["expression"], weights=columns["has_map"], minlength=len(counts)).astype(int)
+        means = collector.class_means(counts, map_counts) | {"class_count": counts, "class_map_count": map_counts}
+        class_mean = class_mean_cosines(landmarks, means["class_mean/au_map"], codebook.load(config.codebook))
+        class_mean = np.where(columns["has_map"], class_mean, np.nan)
+        writer.add(columns["face"], {ScoreKey("cosine", "class_mean_au_map", "label"): class_mean})
+
+    names = [name for name, kind in metadata["maps"].items() if kind != BASELINE]
+    nothing = np.full(len(columns["face"]), np.nan, np.float32)
+    degenerate = np.stack([scores[ScoreKey("degenerate", name)] > 0 for name in names], axis=1)
+    columns |= {
+        "att_cos": scores[ScoreKey("cosine", layer, "label")],
+        "cam_cos": scores.get(ScoreKey("cosine", CAM, "label"), nothing),
+        "degenerate": np.array([" ".join(np.array(names)[row]) for row in degenerate], object),
+    }
+    table = schema.face_table(columns, faces.expressions, [source[int(row)] for row in columns["face"]])
+    if split == "validation":
+        temperature = calibration.fit_temperature(columns["logits"].astype(float), columns["expression"])
+        kept = {name: metadata[name] for name in ("split", "model_selection", "checkpoint", "data")}
+        schema.write_json(workdir / run_files.CALIBRATION, {"temperature": temperature} | kept)
+        # It is not judged on the faces that it was fitted to.
+        metadata["temperature"] = {"value": None, "problem": "The temperature is fitted on this split."}
+    else:
+        found = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
+        metadata["temperature"] = {"value": found.value, "problem": found.problem}
+    arrays = collector.arrays() | means
+    kept = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
+    validation = _validation_predictions(workdir, metadata)
+    summary.write_evaluation(directory, metadata, table, kept | arrays, validation=validation)
+    return directory
+
+
+def evaluate_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
+    """Evaluates the best checkpoint of a run folder on a split of its own data; returns RUN/eval/<split>."""
+    run = runs.load_run(workdir)
+    return evaluate(run, runs.open_data(run, None), workdir, split)
+
+
+def _validation_predictions(workdir: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[summary.Faces, float] | None:
+    """Returns the predictions of the same weights on the validation split, and the temperature; None without them."""
+    value = metadata["temperature"]["value"]
+    path = workdir / "eval" / "validation"
+    if value is None or not (path / schema.METADATA).is_file():
+        return None
+    remedy = f"run {schema.eval_command(workdir, 'validation')}"
+    other = schema.read_metadata(path / schema.METADATA, remedy=remedy)
+    same_weights = other["checkpoint"]["step"] == metadata["checkpoint"]["step"]
+    if not same_weights or other["expressions"] != metadata["expressions"]:
+        return None
+    faces = schema.read_faces(path / schema.FACES, other["expressions"], remedy=remedy)
+    return schema.predictions(faces, other["expressions"], temperature=value), value
+
+
+def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
+    """Returns the metadata of an evaluation: what was evaluated, on which data, with which versions."""
+    config = run.config
+    method = run.model.method
+    maps = dict.fromkeys(method.layers, ATTENTION)
+    if method.readout is not None:
+        maps[CAM] = CAM
+    return {
+        "split": split,
+        "model_selection": config.model_selection,
+        "method": config.method,
+        "au_weight": config.au_weight,
+        "codebook": config.codebook,
+        "seed": config.seed,
+        "expressions": list(faces.expressions),
+        "attention_layer": method.aligned(config.au_layers)[-1],
+        "maps": maps | dict.fromkeys(BASELINE_MAPS, BASELINE),
+        "checkpoint": run.checkpoint,
+        "data": {"dir": str(faces.directory), "fingerprint": faces.fingerprint, "about": faces.about},
+        "versions": runs.versions(),
+    }

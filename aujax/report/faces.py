@@ -1,0 +1,230 @@
+"""Faces with their maps, as images for pages and figures.
+
+Images are uint8 (height, width, 3), maps float (h, w) of any smaller or equal size and any range. A degenerate map, one
+that is constant or not finite, is never drawn; a word takes its place.
+"""
+
+import types
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from aujax.errors import UserError
+from aujax.results.schema import EvaluatedRun
+
+HEAT = "viridis"
+_MEAN_SIDE = 96  # pixels per side of a mean map on a page
+# Stored maps are float16, which keeps three digits: a smaller relative range is rounding.
+_ROUNDING = 2e-3
+
+Pixels = UInt8[np.ndarray, "height width 3"]
+Map = Float[np.ndarray, "h w"]
+
+
+class FaceImage(NamedTuple):
+    """A small image of a page; without `pixels`, `reason` is shown in its place."""
+
+    pixels: Pixels | None
+    reason: str
+    caption: str
+    description: str
+
+
+class ImageGroup(NamedTuple):
+    """Images below a line of text, which may be empty."""
+
+    text: str
+    images: list[FaceImage]
+
+
+class Card(NamedTuple):
+    """The images of one face, or of one expression."""
+
+    heading: str
+    groups: list[ImageGroup]
+
+
+def matplotlib() -> types.ModuleType:
+    """Returns matplotlib, which only figures and heat maps need."""
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise UserError('figures need matplotlib, which is not installed: pip install "aujax[report]"') from error
+    return matplotlib
+
+
+def is_degenerate(map_: Map) -> bool:
+    """Returns whether a map is constant or not finite.
+
+    >>> is_degenerate(np.ones((5, 5))), is_degenerate(np.eye(5))
+    (True, False)
+    """
+    return missing_reason(map_) != ""
+
+
+def missing_reason(map_: Map | None) -> str:
+    """Returns why a map cannot be drawn, in a word or two; "" if it can.
+
+    >>> missing_reason(np.full((2, 2), np.inf)), missing_reason(None)
+    ('not finite', 'no map')
+    """
+    if map_ is None:
+        return "no map"
+    map_ = np.asarray(map_, np.float64)
+    if not np.isfinite(map_).all():
+        return "not finite"
+    return "constant" if np.ptp(map_) <= _ROUNDING * np.abs(map_).max() else ""
+
+
+def enlarge(map_: Map, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
+    """Returns a map at `size` (height, width), bilinear between the centres of its cells.
+
+    >>> print(enlarge(np.array([[0.0, 1.0]]), (1, 4)))
+    [[0.   0.25 0.75 1.  ]]
+    """
+    image = Image.fromarray(np.asarray(map_, np.float32))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def heat(map_: Map) -> Pixels:
+    """Returns a map from 0 to 1 in colours from blue over green to yellow."""
+    colours = matplotlib().colormaps[HEAT](np.clip(map_, 0, 1))[..., :3]
+    return (255 * colours).round().astype(np.uint8)
+
+
+def grayscale(image: Pixels) -> Pixels:
+    """Returns an image without its colours, so that those of a map are the only ones."""
+    luminance = (image @ np.array([0.299, 0.587, 0.114])).round().astype(np.uint8)
+    return np.repeat(luminance[..., None], 3, axis=-1)
+
+
+def overlay(image: Pixels, map_: Map) -> Pixels:
+    """Returns the grayscale image under the min-max normalised map, which is more opaque where it is higher."""
+    map_ = np.asarray(map_, np.float32)
+    normalized = enlarge((map_ - map_.min()) / (map_.max() - map_.min()), image.shape[:2])
+    opacity = (0.25 + 0.5 * normalized.clip(0, 1))[..., None]
+    return (grayscale(image) * (1 - opacity) + heat(normalized) * opacity).round().astype(np.uint8)
+
+
+def rows_of(run: EvaluatedRun, kind: str) -> dict[str, np.ndarray]:
+    """Returns the arrays of the faces in maps.npz, `kind` "sample" or "gallery"."""
+    return {
+        name.removeprefix(f"{kind}/"): array for name, array in run.maps.items() if name.startswith(f"{kind}/")
+    }  # fmt: skip
+
+
+def shared_sample(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[list[int]]:
+    """Returns the first `each` faces of every expression that all samples hold: the row of each run's sample."""
+    indices = [run.maps["sample/face"].tolist() for run in runs]
+    shared = set(indices[0]).intersection(*indices)
+    expressions = runs[0].maps["sample/expression"]
+    chosen = []
+    for expression in np.unique(expressions):
+        members = [indices[0][row] for row in np.flatnonzero(expressions == expression) if indices[0][row] in shared]
+        chosen += [[index.index(face) for index in indices] for face in members[:each]]
+    return chosen
+
+
+def side_by_side(runs: Sequence[EvaluatedRun]) -> list[Card]:
+    """Returns the first face of each expression in the fixed sample, with the maps of every run."""
+    samples = [rows_of(run, "sample") for run in runs]
+    cards = []
+    for rows in shared_sample(runs):
+        if len(runs) == 1:
+            cards.append(_face_card(runs[0], samples[0], rows[0]))
+            continue
+        label = runs[0].expressions[samples[0]["expression"][rows[0]]]
+        groups = [ImageGroup("", _face_images(samples[0], rows[0], label))]
+        for run, sample, row in zip(runs, samples, rows, strict=True):
+            predicted = run.expressions[sample["predicted"][row]]
+            verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
+            groups.append(ImageGroup(f"**{run.name}**: {verdict}", _map_images(run, sample, row, label)))
+        cards.append(Card(label, groups))
+    return cards
+
+
+def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
+    """Returns the cards of the faces that were selected by result, by title."""
+    faces = rows_of(run, "gallery")
+    correct = faces["expression"] == faces["predicted"]
+    by_probability = np.argsort(-faces["probability"], kind="stable")
+    titles = {"Wrong predictions, the most confident first": ~correct,
+              "Correct predictions, from confident to uncertain": correct}  # fmt: skip
+    cards = {
+        title: [_face_card(run, faces, row) for row in by_probability if chosen[row]]
+        for title, chosen in titles.items()
+    }
+    return {title: found for title, found in cards.items() if found}
+
+
+def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
+    """Returns a card per expression: the mean AU map, and the mean attention and CAM of every run."""
+    cards = []
+    for number, expression in enumerate(runs[0].expressions):
+        maps = runs[0].maps
+        faces, mapped = int(maps["class_count"][number]), int(maps["class_map_count"][number])
+        au_map = maps["class_mean/au_map"][number] if mapped else None
+        groups = [ImageGroup("", [_mean_image(au_map, "AU map", f"{expression}: mean AU map")])]
+        for run in runs:
+            layers = [name for name, kind in run.metadata["maps"].items() if kind == "attention"]
+            images = []
+            for name in [*(layers if len(runs) == 1 else [run.layer]), *(["cam"] if run.has_cam else [])]:
+                mean = run.maps[f"class_mean/{name}"][number] if faces else None
+                caption = "CAM" if name == "cam" else f"attention {name}"
+                images.append(_mean_image(mean, caption, f"{expression}: mean {caption}, {run.name}"))
+            if len(runs) == 1:
+                groups[0].images.extend(images)
+            else:
+                groups.append(ImageGroup(f"**{run.name}**", images))
+        cards.append(Card(f"{expression} ({faces} faces, {mapped} with an AU map)", groups))
+    return cards
+
+
+def _face_card(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int) -> Card:
+    label, predicted = (run.expressions[faces[name][row]] for name in ("expression", "predicted"))
+    heading = label if label == predicted else f"{label}, predicted {predicted}"
+    if "probability" in faces:
+        heading += f": {faces['probability'][row]:.2f}"
+    images = _face_images(faces, row, label) + _map_images(run, faces, row, label)
+    return Card(heading, [ImageGroup("", images)])
+
+
+def _face_images(faces: dict[str, np.ndarray], row: int, label: str) -> list[FaceImage]:
+    face, image = faces["face"][row], faces["image"][row]
+    au_map = faces["au_map"][row] if faces["has_map"][row] else None
+    return [
+        FaceImage(image, "", f"face {face}", f"face {face}, labelled {label}"),
+        _map_image(image, au_map, "AU map", f"AU map of {label} on face {face}"),
+    ]
+
+
+def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label: str) -> list[FaceImage]:
+    """Returns the reported attention and, if the method has one, the CAM of the label."""
+    captions = {"attention": f"attention {run.layer}", "cam": "CAM"}
+    descriptions = {"attention": f"attention of {run.layer}", "cam": f"CAM of {label}"}
+    return [
+        _map_image(
+            faces["image"][row], faces[name][row], captions[name],
+            f"{descriptions[name]} on face {faces['face'][row]}, {run.name}",
+        )
+        for name in captions
+        if name in faces
+    ]  # fmt: skip
+
+
+def _map_image(image: Pixels, map_: Map | None, caption: str, description: str) -> FaceImage:
+    reason = missing_reason(map_)
+    if reason or map_ is None:
+        return FaceImage(None, reason, caption, description)
+    return FaceImage(overlay(image, map_), "", caption, description)
+
+
+def _mean_image(map_: Map | None, caption: str, description: str) -> FaceImage:
+    reason = missing_reason(map_)
+    if reason or map_ is None:
+        return FaceImage(None, reason, caption, description)
+    return FaceImage(heat(enlarge(map_, (_MEAN_SIDE, _MEAN_SIDE))), "", caption, description)

@@ -1,0 +1,135 @@
+"""Self-contained HTML pages, rendered from Jinja2 templates.
+
+All markup is in `templates/`; Python passes data to it. A page is one file: styles, the one script and all images are
+embedded, and its Content-Security-Policy forbids every request and every other script. Text is escaped automatically.
+In texts that pass the filter `rich_text`, `code` is written between backticks and **strong** text between stars.
+"""
+
+import base64
+import functools
+import hashlib
+import io
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from aujax.errors import UserError
+
+if TYPE_CHECKING:
+    import jinja2
+
+_MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
+
+
+class Section(NamedTuple):
+    """A part of a page: the id that links use, its title, its template and the variables of that template."""
+
+    id: str
+    title: str
+    template: str
+    data: Mapping[str, Any]
+
+
+def render_page(
+    title: str, template: str, sections: Sequence[Section], *, package: str = "aujax.report", **data: Any
+) -> str:
+    """Returns an HTML page.
+
+    Args:
+      title: the title and main heading of the page.
+      template: extends base.html; its blocks see `data`.
+      sections: each template is rendered with the data of its own section alone.
+      package: where templates are searched before those of `aujax.report`.
+      data: the variables of `template`.
+    """
+    environment = template_environment(package)
+    rendered = [
+        {
+            "id": section.id,
+            "title": section.title,
+            "content": environment.get_template(section.template).render(section.data),
+        }
+        for section in sections
+    ]
+    return environment.get_template(template).render(title=title, sections=rendered, **data)
+
+
+@functools.cache
+def template_environment(package: str) -> "jinja2.Environment":
+    """Returns the Jinja2 environment for the templates of a package and those of `aujax.report`.
+
+    Raises:
+      UserError: Jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise UserError('pages need Jinja2, which is not installed: pip install "aujax[report]"') from error
+    loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "aujax.report"))]
+    environment = jinja2.Environment(
+        loader=jinja2.ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,  # a variable without a value is an error, not an empty text
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"spans": _spans, "plain_text": plain_text, "split_interval": _split_interval, "jpeg": jpeg}
+    # A macro is a filter that writes markup, so that no tag is written in Python.
+    environment.filters["rich_text"] = environment.get_template("rich_text.html").module.rich_text  # type: ignore
+    # The policy admits this script by its hash, so text in the page cannot become another one.
+    script = pathlib.Path(__file__).parent.joinpath("templates", "page.js").read_text(encoding="utf-8")
+    digest = hashlib.sha256(script.encode()).digest()
+    environment.globals |= {"script": script, "script_hash": base64.b64encode(digest).decode()}
+    return environment
+
+
+def plain_text(text: str) -> str:
+    """Returns a text without the marks of code and strong text, for attributes.
+
+    >>> plain_text("a `b` **c**")
+    'a b c'
+    """
+    return re.sub(r"[`*]", "", text)
+
+
+def jpeg(pixels: UInt8[np.ndarray, "height width 3"]) -> str:
+    """Returns an image as the data URI of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="jpeg", quality=85)
+    return _data_uri("image/jpeg", buffer.getvalue())
+
+
+def image_file(path: pathlib.Path) -> str:
+    """Returns the image in an SVG, PNG or JPEG file as a data URI."""
+    return _data_uri(_MEDIA_TYPES[path.suffix], path.read_bytes())
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _spans(text: str) -> Iterator[tuple[bool, bool, str]]:
+    """Yields the parts of a text with marks, as (is it strong, is it code, text).
+
+    >>> list(_spans("a **b** `c`"))
+    [(False, False, 'a '), (True, False, 'b'), (False, False, ' '), (False, True, 'c')]
+    """
+    for i, outer in enumerate(re.split(r"\*\*([^*]+)\*\*", text)):
+        for j, inner in enumerate(re.split(r"`([^`]+)`", outer)):
+            if inner:
+                yield i % 2 == 1, j % 2 == 1, inner
+
+
+def _split_interval(cell: str) -> tuple[str, str]:
+    """Returns the text of a table's cell without the interval that ends it, and the interval or "".
+
+    >>> _split_interval("−2.5 [−4.0, −1.0]"), _split_interval("–")
+    (('−2.5', '[−4.0, −1.0]'), ('–', ''))
+    """
+    match = re.fullmatch(r"(.*) (\[[^]]*\])", cell)
+    return (match[1], match[2]) if match else (cell, "")

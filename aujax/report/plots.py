@@ -1,0 +1,407 @@
+"""Every figure, as PNG or SVG files: faces with maps, confusion, cosines, training, calibration, occlusions.
+
+Figures are made without pyplot, so that nothing of matplotlib's global state is read or changed. The colours of lines
+are those of Okabe and Ito (2008), which colour-blind people can distinguish; lines also differ in their dashes.
+"""
+
+import pathlib
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aujax import codebook, run_files
+from aujax.report import faces as face_images
+from aujax.report.faces import HEAT, matplotlib, missing_reason, rows_of, shared_sample
+from aujax.report.tables import Where, cosine_of, map_title
+from aujax.results import calibration
+from aujax.results.registry import BASELINE_MAPS, CAM, METRICS, RANDOM, by_topic
+from aujax.results.schema import EvaluatedRun, Tables
+
+DPI = 120
+SMALL, NORMAL, LARGE = 8, 9, 11  # points
+GRAY = "0.35"
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DASHES = ("-", "--", "-.", ":")
+SIGNED = "PuOr_r"  # orange for positive, violet for negative values
+_SIDE = 1.25  # inches of an image
+_GAP = 0.05  # between images, in units of their side
+
+
+def new_figure(width: float, height: float, *, title: str, note: str = "", rows: int = 1, columns: int = 1) -> Any:
+    """Returns a matplotlib figure of that size in inches, and its axes, (rows, columns)."""
+    figure = matplotlib().figure.Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    wrapped = "\n".join(textwrap.fill(line, int(10 * width)) for line in title.splitlines())
+    figure.suptitle(wrapped, x=0.01, ha="left", fontsize=LARGE, fontweight="bold")
+    if note:
+        wrapped = "\n".join(textwrap.fill(line, int(16 * width)) for line in note.splitlines())
+        figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=SMALL, color=GRAY)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for each in axes.flat:
+        each.tick_params(labelsize=SMALL)
+    return figure, axes
+
+
+def style(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Labels axes that hold curves, and gives them a light grid."""
+    axes.set_title(title, fontsize=NORMAL, loc="left")
+    axes.set_xlabel(x, fontsize=SMALL)
+    axes.set_ylabel(y, fontsize=SMALL)
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
+    """Writes a figure as PNG or SVG, by the suffix of the path; the same figure always gives the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib().rc_context({"svg.hashsalt": "aujax"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path
+
+
+def draw_evaluation(run: EvaluatedRun) -> list[pathlib.Path]:
+    """Draws the figures of an evaluation into RUN/eval/<split>/figures and returns their paths."""
+    folder = run.directory / "figures"
+    panel = panels([run], folder / "panels.png")
+    return [
+        *([panel] if panel else []),
+        class_means([run], folder / "class_means.png"),
+        confusion(run, folder / "confusion.png"),
+        cosines(run, folder / "cosines.png"),
+    ]
+
+
+def confusion(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
+    """Draws the confusion matrix, in counts and percent of each row."""
+    counts = np.array(run.metadata["confusion_matrix"])
+    totals = counts.sum(1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    texts = [
+        [f"{count}\n{100 * share:.0f} %" if total else "0" for count, share in zip(row, of_row, strict=True)]
+        for row, of_row, total in zip(counts, shares, totals, strict=True)
+    ]
+    title = f"{run.name}: {100 * run.metadata['accuracy']:.1f} % of {len(run.faces)} predictions correct\n{run.label}"
+    figure, axes = _heat_map(
+        shares, texts, [f"{name} ({total})" for name, total in zip(run.expressions, totals, strict=True)],
+        run.expressions, title=title, colours="Blues", low=0, high=1, meaning="share of the faces with that label",
+    )  # fmt: skip
+    axes.set_ylabel("label (faces)", fontsize=NORMAL)
+    axes.set_xlabel("predicted expression", fontsize=NORMAL)
+    return save(figure, path)
+
+
+def cosines(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
+    """Draws the cosine of every map with the AU map by expression; expressions without AU maps have no row."""
+    maps = [*BASELINE_MAPS, *(name for name in run.metadata["maps"] if name not in BASELINE_MAPS)]
+    counts = {name: numbers["num_maps"] for name, numbers in run.metadata["per_expression"].items()}
+    groups = [{"attribute": "expression", "group": name} for name, count in counts.items() if count]
+    values = [[run.interval(**cosine_of(name), **where).value for name in maps] for where in (*groups, {})]
+    texts = [["–" if value is None else f"{value:.2f}" for value in row] for row in values]
+    figure, axes = _heat_map(
+        np.array(values, float), texts, [f"{where['group']} ({counts[where['group']]})" for where in groups] + ["Mean"],
+        [textwrap.fill(map_title(name), 12) for name in maps], colours="Greens", low=0, high=1,
+        title=f"{run.name}: agreement with the AU map\n{run.label}", meaning="cosine with the AU map",
+    )  # fmt: skip
+    axes.set_ylabel("label (faces with an AU map)", fontsize=NORMAL)
+    axes.axhline(len(groups) - 0.5, color="black", linewidth=1.5)
+    axes.axvline(len(BASELINE_MAPS) - 0.5, color="black", linewidth=1.5)
+    return save(figure, path)
+
+
+def probability_drops(run: EvaluatedRun, targets: Mapping[str, Sequence[int]], path: pathlib.Path) -> pathlib.Path:
+    """Draws the mean probability drop by occluded action unit (rows) and predicted expression (columns).
+
+    Args:
+      run: with faithfulness.
+      targets: the target AUs of each expression; their cells are framed.
+      path: of the figure.
+    """
+    assert run.faithfulness is not None
+    aus = run.faithfulness.metadata["aus"]
+    values = np.array(
+        [[run.interval(**drop_of(name), condition=f"AU{au}").value for name in run.expressions] for au in aus], float
+    )
+    extent = max(float(np.nanmax(abs(values))) if np.isfinite(values).any() else 0.0, 0.01)
+    texts = [["–" if np.isnan(each) else f"{100 * each:+.1f}".replace("-", "−") for each in row] for row in values]
+    figure, axes = _heat_map(
+        100 * values, texts, [f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus], run.expressions,
+        colours=SIGNED, low=-100 * extent, high=100 * extent, cell_height=0.3,
+        title="Drop of the predicted probability when an action unit is occluded",
+        meaning="percentage points; framed: the action unit is a target AU of the predicted expression",
+        note=f"{run.name}: {run.label}; {probabilities_text(run.faithfulness)}",
+    )  # fmt: skip
+    axes.set_xlabel("predicted expression", fontsize=NORMAL)
+    for row, column in np.ndindex(values.shape):
+        if aus[row] in targets.get(run.expressions[column], ()):
+            x, y = column + 0.46 * np.array([-1, 1, 1, -1, -1]), row + 0.42 * np.array([-1, -1, 1, 1, -1])
+            axes.plot(x, y, color="black", linewidth=1.4)
+    return save(figure, path)
+
+
+def drop_of(expression: str) -> Where:
+    """Returns which number is the mean probability drop on the faces that are predicted as an expression."""
+    return {"metric": "probability_drop", "target": "predicted", "attribute": "predicted", "group": expression}
+
+
+def probabilities_text(tables: Tables) -> str:
+    """Returns which probabilities faithfulness was measured with."""
+    temperature = tables.metadata["temperature"]
+    return "uncalibrated probabilities" if temperature == 1 else f"probabilities at temperature {temperature:.2f}"
+
+
+def _heat_map(
+    values: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], *, title: str,
+    colours: str, low: float, high: float, meaning: str, note: str = "", cell_height: float = 0.5,
+) -> Any:  # fmt: skip
+    """Returns a figure and its axes: a coloured matrix, NaN in gray, with a text in each cell and a colour bar."""
+    width, height = 0.95 * len(columns) + 2.2, cell_height * len(rows) + 2.0
+    figure, ((axes,),) = new_figure(max(width, 6.8), height, title=title, note=note)
+    image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto")
+    axes.set_facecolor("0.9")
+    for row, column in np.ndindex(values.shape):
+        colour = "white" if abs(values[row, column]) > 0.6 * high else "black"
+        axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=SMALL, color=colour)
+    axes.set_xticks(range(len(columns)), columns, fontsize=SMALL)
+    axes.set_yticks(range(len(rows)), rows, fontsize=SMALL)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, anchor=(0, 0.5))
+    bar.set_label(meaning, fontsize=SMALL, color=GRAY)
+    bar.ax.tick_params(labelsize=SMALL)
+    return figure, axes
+
+
+def panels(runs: Sequence[EvaluatedRun], path: pathlib.Path) -> pathlib.Path | None:
+    """Draws faces of the fixed sample with AU map, attention and CAM of every run; None if the runs share no face.
+
+    One face of each expression is drawn, two for a single run; they are not selected by result.
+    """
+    alone = len(runs) == 1
+    chosen = shared_sample(runs, each=2 if alone else 1)
+    if not chosen:
+        return None
+    samples = [rows_of(run, "sample") for run in runs]
+    titles = ["Face", "AU map", *_map_titles(runs)]
+    across = min(2 if alone else 1, len(chosen))
+    images, texts = [], []
+    for position, rows in enumerate(chosen):
+        left, top = (len(titles) + 0.25) * (position % across), 1.3 * (position // across)
+        first, row = samples[0], rows[0]
+        face = first["image"][row]
+        maps = [first["au_map"][row] if first["has_map"][row] else None]
+        for name in ("attention", "cam"):
+            maps += [sample[name][at] for sample, at in zip(samples, rows, strict=True) if name in sample]
+        label = runs[0].expressions[first["expression"][row]]
+        verdicts = []
+        for run, sample, at in zip(runs, samples, rows, strict=True):
+            predicted = run.expressions[sample["predicted"][at]]
+            verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
+            verdicts.append(verdict if alone else f"{run.name}: {verdict}")
+        texts.append((left, top - 0.04, f"{label} – {';   '.join(verdicts)}", "left"))
+        images.append((left, top, face, ""))
+        for column, map_ in enumerate(maps, start=1):
+            reason = missing_reason(map_)
+            drawn = face_images.grayscale(face) if reason else face_images.overlay(face, np.asarray(map_))
+            images.append((left + column, top, drawn, reason))
+        if position < across:
+            texts += [(left + column + 0.5, top - 0.25, title, "center") for column, title in enumerate(titles)]
+    title = f"{runs[0].name}: maps of the network" if alone else "Maps of the networks"
+    note = (
+        "Each map is min-max normalised: colours compare places within one image. Maps are those of the label; "
+        "expressions without action units, such as Neutral, have no AU map."
+    )
+    return save(_image_grid(images, texts, title=title, note=note, ends=("lowest", "highest")), path)
+
+
+def class_means(runs: Sequence[EvaluatedRun], path: pathlib.Path) -> pathlib.Path:
+    """Draws the mean AU map, attention and CAM of every expression, a row per map and run."""
+    rows = [(runs[0], "au_map", "class_map_count")]
+    rows += [(run, run.layer, "class_count") for run in runs]
+    rows += [(run, CAM, "class_count") for run in runs if run.has_cam]
+    images, texts = [], []
+    for row, (title, (run, name, counts)) in enumerate(zip(["AU map", *_map_titles(runs)], rows, strict=True)):
+        top = 1.2 * row
+        texts.append((-0.1, top + 0.5, title, "right"))
+        for column, count in enumerate(run.maps[counts]):
+            mean = run.maps[f"class_mean/{name}"][column] if count else None
+            reason = missing_reason(mean)
+            drawn = np.full((1, 1, 3), 237, np.uint8) if reason else np.asarray(mean, np.float32)
+            images.append((column, top, drawn, reason))
+            texts.append((column + 0.5, top + 1.13, "1 face" if count == 1 else f"{count} faces", "center"))
+    texts += [(column + 0.5, -0.05, name, "center") for column, name in enumerate(runs[0].expressions)]
+    title = f"{runs[0].name}: mean maps by label" if len(runs) == 1 else "Mean maps by label"
+    note = "Mean over faces of min-max normalised maps (0 for degenerate ones). The same scale everywhere."
+    return save(_image_grid(images, texts, title=title, note=note, ends=("0", "1")), path)
+
+
+def _map_titles(runs: Sequence[EvaluatedRun]) -> list[str]:
+    """Returns the titles of all attentions, then of all CAMs, with the run's name if there are several."""
+    titles = []
+    kinds = [(f"Attention\n({run.layer})", run) for run in runs]
+    kinds += [("Class activation\nmap", run) for run in runs if run.has_cam]
+    for title, run in kinds:
+        name = "/\n".join(textwrap.fill(part, 17) for part in run.name.split("/"))
+        titles.append(title if len(runs) == 1 else f"{title}\n{name}")
+    return titles
+
+
+def _image_grid(
+    images: Sequence[tuple[float, float, np.ndarray, str]],
+    texts: Sequence[tuple[float, float, str, str]],
+    *,
+    title: str,
+    note: str,
+    ends: tuple[str, str],
+) -> Any:
+    """Returns a figure of images in one set of axes, because matplotlib is slow with many, and a colour bar.
+
+    Args:
+      images: left, top, array and the text over it; positions in units of an image's side.
+      texts: x, y, text and alignment: "center" and "left" end at y, "right" is centred on it.
+      title: of the figure.
+      note: below it.
+      ends: of the colour bar.
+    """
+    columns, rows = (max(image[axis] for image in images) + 1 for axis in (0, 1))
+    # Inches for the row titles at the left, and for the column titles above.
+    margin = max(
+        (0.075 * len(line) for *_, text, side in texts if side == "right" for line in text.split("\n")), default=0
+    )
+    above = 0.16 * max(text.count("\n") + 1 for *_, text, _ in texts) - _SIDE * min(y for _, y, *_ in texts)
+    width = max(_SIDE * columns + margin + 0.3, 6.8)
+    figure, ((axes,),) = new_figure(width, _SIDE * rows + above + 1.6, title=title, note=note)
+    axes.set_axis_off()
+    for left, top, array, text in images:
+        extent = (left, left + 1 - _GAP, top + 1 - _GAP, top)
+        axes.imshow(array, cmap=HEAT, vmin=0, vmax=1, interpolation="bilinear", extent=extent)
+        if text:
+            box = {"facecolor": "white", "edgecolor": GRAY, "boxstyle": "round,pad=0.3"}
+            axes.text(left + 0.5, top + 0.5, text, ha="center", va="center", fontsize=NORMAL, bbox=box)
+    for x, y, text, side in texts:
+        vertical = "center" if side == "right" else "bottom"
+        axes.text(x, y, text, ha=side, va=vertical, fontsize=SMALL if side == "left" else NORMAL)
+    axes.set_xlim(-margin / _SIDE, columns)
+    axes.set_ylim(rows, -above / _SIDE)
+    axes.set_aspect("equal", anchor="NW")
+    scale = matplotlib().cm.ScalarMappable(cmap=HEAT)
+    bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.2, aspect=12, anchor=(0, 0.5), ticks=[0, 1])
+    bar.ax.set_xticklabels(ends, fontsize=SMALL)
+    return figure
+
+
+def training(runs: Sequence[EvaluatedRun], path: pathlib.Path) -> pathlib.Path | None:
+    """Draws losses and the metrics of the selection split by epoch, a line per run; None if no run has a log."""
+    logs = {run.name: pd.DataFrame(run_files.read_log(run.folder / run_files.LOG)) for run in runs}
+    known = pd.concat(logs.values())
+    if known.empty:
+        return None
+    selection = " and ".join(sorted(known["split"].dropna().unique())) if "split" in known else "validation"
+    charts = {
+        "cross_entropy": "Cross-entropy (training)",
+        "alignment": "Alignment loss, 1 − cosine (training)",
+        "accuracy": f"{METRICS['accuracy'].title} ({selection})",
+        "att_cos_by_layer": f"{METRICS['att_cos'].title} ({selection})",
+    }
+    figure, axes = new_figure(10.4, 6.6 + 0.22 * len(logs), title="Training", rows=2, columns=2)
+    handles = {}
+    for each, (column, title) in zip(axes.flat, charts.items(), strict=True):
+        kind = "train" if title.endswith("(training)") else "validation"
+        style(each, title=title, x="epoch")
+        for number, run in enumerate(runs):
+            log = logs[run.name]
+            if column not in log:
+                continue
+            points = log[(log["kind"] == kind) & log[column].notna()].set_index("epoch")[column]
+            if column == "att_cos_by_layer":
+                points = points.str.get(run.layer)
+            if len(points := points.dropna()):
+                marker = "o" if len(points) < 40 else ""
+                (handles[run.name],) = each.plot(
+                    points.index, points.astype(float), **_line(number), marker=marker, markersize=3
+                )
+        each.xaxis.get_major_locator().set_params(integer=True)
+        highest = max((line.get_ydata().max() for line in each.lines), default=0) * 1.08
+        each.set_ylim(0, 1 if kind == "validation" else highest or 1)
+        if not each.lines:
+            each.text(0.5, 0.5, "not recorded", transform=each.transAxes, ha="center", color=GRAY, fontsize=NORMAL)
+    legend = {"loc": "outside lower left", "fontsize": SMALL, "frameon": False}
+    figure.legend(handles.values(), handles.keys(), **legend)
+    return save(figure, path)
+
+
+def _line(number: int) -> dict[str, str]:
+    """Returns colour and dashes of the line with that number."""
+    return {"color": LINES[number % len(LINES)], "linestyle": DASHES[number % len(DASHES)]}
+
+
+def _temperatures(run: EvaluatedRun) -> dict[str, float]:
+    """Returns the temperatures at which probabilities are drawn, by title."""
+    return {
+        f"{condition}, temperature {temperature:.2f}" if temperature != 1 else condition: temperature
+        for condition, temperature in run.predictions.temperatures().items()
+    }
+
+
+def reliability(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
+    """Draws reliability diagrams, uncalibrated and, if there is a temperature, calibrated."""
+    temperatures = _temperatures(run)
+    figure, axes = new_figure(
+        4.3 * max(len(temperatures), 2), 4.5, columns=max(len(temperatures), 2),
+        title="Reliability: accuracy by confidence",
+        note=f"Dashed line: calibrated probabilities. Bars below it: overconfident. {run.name}: {run.label}",
+    )  # fmt: skip
+    faces = run.predictions
+    for each in axes.flat[len(temperatures) :]:
+        each.set_axis_off()
+    for each, (title, temperature) in zip(axes.flat, temperatures.items(), strict=False):
+        style(each, title=f"Probabilities {title}", x="probability of the prediction", y="accuracy")
+        bins = calibration.reliability(faces.confidence(temperature), faces.correct)
+        known = bins.count > 0
+        width = float((bins.high - bins.low)[0])
+        each.bar(bins.low[known], bins.accuracy[known], width, align="edge", color=LINES[0], edgecolor="white")
+        each.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1)
+        each.plot(bins.confidence[known], bins.accuracy[known], "o", color=LINES[1], markersize=4)
+        each.set_xlim(0, 1)
+        each.set_ylim(0, 1.02)
+    return save(figure, path)
+
+
+def coverage(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
+    """Draws the accuracy on the most confident faces by the share of faces that is accepted."""
+    figure, ((axes,),) = new_figure(
+        8.5, 4.2, title="Selective prediction: accuracy on the most confident faces", note=f"{run.name}: {run.label}"
+    )
+    style(axes, x="coverage: share of the faces that is accepted", y="accuracy on them")
+    faces = run.predictions
+    for number, (title, temperature) in enumerate(_temperatures(run).items()):
+        points = calibration.selective_accuracy(faces.confidence(temperature), faces.correct)
+        axes.plot(points.coverage, points.accuracy, label=title, **_line(number))
+    lowest = min(float(line.get_ydata().min()) for line in axes.lines)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(max(0.0, lowest - 0.1), 1.01)
+    figure.legend(loc="outside right upper", fontsize=SMALL, frameon=False, title="Probabilities", title_fontsize=SMALL)
+    return save(figure, path)
+
+
+def perturbation(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
+    """Draws the deletion, insertion and ROAD curves of the reported maps and of a random ordering."""
+    assert run.faithfulness is not None
+    kinds = [metric for metric in by_topic("perturbation") if metric.condition]
+    figure, axes = new_figure(
+        3.5 * len(kinds), 4.4, columns=len(kinds),
+        title="Probability of the predicted expression while regions are occluded or revealed",
+        note=f"{run.name}: {run.label}; {probabilities_text(run.faithfulness)}",
+    )  # fmt: skip
+    for each, metric in zip(axes.flat, kinds, strict=True):
+        style(each, title=f"{metric.title}, most attributed regions first", x="share of the image")
+        rows = run.faithfulness.rows(metric.key)
+        for number, (name, curve) in enumerate(rows.groupby("map", sort=False)):
+            look = {"color": "black", "linestyle": ":"} if name == RANDOM else _line(number)
+            each.plot(curve["condition"].astype(float), curve["value"], label=map_title(str(name)), **look)
+        each.set_ylim(0, 1.02)
+    axes[0, 0].set_ylabel("probability", fontsize=SMALL)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=SMALL, frameon=False)
+    return save(figure, path)

@@ -1,0 +1,203 @@
+"""Calibration of the predicted probabilities, and selective prediction: answering only where the model is confident.
+
+`confidence` is the probability of the predicted class, (faces,); `logits` and `probabilities` are (faces, classes). The
+temperature is fitted on one split and applied to another. The measures are those of Guo et al., On Calibration of
+Modern Neural Networks (ICML 2017), and Geifman and El-Yaniv, Selective Classification (NeurIPS 2017).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import optimize, special
+
+from aujax.errors import UserError
+from aujax.results.statistics import LEVEL, RESAMPLES, Interval, Statistic, Subjects, subject_numbers
+
+BINS = 15  # of equal width, as in Guo et al.
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)  # shares of the faces at which selective accuracy is reported
+TARGET_ACCURACY = 0.95  # of the operating point
+_MAX_TEMPERATURE = 20.0
+
+Confidence = Float[np.ndarray, " faces"]
+Correct = Bool[np.ndarray, " faces"]
+
+
+class Reliability(NamedTuple):
+    """A reliability diagram: faces in bins (low, high] of confidence; confidence and accuracy are 0 in empty bins."""
+
+    low: Float[np.ndarray, " bins"]
+    high: Float[np.ndarray, " bins"]
+    count: Int[np.ndarray, " bins"]
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+
+
+class Selective(NamedTuple):
+    """Accuracy on the faces whose confidence reaches a threshold, from high thresholds to low.
+
+    Faces of equal confidence are accepted together. `coverage` is the share of the faces that is accepted.
+    """
+
+    threshold: Float[np.ndarray, " points"]
+    coverage: Float[np.ndarray, " points"]
+    accuracy: Float[np.ndarray, " points"]
+
+
+def fit_temperature(logits: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"]) -> float:
+    """Returns the temperature, from 1/20 to 20, that maximises the likelihood of the labels (Guo et al., section 4.2).
+
+    >>> round(fit_temperature(np.log([[9.0, 1.0]] * 4), np.array([0, 0, 0, 1])), 3)  # 3 of 4 correct: log 9 / log 3
+    2.0
+
+    Raises:
+      UserError: no faces, or logits that are not finite.
+    """
+    if not len(logits) or not np.isfinite(logits).all():
+        problem = f"{int((~np.isfinite(logits)).any(-1).sum())} of {len(logits)} are not" if len(logits) else "got none"
+        raise UserError(
+            f"expected finite logits of faces to fit a temperature, {problem}; use a validation split with faces and "
+            "evaluate the run on it again"
+        )
+    bound = np.log(_MAX_TEMPERATURE)
+    result = optimize.minimize_scalar(
+        lambda log_t: float(log_losses(logits, expression, temperature=float(np.exp(log_t))).mean()),
+        bounds=(-bound, bound),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(np.exp(result.x))
+
+
+def probabilities(
+    logits: Float[np.ndarray, "faces classes"], *, temperature: float = 1.0
+) -> Float[np.ndarray, "faces classes"]:
+    """Returns softmax(logits / temperature).
+
+    >>> probabilities(np.log([[1.0, 3.0]])).round(4)
+    array([[0.25, 0.75]])
+    """
+    return special.softmax(np.asarray(logits, float) / temperature, axis=-1)
+
+
+def log_losses(
+    logits: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"], *, temperature: float = 1.0
+) -> Float[np.ndarray, " faces"]:
+    """Returns -log p(label) of each face, with p = softmax(logits / temperature).
+
+    >>> log_losses(np.zeros((1, 2)), np.array([1])).round(4)  # log 2
+    array([0.6931])
+    """
+    log_probabilities = special.log_softmax(np.asarray(logits, float) / temperature, axis=-1)
+    return -np.take_along_axis(log_probabilities, expression[:, None], axis=-1)[:, 0]
+
+
+def brier_scores(
+    probabilities: Float[np.ndarray, "faces classes"], expression: Int[np.ndarray, " faces"]
+) -> Float[np.ndarray, " faces"]:
+    """Returns the squared distance of each face's probabilities from the one-hot label, from 0 to 2 (Brier 1950).
+
+    >>> brier_scores(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
+    array([0.5, 0. ])
+    """
+    one_hot = np.arange(probabilities.shape[-1]) == expression[:, None]
+    return ((probabilities - one_hot) ** 2).sum(-1)
+
+
+def reliability(confidence: Confidence, correct: Correct, *, bins: int = BINS) -> Reliability:
+    """Returns the mean confidence and the accuracy of the faces in each bin of confidence.
+
+    >>> reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2).accuracy
+    array([0., 1.])
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    bin_index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    count = np.bincount(bin_index, minlength=bins)
+    divisor = np.maximum(count, 1)
+    mean_confidence = np.bincount(bin_index, weights=confidence, minlength=bins) / divisor
+    accuracy = np.bincount(bin_index, weights=correct, minlength=bins) / divisor
+    return Reliability(edges[:-1], edges[1:], count, mean_confidence, accuracy)
+
+
+def expected_calibration_error(confidence: Confidence, correct: Correct, *, bins: int = BINS) -> float:
+    """Returns the mean gap between confidence and accuracy over the bins, weighted by their faces (ECE).
+
+    >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
+    0.25
+    """
+    table = reliability(confidence, correct, bins=bins)
+    return float((table.count * abs(table.confidence - table.accuracy)).sum() / table.count.sum())
+
+
+def calibration_error_if_calibrated(
+    confidence: Confidence, *, subjects: Subjects | None = None, bins: int = BINS, seed: int = 0
+) -> Interval:
+    """Returns the ECE to expect of a calibrated model with these confidences: mean and central 95 %.
+
+    Consistency resampling (Bröcker and Smith, Weather and Forecasting 22, 2007, 651): labels are drawn from the
+    confidences 2,000 times. With few faces the ECE of a calibrated model is not 0. Faces of one subject share one
+    random number, that is, they are as dependent as their confidences allow: an upper bound.
+
+    >>> calibration_error_if_calibrated(np.ones(5))
+    Interval(value=0.0, low=0.0, high=0.0)
+    """
+    rng = np.random.default_rng(seed)
+    numbers = subject_numbers(subjects, len(confidence))
+    errors = [
+        expected_calibration_error(confidence, rng.random(numbers.max() + 1)[numbers] < confidence, bins=bins)
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(np.mean(errors)), float(low), float(high))
+
+
+def selective_accuracy(confidence: Confidence, correct: Correct) -> Selective:
+    """Returns the accuracy at every coverage, the most confident faces first.
+
+    >>> selective_accuracy(np.array([0.5, 0.5, 0.75]), np.array([True, False, True])).coverage.round(4)
+    array([0.3333, 1.    ])
+    """
+    values, inverse, count = np.unique(confidence, return_inverse=True, return_counts=True)
+    right = np.bincount(inverse, weights=correct, minlength=len(values))
+    accepted = count[::-1].cumsum()
+    return Selective(values[::-1], accepted / len(confidence), right[::-1].cumsum() / accepted)
+
+
+def operating_point(confidence: Confidence, correct: Correct, accuracy: float) -> Selective | None:
+    """Returns the point of the largest coverage with at least that accuracy; None if there is none.
+
+    >>> operating_point(np.array([0.5, 0.75, 1.0]), np.array([False, False, True]), 0.5)
+    Selective(threshold=0.75, coverage=0.6666666666666666, accuracy=0.5)
+    """
+    points = selective_accuracy(confidence, correct)
+    reached = np.flatnonzero(points.accuracy >= accuracy)
+    return Selective(*(float(column[reached[-1]]) for column in points)) if reached.size else None
+
+
+def risk_coverage_area(confidence: Confidence, correct: Correct) -> Statistic:
+    """Returns the statistic: the error rate of the n most confident faces, averaged over n (AURC); 0 is best.
+
+    Faces of equal confidence are averaged over all their orders. Let c of them, k wrong, follow C more confident faces,
+    K wrong. The j-th of a random order leaves (K + j k/c) / (C + j) wrong on average; summed over j that is
+    k + (K - C k/c) (1/(C + 1) + ... + 1/(C + c)).
+
+    >>> risk_coverage_area(np.array([0.9, 0.8]), np.array([True, False]))(np.ones((1, 2)))  # (0 / 1 + 1 / 2) / 2
+    array([0.25])
+    """
+    order = np.argsort(-confidence, kind="stable")
+    _, first_of_ties = np.unique(-confidence[order], return_index=True)
+    wrong_in_order = ~correct[order]
+
+    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
+        weights = weights[:, order]
+        count = np.add.reduceat(weights, first_of_ties, axis=1)
+        wrong = np.add.reduceat(weights * wrong_in_order, first_of_ties, axis=1)
+        before = count.cumsum(1) - count
+        wrong_before = wrong.cumsum(1) - wrong
+        share = wrong / np.maximum(count, 1)
+        total = count.sum(1).astype(int)
+        harmonic = np.concatenate([[0.0], (1 / np.arange(1, total.max() + 1)).cumsum()])
+        between = harmonic[(before + count).astype(int)] - harmonic[before.astype(int)]
+        return (wrong + (wrong_before - before * share) * between).sum(1) / total
+
+    return statistic

@@ -1,0 +1,426 @@
+"""Run folders side by side: which runs form pairs, paired tests on the same faces, and means over seeds.
+
+Everything is computed once, by `compare`, and written beside the report: comparison.csv (`TEST_COLUMNS`) and seeds.csv
+(`SEED_COLUMNS`). Differences are second run minus first: with action-unit (AU) cues minus without.
+"""
+
+import dataclasses
+import logging
+import pathlib
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from aujax import run_files
+from aujax.errors import UserError
+from aujax.results import schema, statistics
+from aujax.results.registry import ATTENTION, CAM, METRICS
+from aujax.results.schema import EvaluatedRun, ScoreKey, Scores
+from aujax.results.statistics import Interval, PairedTest
+
+log = logging.getLogger(__name__)
+
+AU_WEIGHT, SEED = "au_weight", "seed"  # the options in which compared runs usually differ
+TESTS, SEEDS = "comparison.csv", "seeds.csv"
+_NOT_SET = "not set"
+
+TEST_COLUMNS = {
+    "before": "name of the first run",
+    "after": "name of the second run",
+    "metric": "key of `METRICS`",
+    "map": "attention (of each run's reported layer), cam, or empty",
+    "difference": "second run minus first",
+    "low": "lower end of its 95 % interval",
+    "high": "upper end of its 95 % interval",
+    "p_value": "two-sided; empty if there are too few faces or subjects",
+    "p_corrected": "corrected for all tests of the same family (Holm)",
+    "family": "headline, reliance or perturbation",
+    "faces": "number of faces compared",
+    "subjects": "number of subjects on them",
+    "higher": "faces on which the second run is better",
+    "lower": "faces on which the first run is better",
+}
+SEED_COLUMNS = {
+    "setting": "name of the first run of the seeds",
+    "minus": "for a difference, name of the first run of the other setting; otherwise empty",
+    "metric": "key of `METRICS`",
+    "map": "attention, cam, or empty",
+    "target": "as in summary.csv",
+    "condition": "as in summary.csv",
+    "value": "mean over seeds",
+    "low": "lower end of Student's 95 % t interval",
+    "high": "upper end of the interval",
+    "deviation": "sample standard deviation over seeds",
+    "seeds": "number of runs",
+}
+# Tested per pair: metrics of faces.csv, then those of faithfulness.parquet.
+_HEADLINE = ("accuracy", "balanced_accuracy", "att_cos", "cam_cos")
+RELIANCE = ("target_over_non_target", "target_over_control")
+GAINS = ("deletion_gain", "insertion_gain", "road_gain")
+
+
+class Pair(NamedTuple):
+    """Two runs that were evaluated on the same faces."""
+
+    before: EvaluatedRun
+    after: EvaluatedRun
+
+
+class Contrast(NamedTuple):
+    """Two settings, such as two AU weights, and the pairs of runs from both, one per seed."""
+
+    before: list[EvaluatedRun]
+    after: list[EvaluatedRun]
+    pairs: list[Pair]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Runs on the same faces, their pairs, and the tables of tests and seeds."""
+
+    runs: list[EvaluatedRun]
+    pairs: list[Pair]
+    tests: pd.DataFrame
+    seeds: pd.DataFrame
+
+    def test(self, pair: Pair, metric: str, map: str = "") -> pd.Series | None:
+        """Returns a row of the tests; None if that test does not exist."""
+        rows = self.tests[
+            (self.tests["before"] == pair.before.name)
+            & (self.tests["after"] == pair.after.name)
+            & (self.tests["metric"] == metric)
+            & (self.tests["map"] == map)
+        ]
+        return rows.iloc[0] if len(rows) else None
+
+    @property
+    def contrasts(self) -> list[Contrast]:
+        """The pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
+        return _contrasts(self.runs, self.pairs)
+
+    def difference(self, contrast: Contrast, metric: str, map: str = "") -> Interval | None:
+        """Returns the difference of two settings: of one pair as tested, of several as the mean over seeds."""
+        rows = self.tests
+        names = {"before": contrast.before[0].name, "after": contrast.after[0].name}
+        if len(contrast.pairs) > 1:
+            rows = self.seeds
+            names = {"minus": contrast.before[0].name, "setting": contrast.after[0].name}
+        rows = rows[(rows["metric"] == metric) & (rows["map"] == map)]
+        for column, name in names.items():
+            rows = rows[rows[column] == name]
+        if not len(rows):
+            return None
+        value, low, high = rows.iloc[0][["value" if "value" in rows else "difference", "low", "high"]]
+        return Interval(value, low, high) if pd.notna(low) else Interval(value, None, None)
+
+    def write(self, out: pathlib.Path) -> list[pathlib.Path]:
+        """Writes comparison.csv and seeds.csv, where they have rows; returns the paths."""
+        written = []
+        for name, table in ((TESTS, self.tests), (SEEDS, self.seeds)):
+            if len(table):
+                schema.write_table(out / name, table)
+                written.append(out / name)
+        return written
+
+
+def open_runs(
+    folders: Sequence[str | pathlib.Path], split: str, *, same_faces: bool = False
+) -> tuple[list[EvaluatedRun], list[pathlib.Path]]:
+    """Returns the evaluated runs, folders of runs expanded, and the folders that were skipped with a warning.
+
+    With `same_faces`, runs that were evaluated on other faces than the first are skipped, too.
+
+    Raises:
+      UserError: a folder is given twice, or no run can be read.
+    """
+    expanded = [run for folder in folders for run in _expand(pathlib.Path(folder), split)]
+    if len({path.resolve() for path in map(pathlib.Path, folders)}) < len(folders):
+        raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
+    paths = list(dict.fromkeys(expanded))
+    runs: list[EvaluatedRun] = []
+    problems: dict[pathlib.Path, UserError] = {}
+    for path in paths:
+        try:
+            run = schema.open_run(path, split)
+            if same_faces and runs:
+                _check_same_faces(runs[0], run)
+            runs.append(run)
+        except UserError as error:
+            problems[path] = error
+    if not runs:
+        raise next(iter(problems.values()))
+    for error in problems.values():
+        log.warning("skipped: %s", error)
+    names = _distinct_names([run.folder.resolve() for run in runs])
+    runs = [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+    return runs, list(problems)
+
+
+def _expand(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Returns the run folders inside a folder of runs, evaluated ones first; otherwise the folder itself."""
+    if (folder / run_files.CONFIG).is_file() or not folder.is_dir():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
+    return sorted(runs, key=lambda run: not (run / "eval" / split / schema.METADATA).is_file()) or [folder]
+
+
+def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns the shortest ends of the paths that all differ."""
+    longest = max(len(path.parts) for path in paths)
+    for count in range(1, longest + 1):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
+    for what, of in (
+        ("data (fingerprints {} and {})", lambda run: run.metadata["data"]["fingerprint"]),
+        ("numbers of faces ({} and {})", lambda run: run.metadata["num_faces"]),
+        ("expressions ({} and {})", lambda run: ", ".join(run.expressions)),
+    ):
+        if of(first) != of(other):
+            data_dir = shlex.quote(str(first.metadata["data"]["dir"]))
+            raise UserError(
+                f"{first.folder} and {other.folder} were evaluated on different {what.format(of(first), of(other))}, "
+                f"so their numbers do not compare. Evaluate both on the same data: "
+                f"{other.command(f'--data_dir={data_dir}')}"
+            )
+
+
+def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
+    """Returns the options in which the trainings differ, by dotted name, with the value of each run.
+
+    "training data" is the content of the data set: the first digits of its fingerprint, or its name where the weights
+    were trained elsewhere.
+    """
+    columns: list[dict[str, Any]] = []
+    for run in runs:
+        data = run.manifest["data"]
+        content = data["name"] if data["fingerprint"] is None else data["fingerprint"][:12]
+        columns.append(run_files.flat(run.config) | {"training data": content})
+    names = dict.fromkeys(name for column in columns for name in column if name not in run_files.FREE_OPTIONS)
+    values = {name: [column.get(name, _NOT_SET) for column in columns] for name in names}
+    return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
+
+
+def find_pairs(runs: Sequence[EvaluatedRun]) -> list[Pair]:
+    """Returns (without AU cues, with AU cues) for the runs that are equal otherwise.
+
+    Where there are none, two runs form a pair, and of more each one that differs in more than its seed forms a pair
+    with the first.
+    """
+    if pairs := equal_but_for(runs, {AU_WEIGHT}):
+        return pairs
+    if len(runs) == 2:
+        return [Pair(*sorted(runs, key=lambda run: run.metadata["au_weight"]))]
+    return [Pair(runs[0], other) for other in runs[1:] if not differences([runs[0], other]).keys() <= {SEED}]
+
+
+def equal_but_for(runs: Sequence[EvaluatedRun], options: Collection[str]) -> list[Pair]:
+    """Returns (without AU cues, with AU cues) for the runs that differ in no other options."""
+    without = [run for run in runs if run.metadata["au_weight"] == 0]
+    aligned = [run for run in runs if run.metadata["au_weight"] > 0]
+    return [Pair(a, b) for b in aligned for a in without if differences([a, b]).keys() <= set(options)]
+
+
+def replicates(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:
+    """Returns the runs in groups whose members differ in their seed alone."""
+    groups: list[list[EvaluatedRun]] = []
+    for run in runs:
+        for group in groups:
+            if differences([group[0], run]).keys() <= {SEED}:
+                group.append(run)
+                break
+        else:
+            groups.append([run])
+    return groups
+
+
+def expected_differences(runs: Sequence[EvaluatedRun]) -> tuple[str, ...]:
+    """Returns the options in which compared runs may differ: the AU weight, and the seed if every weight had all."""
+    seeds = [{run.config.get(SEED) for run in group} for group in replicates(runs)]
+    balanced = len(seeds[0]) > 1 and all(each == seeds[0] for each in seeds)
+    return (AU_WEIGHT, SEED) if balanced else (AU_WEIGHT,)
+
+
+def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
+    """Returns the pairs among runs on the same faces, with paired tests, and the means over seeds.
+
+    Raises:
+      UserError: two runs of a pair were evaluated on different faces.
+    """
+    pairs = find_pairs(runs)
+    tests: list[dict[str, Any]] = []
+    for pair in pairs:
+        a, b = pair
+        if a.faces["face"].tolist() != b.faces["face"].tolist():
+            raise UserError(
+                f"{a.directory} and {b.directory}: expected the same faces in the same order; evaluate both runs again"
+            )
+        tests += _headline_tests(pair)
+        if a.faithfulness and b.faithfulness and not incomparable(pair):
+            tests += _faithfulness_tests(pair)
+    table = pd.DataFrame(tests, columns=[name for name in TEST_COLUMNS if name != "p_corrected"])
+    table.insert(list(TEST_COLUMNS).index("p_corrected"), "p_corrected", np.nan)
+    for family in table["family"].unique():
+        rows = table["family"] == family
+        p_values = [None if pd.isna(p) else float(p) for p in table.loc[rows, "p_value"]]
+        table.loc[rows, "p_corrected"] = statistics.holm(p_values)
+    seeds = pd.DataFrame(list(_seed_rows(runs, pairs, table)), columns=list(SEED_COLUMNS))
+    return Comparison(list(runs), pairs, table, seeds)
+
+
+def _headline_tests(pair: Pair) -> Iterator[dict[str, Any]]:
+    before, after = pair.before.predictions, pair.after.predictions
+    subjects = before.subjects
+    for metric in _HEADLINE:
+        if metric == "accuracy":
+            test = statistics.mcnemar(before.correct, after.correct, subjects=subjects)
+            rows = np.arange(len(subjects))
+        else:
+            if metric == "balanced_accuracy":
+                first, second = before.correct, after.correct
+            else:
+                first, second = pair.before.faces[metric].to_numpy(), pair.after.faces[metric].to_numpy()
+            rows = np.flatnonzero(~(np.isnan(first.astype(float)) | np.isnan(second.astype(float))))
+            if not len(rows):
+                continue
+            test = statistics.paired_difference(
+                first[rows], second[rows], before.expression[rows], subjects=subjects[rows]
+            )
+        yield _test_row(pair, metric, "", "headline", test, subjects[rows])
+
+
+def incomparable(pair: Pair) -> list[str]:
+    """Returns what prevents comparing the faithfulness of two runs, which both have; [] for nothing."""
+    a, b = (run.faithfulness.metadata for run in pair if run.faithfulness)
+    checks = {
+        "faces": a["faces"] == b["faces"],
+        "imputations": a["imputation"] == b["imputation"],
+        "codebooks": a["codebook"] == b["codebook"],
+        "probabilities (calibrated or not)": (a["temperature"] == 1.0) == (b["temperature"] == 1.0),
+    }
+    return [name for name, same in checks.items() if not same]
+
+
+def _faithfulness_tests(pair: Pair) -> Iterator[dict[str, Any]]:
+    faces, first = pair.before.faithfulness_scores()
+    _, second = pair.after.faithfulness_scores()
+    expression = faces["expression"].cat.codes.to_numpy()
+    subjects = faces["subject_id"].to_numpy().astype(str)
+    # Means are per true expression: the runs may predict different ones.
+    tests = [(metric, "", "reliance", expression) for metric in RELIANCE]
+    tests += [(metric, kind, "perturbation", None) for kind in (ATTENTION, CAM) for metric in GAINS]
+    for metric, kind, family, classes in tests:
+        values = [_by_role(scores, run, metric, kind) for scores, run in zip((first, second), pair, strict=True)]
+        if any(column is None for column in values):
+            continue
+        a, b = values
+        rows = np.flatnonzero(~(np.isnan(a) | np.isnan(b)))
+        if len(rows):
+            chosen = None if classes is None else classes[rows]
+            test = statistics.paired_difference(a[rows], b[rows], chosen, subjects=subjects[rows])
+            yield _test_row(pair, metric, kind, family, test, subjects[rows])
+
+
+def _by_role(scores: Scores, run: EvaluatedRun, metric: str, kind: str) -> np.ndarray | None:
+    return scores.get(ScoreKey(metric, run.layer if kind == ATTENTION else kind, "predicted"))
+
+
+def _test_row(pair: Pair, metric: str, map: str, family: str, test: PairedTest, subjects: np.ndarray) -> dict[str, Any]:
+    return {
+        "before": pair.before.name,
+        "after": pair.after.name,
+        "metric": metric,
+        "map": map,
+        "difference": test.difference.value,
+        "low": test.difference.low,
+        "high": test.difference.high,
+        "p_value": test.p_value,
+        "family": family,
+        "faces": test.count,
+        "subjects": statistics.count_subjects(subjects),
+        "higher": test.higher,
+        "lower": test.lower,
+    }
+
+
+def bounds(metric: str) -> tuple[float, float] | None:
+    """Returns the range of a metric, to which intervals over few seeds are cut; None if it has no upper bound."""
+    return {"percent": (0.0, 1.0), "score": (-1.0, 1.0), "points": (-1.0, 1.0)}.get(METRICS[metric].unit)
+
+
+def over_seeds(
+    runs: Sequence[EvaluatedRun], metric: str, *, map: str = "", target: str = "", condition: str = ""
+) -> statistics.Seeds:
+    """Returns a number of a training: of one run with its interval over faces, of several seeds with that over seeds.
+
+    `map` may be "attention" for the reported layer of each run.
+    """
+    intervals = [run.interval(metric, map=map, target=target, condition=condition) for run in runs]
+    if len(runs) == 1:
+        return statistics.Seeds(intervals[0], None, 1)
+    values = [interval.value for interval in intervals if interval.value is not None]
+    return statistics.over_seeds(values, bounds=bounds(metric))
+
+
+def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Contrast]:
+    groups = replicates(runs)
+    group_of = {run.folder: number for number, group in enumerate(groups) for run in group}
+    by_settings: dict[tuple[int, int], list[Pair]] = {}
+    for pair in pairs:
+        settings = group_of[pair.before.folder], group_of[pair.after.folder]
+        by_settings.setdefault(settings, []).append(pair)
+    contrasts = []
+    for of_settings in by_settings.values():
+        # Several runs may be compared with the same first one.
+        before = {pair.before.folder: pair.before for pair in of_settings}
+        after = {pair.after.folder: pair.after for pair in of_settings}
+        contrasts.append(Contrast(list(before.values()), list(after.values()), of_settings))
+    return contrasts
+
+
+def _seed_rows(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair], tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yields the mean of every overall number over the seeds of each setting, then of the differences of settings."""
+    keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
+    for group in replicates(runs):
+        if len(group) > 1:
+            for key in keys:
+                seeds = over_seeds(group, **key._asdict())
+                yield from _seed_row(group[0].name, "", key, seeds)
+    reliance = tests[tests["family"] == "reliance"].set_index(["before", "after", "metric"])["difference"]
+    for before, after, of_settings in _contrasts(runs, pairs):
+        if len(of_settings) < 2:
+            continue
+        for key in keys:
+            changes = []
+            for pair in of_settings:
+                first, second = (run.interval(**key._asdict()).value for run in pair)
+                index = (pair.before.name, pair.after.name, key.metric)
+                if key.metric in RELIANCE:
+                    # The summaries of the runs average by prediction, on which the runs may disagree; the tests do not.
+                    changes += [reliance[index]] if index in reliance.index else []
+                elif first is not None and second is not None:
+                    changes.append(second - first)
+            yield from _seed_row(after[0].name, before[0].name, key, statistics.over_seeds(changes))
+
+
+def _seed_row(setting: str, minus: str, key: ScoreKey, seeds: statistics.Seeds) -> Iterator[dict[str, Any]]:
+    if seeds.mean.value is not None:
+        numbers = seeds.mean._asdict() | {"deviation": seeds.deviation, "seeds": seeds.count}
+        yield {"setting": setting, "minus": minus} | key._asdict() | numbers
+
+
+def _overall_keys(run: EvaluatedRun) -> Iterator[ScoreKey]:
+    """Yields the keys of the numbers over all faces, of the classifier and of the reported maps."""
+    roles = {run.layer: ATTENTION, CAM: CAM, "": ""}
+    tables = [run.tables] + ([run.faithfulness] if run.faithfulness else [])
+    for table in tables:
+        for key in table.index:
+            if not key.attribute and key.score.map in roles:
+                yield key.score._replace(map=roles[key.score.map])

@@ -1,0 +1,406 @@
+"""`METRICS`: every number that aujax reports, one row per metric.
+
+Evaluation, intervals, paired tests, console, pages, the paper's tables, CSV files and the documentation loop over these
+rows. A new metric of the classifier is a row with a function of the `Faces`; a new metric of maps or of occlusions is a
+row here, and a function where the evaluation computes its value per face.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from aujax.results import calibration, statistics
+from aujax.results.statistics import Interval, Subjects
+
+UNCALIBRATED, CALIBRATED = "uncalibrated", "calibrated"
+ATTENTION, CAM, BASELINE, RANDOM = "attention", "cam", "baseline", "random"  # kinds of maps
+
+# Maps that ignore the network, by name: any map should agree with AU maps better than these.
+BASELINE_MAPS = {
+    "uniform": "uniform map",
+    "centred_gaussian": "centred Gaussian",
+    "all_au_map": "all action units",
+    "class_mean_au_map": "mean AU map of the true expression",
+}
+
+
+class Faces(NamedTuple):
+    """The predictions of an evaluation, one row per face; expressions are indices into the list of expressions.
+
+    Attributes:
+      expression: the label.
+      predicted: the expression with the highest logit.
+      logits: of every expression.
+      subjects: subject ids, "" where unknown.
+      temperature: fitted on the validation split; None where there is none for these weights.
+    """
+
+    expression: Int[np.ndarray, " faces"]
+    predicted: Int[np.ndarray, " faces"]
+    logits: Float[np.ndarray, "faces classes"]
+    subjects: Subjects
+    temperature: float | None = None
+
+    @property
+    def correct(self) -> Bool[np.ndarray, " faces"]:
+        """Whether the prediction is correct."""
+        return self.expression == self.predicted
+
+    def subset(self, rows: np.ndarray) -> "Faces":
+        """Returns the faces of these rows."""
+        return Faces(
+            self.expression[rows], self.predicted[rows], self.logits[rows], self.subjects[rows], self.temperature
+        )
+
+    def temperatures(self) -> dict[str, float]:
+        """Returns the temperatures at which probabilities are reported, by condition."""
+        scaled = {} if self.temperature is None else {CALIBRATED: self.temperature}
+        return {UNCALIBRATED: 1.0} | scaled
+
+    def confidence(self, temperature: float) -> Float[np.ndarray, " faces"]:
+        """Returns the probability of the predicted expression at a temperature."""
+        return calibration.probabilities(self.logits, temperature=temperature).max(1)
+
+
+# From faces, and whether intervals are wanted, to an interval for each condition ("" where there is only one).
+FromFaces = Callable[[Faces, bool], Mapping[str, Interval]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One metric.
+
+    Attributes:
+      key: its name in files and code.
+      title: its name in tables.
+      definition: what it is, in one sentence.
+      topic: which part of a report it belongs to.
+      unit: how it is shown: "percent" (a share), "score" (three decimals), "points" (a change of probability, in
+        percentage points), "likelihood" (three decimals, no upper bound).
+      aggregation: "faces": mean over faces. "classes": mean over the faces of each class, then over classes; classes
+        are those of the labels, or of the predictions where the target is the predicted class. "function": `compute`.
+      direction: 1 if higher is better, -1 if lower is better, 0 if neither.
+      chance: its value for a classifier or a map that ignores the image, a number or a function of the number of faces
+        of each expression; None where that depends on the faces, so that the baseline maps have rows of their own.
+      maps: the kinds of maps it is computed for; () if it is about the classifier.
+      targets: "label" and "predicted": the expression whose CAM and AU map are compared, or whose AUs are targets.
+      condition: what distinguishes its rows further, such as the action unit that was occluded; "" if nothing does.
+      headline: whether it is one of the main numbers, which are also reported for groups of subjects.
+      by_expression: whether it is also computed for the faces of each expression.
+      compute: for aggregation "function".
+    """
+
+    key: str
+    title: str
+    definition: str
+    topic: Literal["classification", "agreement", "maps", "calibration", "reliance", "perturbation", "sanity"]
+    unit: Literal["percent", "score", "points", "likelihood"] = "score"
+    aggregation: Literal["faces", "classes", "function"] = "classes"
+    direction: int = 1
+    chance: float | Callable[[Int[np.ndarray, " classes"]], float] | None = None
+    maps: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    condition: str = ""
+    headline: bool = False
+    by_expression: bool = False
+    compute: FromFaces | None = None
+
+    def chance_level(self, class_counts: Int[np.ndarray, " classes"]) -> float | None:
+        """Returns `chance` for a data set with that many faces of each expression."""
+        return self.chance(class_counts) if callable(self.chance) else self.chance
+
+
+def _accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    if not resampled:
+        return {"": Interval(float(faces.correct.mean()) if len(faces.correct) else None, None, None)}
+    return {"": statistics.accuracy_interval(faces.correct, subjects=faces.subjects)}
+
+
+def _balanced_accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    return {"": _bootstrapped(statistics.macro_mean(faces.correct, faces.expression), faces, resampled)}
+
+
+def _macro_f1(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    return {"": _bootstrapped(statistics.macro_f1(faces.expression, faces.predicted), faces, resampled)}
+
+
+def _bootstrapped(statistic: statistics.Statistic, faces: Faces, resampled: bool) -> Interval:
+    values = np.zeros(0) if not len(faces.correct) else statistic(np.ones((1, len(faces.correct))))
+    if not resampled or not len(values):
+        return Interval(float(values[0]) if len(values) else None, None, None)
+    return statistics.bootstrap(statistic, len(faces.correct), subjects=faces.subjects)
+
+
+def _calibration_error(faces: Faces, _: bool) -> dict[str, Interval]:
+    errors = {}
+    for condition, temperature in faces.temperatures().items():
+        error = calibration.expected_calibration_error(faces.confidence(temperature), faces.correct)
+        errors[condition] = Interval(error, None, None)  # biased upwards, and its bootstrap even more
+    return errors
+
+
+def _calibration_error_if_calibrated(faces: Faces, _: bool) -> dict[str, Interval]:
+    return {
+        condition: calibration.calibration_error_if_calibrated(faces.confidence(temperature), subjects=faces.subjects)
+        for condition, temperature in faces.temperatures().items()
+    }
+
+
+def _negative_log_likelihood(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    intervals = {}
+    for condition, temperature in faces.temperatures().items():
+        losses = calibration.log_losses(faces.logits, faces.expression, temperature=temperature)
+        intervals[condition] = _bootstrapped(statistics.mean(losses), faces, resampled)
+    return intervals
+
+
+def _brier_score(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    intervals = {}
+    for condition, temperature in faces.temperatures().items():
+        probabilities = calibration.probabilities(faces.logits, temperature=temperature)
+        scores = calibration.brier_scores(probabilities, faces.expression)
+        intervals[condition] = _bootstrapped(statistics.mean(scores), faces, resampled)
+    return intervals
+
+
+def _risk_coverage_area(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    intervals = {}
+    for condition, temperature in faces.temperatures().items():
+        area = calibration.risk_coverage_area(faces.confidence(temperature), faces.correct)
+        intervals[condition] = _bootstrapped(area, faces, resampled)
+    return intervals
+
+
+def _selective_accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    """Returns the accuracy at each of `COVERAGES`, with the probabilities that would be used: calibrated if possible.
+
+    Equal confidences are accepted together, so the coverage may be higher than asked for.
+    """
+    confidence = faces.confidence(faces.temperature or 1.0)
+    intervals = {}
+    for condition, threshold in _selective_threshold(faces, resampled).items():
+        accepted = np.flatnonzero(confidence >= threshold.value)
+        intervals[condition] = _accuracy(faces.subset(accepted), resampled)[""]
+    return intervals
+
+
+def _selective_coverage(faces: Faces, resampled: bool) -> dict[str, Interval]:
+    confidence = faces.confidence(faces.temperature or 1.0)
+    thresholds = _selective_threshold(faces, resampled)
+    return {
+        condition: Interval(float((confidence >= threshold.value).mean()), None, None)
+        for condition, threshold in thresholds.items()
+    }
+
+
+def _selective_threshold(faces: Faces, _: bool) -> dict[str, Interval]:
+    points = calibration.selective_accuracy(faces.confidence(faces.temperature or 1.0), faces.correct)
+    thresholds = {}
+    for coverage in calibration.COVERAGES:
+        threshold = float(points.threshold[int((points.coverage < coverage - 1e-9).sum())])
+        thresholds[f"{coverage:g}"] = Interval(threshold, None, None)
+    return thresholds
+
+
+def _largest_share(counts: Int[np.ndarray, " classes"]) -> float:
+    return float(counts.max() / counts.sum())
+
+
+def _one_in_classes(counts: Int[np.ndarray, " classes"]) -> float:
+    return 1 / int((counts > 0).sum())
+
+
+def _f1_of_largest(counts: Int[np.ndarray, " classes"]) -> float:
+    """Returns the macro F1 of always predicting the most frequent class: 2 p / (p + 1) on it, 0 on the others."""
+    share = _largest_share(counts)
+    return 2 * share / (share + 1) / int((counts > 0).sum())
+
+
+_ALL_MAPS = (ATTENTION, CAM, BASELINE)
+_BOTH = ("label", "predicted")
+_ROWS = (
+    Metric(
+        "accuracy", "Accuracy", "Share of the faces whose expression is predicted correctly (CL in the paper).",
+        "classification", "percent", "function", chance=_largest_share, headline=True, by_expression=True,
+        compute=_accuracy,
+    ),
+    Metric(
+        "balanced_accuracy", "Balanced accuracy", "Accuracy of each expression, averaged over expressions.",
+        "classification", "percent", "function", chance=_one_in_classes, headline=True, compute=_balanced_accuracy,
+    ),
+    Metric(
+        "macro_f1", "Macro F1", "Harmonic mean of precision and recall of each expression, averaged over expressions.",
+        "classification", "percent", "function", chance=_f1_of_largest, headline=True, compute=_macro_f1,
+    ),
+    Metric(
+        "att_cos", "ATT-COS", "Cosine of the reported attention and the AU map of the label (paper, section 4.1).",
+        "agreement", maps=(ATTENTION,), targets=("label",), headline=True, by_expression=True,
+    ),
+    Metric(
+        "cam_cos", "CAM-COS", "Cosine of the label's class activation map (CAM) and the AU map of the label.",
+        "agreement", maps=(CAM,), targets=("label",), headline=True, by_expression=True,
+    ),
+    Metric(
+        "cosine", "Cosine", "Cosine of a map and the AU map: 1 if they are equal up to brightness.",
+        "maps", maps=_ALL_MAPS, targets=("label",), by_expression=True,
+    ),
+    Metric(
+        "pointing", "Pointing game", "Share of the faces whose map peaks inside the AU region (Zhang et al. 2018).",
+        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
+    ),
+    Metric(
+        "energy", "Energy inside", "Share of the map's sum that lies inside the AU region (Wang et al. 2020).",
+        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
+    ),
+    Metric(
+        "iou", "IoU", "Intersection over union of the AU region and an equally large area of the map's highest values.",
+        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
+    ),
+    Metric(
+        "mean_iou", "Mean IoU",
+        "Intersection over union of the AU region and the map above 0.1, 0.2, ... 0.9 of its range, averaged.",
+        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
+    ),
+    Metric(
+        "auc", "AUC", "Area under the ROC curve of the map's values as a classifier of the AU region; 0.5 is chance.",
+        "maps", chance=0.5, maps=_ALL_MAPS, targets=_BOTH,
+    ),
+    Metric(
+        "correlation", "Correlation", "Pearson correlation of the map and the AU map; 0 for a uniform map.",
+        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
+    ),
+    Metric(
+        "degenerate", "Degenerate maps", "Share of the faces whose map is constant or not finite.",
+        "maps", "percent", "faces", -1, maps=(ATTENTION, CAM),
+    ),
+    Metric(
+        "calibration_error", "ECE", "Expected calibration error: mean gap of confidence and accuracy over 15 bins.",
+        "calibration", "percent", "function", -1, condition="probabilities", compute=_calibration_error,
+    ),
+    Metric(
+        "calibration_error_if_calibrated", "ECE if calibrated",
+        "The ECE to expect of a calibrated model on these faces; only a higher ECE shows miscalibration.",
+        "calibration", "percent", "function", 0, condition="probabilities", compute=_calibration_error_if_calibrated,
+    ),
+    Metric(
+        "negative_log_likelihood", "Negative log-likelihood", "Mean of -log p(label).",
+        "calibration", "likelihood", "function", -1, condition="probabilities", compute=_negative_log_likelihood,
+    ),
+    Metric(
+        "brier_score", "Brier score", "Mean squared distance of the probabilities from the one-hot label, from 0 to 2.",
+        "calibration", "likelihood", "function", -1, condition="probabilities", compute=_brier_score,
+    ),
+    Metric(
+        "risk_coverage_area", "Area under risk-coverage",
+        "Error rate of the n most confident faces, averaged over n; 0 is best, the error rate is chance.",
+        "calibration", "percent", "function", -1, condition="probabilities", compute=_risk_coverage_area,
+    ),
+    Metric(
+        "selective_coverage", "Accepted", "Share of the faces whose confidence reaches the threshold; those with equal "
+        "confidence are accepted together.",
+        "calibration", "percent", "function", 0, condition="coverage", compute=_selective_coverage,
+    ),
+    Metric(
+        "selective_threshold", "Confidence threshold", "The confidence from which a face is accepted at a coverage.",
+        "calibration", "likelihood", "function", 0, condition="coverage", compute=_selective_threshold,
+    ),
+    Metric(
+        "selective_accuracy", "Selective accuracy", "Accuracy on the most confident faces, by the share accepted.",
+        "calibration", "percent", "function", condition="coverage", compute=_selective_accuracy,
+    ),
+    Metric(
+        "probability_drop", "Probability drop",
+        "Probability of the predicted expression on the image, minus that with one action unit's region occluded.",
+        "reliance", "points", direction=0, targets=("predicted",), condition="action unit", by_expression=True,
+    ),
+    Metric(
+        "target_drop", "Target AUs", "Mean probability drop over the AUs that the codebook lists for the prediction.",
+        "reliance", "points", chance=0.0, targets=("predicted",), by_expression=True,
+    ),
+    Metric(
+        "non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.",
+        "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
+    ),
+    Metric(
+        "control_drop", "Control",
+        "Probability drop by regions of target AUs moved within the face to where they cover no target AU.",
+        "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
+    ),
+    Metric(
+        "target_over_non_target", "Target minus non-target AUs", "Drop by target AUs minus drop by non-target AUs.",
+        "reliance", "points", chance=0.0, targets=("predicted",),
+    ),
+    Metric(
+        "target_over_control", "Target AUs minus control", "Drop by target AUs minus drop by the control.",
+        "reliance", "points", chance=0.0, targets=("predicted",),
+    ),
+    Metric(
+        "top_au_is_target", "Top AU is a target", "Share of the faces whose most influential AU is a target AU.",
+        "reliance", "percent", targets=("predicted",),
+    ),
+    Metric(
+        "top_au_is_target_by_chance", "By chance", "The same for an AU drawn at random.",
+        "reliance", "percent", direction=0, targets=("predicted",),
+    ),
+    *(
+        Metric(
+            key, title, definition, "perturbation", aggregation="faces", direction=direction,
+            maps=(ATTENTION, CAM, RANDOM), targets=("predicted",),
+        )
+        for key, title, definition, direction in (
+            ("deletion", "Deletion",
+             "Mean probability of the prediction while the most attributed regions are occluded first.", -1),
+            ("insertion", "Insertion",
+             "Mean probability of the prediction while the most attributed regions are revealed first.", 1),
+            ("road", "ROAD",
+             "Deletion with noisy linear imputation (Rong et al. 2022).", -1),
+        )
+    ),
+    *(
+        Metric(
+            key, title, f"Probability of the prediction at each share of the image in {title.lower()}.",
+            "perturbation", aggregation="faces", direction=0, maps=(ATTENTION, CAM, RANDOM), targets=("predicted",),
+            condition="share of the image",
+        )
+        for key, title in (
+            ("deletion_curve", "Deletion curve"), ("insertion_curve", "Insertion curve"), ("road_curve", "ROAD curve"),
+        )
+    ),
+    *(
+        Metric(
+            key, title, f"By how much {title.split(',')[0]} is better than for a random ordering.",
+            "perturbation", aggregation="faces", chance=0.0, maps=(ATTENTION, CAM), targets=("predicted",),
+        )
+        for key, title in (
+            ("deletion_gain", "Deletion, gain over random ordering"),
+            ("insertion_gain", "Insertion, gain over random ordering"),
+            ("road_gain", "ROAD, gain over random ordering"),
+        )
+    ),
+    Metric(
+        "randomisation_similarity", "Similarity after randomisation",
+        "Correlation of a map with that of a network whose stages, from the head down, are newly initialised "
+        "(Adebayo et al. 2018).",
+        "sanity", aggregation="faces", direction=0, maps=(ATTENTION, CAM), targets=("predicted",), condition="stage",
+    ),
+    Metric(
+        "view_similarity", "Similarity under small changes",
+        "Correlation of the maps of an image and of its mirrored or slightly shifted view.",
+        "sanity", aggregation="faces", maps=(ATTENTION, CAM), targets=("predicted",), condition="view",
+    ),
+    Metric(
+        "same_prediction", "Same prediction", "Share of the faces with the same prediction for another view.",
+        "sanity", "percent", "faces", condition="view",
+    ),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {metric.key: metric for metric in _ROWS}
+HEADLINE = tuple(metric.key for metric in _ROWS if metric.headline)
+
+
+def by_topic(topic: str) -> list[Metric]:
+    """Returns the metrics of a topic, in order."""
+    return [metric for metric in METRICS.values() if metric.topic == topic]

@@ -1,0 +1,514 @@
+"""The tables of an evaluation on disk, RUN/eval/<split>/: one writer and one reader.
+
+metrics.json           what was evaluated (run, split, data, checkpoint, versions), and the main numbers
+faces.csv              one row per face: `FACE_COLUMNS`, a logit per expression, the attributes of the data set
+scores.parquet         one row per face, map, target, metric and condition: `SCORE_COLUMNS`
+summary.csv            one row per metric, map, target, condition and group of faces: `SUMMARY_COLUMNS`
+maps.npz               maps of all faces, images of a sample and of a gallery, mean maps per expression
+faithfulness.json, faithfulness.parquet, faithfulness_summary.csv
+                       the same three for `eval.py --faithfulness`: metadata, scores, summary
+
+The JSON file of each set is removed before and written after the others, so it always belongs to them. Tables of
+another schema version, damaged ones, and those of other weights or data are refused with the command that makes them
+anew.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shlex
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Int
+
+from aujax import run_files
+from aujax.errors import UserError
+from aujax.results.registry import ATTENTION, METRICS, Faces
+from aujax.results.statistics import Interval
+
+VERSION = 1
+METADATA, FACES, SCORES, SUMMARY, MAPS = "metrics.json", "faces.csv", "scores.parquet", "summary.csv", "maps.npz"
+FAITHFULNESS = "faithfulness.json"
+FAITHFULNESS_SCORES, FAITHFULNESS_SUMMARY = "faithfulness.parquet", "faithfulness_summary.csv"
+
+# Columns of faces.csv in order; then logit_<expression> for every expression and attribute_<name> for every attribute.
+FACE_COLUMNS = {
+    "face": "row of the face in the split, from 0",
+    "id": "name of the image in its source",
+    "subject_id": "the person shown; empty if unknown",
+    "expression": "the label",
+    "predicted": "the predicted expression",
+    "probability": "of the predicted expression, not calibrated",
+    "correct": "1 if the prediction is the label",
+    "has_map": "1 if the label's AU map exists",
+    "has_predicted_map": "1 if the predicted expression's AU map exists",
+    "att_cos": "cosine of the reported layer's attention and the label's AU map; empty without an AU map",
+    "cam_cos": "cosine of the label's CAM and the label's AU map; empty without an AU map or a CAM",
+    "degenerate": "names of maps that are constant or not finite, separated by blanks",
+}
+LOGIT, ATTRIBUTE = "logit_", "attribute_"
+# Columns of scores.parquet; strings are dictionary-encoded.
+SCORE_COLUMNS = {
+    "face": "row of the face in the split",
+    "metric": "key of `METRICS`",
+    "map": "layer of the attention, cam, or name of a baseline map; empty for numbers of the classifier",
+    "target": "label or predicted: whose CAM, AU map or AUs; empty if there is no choice",
+    "condition": "what distinguishes the value further, such as AU12; see `Metric.condition`",
+    "value": "float32",
+}
+SUMMARY_COLUMNS = {
+    "metric": "key of `METRICS`",
+    "map": "as in scores.parquet",
+    "target": "as in scores.parquet",
+    "condition": "as in scores.parquet",
+    "attribute": "what the faces were grouped by: expression, predicted or an attribute; empty for all faces",
+    "group": "value of the attribute; empty for all faces, or for faces without a value",
+    "value": "point estimate; empty if there are too few faces",
+    "low": "lower end of the 95 % interval; empty if there is none",
+    "high": "upper end of the 95 % interval",
+    "faces": "number of faces behind the value",
+    "subjects": "number of subjects behind the value",
+}
+_KEYS = ("metric", "map", "target", "condition")
+_ROWS_PER_GROUP = 2**18  # of scores.parquet
+_SAMPLE = ("face", "image", "au_map", "has_map", "attention", "expression", "predicted")
+_MAP_ARRAYS = (
+    *(f"sample/{name}" for name in _SAMPLE),
+    *(f"gallery/{name}" for name in (*_SAMPLE, "probability")),
+    *("class_mean/au_map", "class_count", "class_map_count"),
+)
+
+
+class ScoreKey(NamedTuple):
+    """What a column of scores holds."""
+
+    metric: str
+    map: str = ""
+    target: str = ""
+    condition: str = ""
+
+
+class GroupKey(NamedTuple):
+    """Which row of a summary: a score, and the faces it is about."""
+
+    score: ScoreKey
+    attribute: str = ""
+    group: str = ""
+
+
+Scores = dict[ScoreKey, Float[np.ndarray, " faces"]]  # NaN where a face has no value
+
+
+class ScoreWriter:
+    """Writes scores in row groups while they are computed; use as a context manager."""
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._parts: list[pa.Table] = []
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "ScoreWriter":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, faces: Int[np.ndarray, " faces"], scores: Mapping[ScoreKey, np.ndarray]) -> None:
+        """Writes values of these faces; NaN, a face without that value, is not stored."""
+        columns: dict[str, list[Any]] = {name: [] for name in ("face", "value", "code")}
+        for code, values in enumerate(scores.values()):
+            known = ~np.isnan(values)
+            columns["face"].append(faces[known].astype(np.int32))
+            columns["value"].append(values[known].astype(np.float32))
+            columns["code"].append(np.full(int(known.sum()), code, np.int32))
+        if not scores:
+            return
+        arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
+        table = {"face": arrays["face"]}
+        for position, name in enumerate(_KEYS):
+            strings, codes = np.unique([key[position] for key in scores], return_inverse=True)
+            indices = pa.array(codes.astype(np.int32)[arrays["code"]])
+            table[name] = pa.DictionaryArray.from_arrays(indices, pa.array(strings.tolist(), pa.string()))
+        self._parts.append(pa.table(table | {"value": arrays["value"]}))
+        if sum(len(part) for part in self._parts) >= _ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._parts:
+            return
+        table = pa.concat_tables(self._parts).unify_dictionaries()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema)
+        self._writer.write_table(table)
+        self._parts = []
+
+
+def read_scores(path: pathlib.Path, faces: Sequence[int], *, remedy: str) -> Scores:
+    """Returns the scores of a file, aligned with these faces.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        table = pq.read_table(path).to_pandas()
+        groups = table.groupby(list(_KEYS), observed=True, sort=False).indices
+        face, value = table["face"].to_numpy(), table["value"].to_numpy()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}); {remedy}") from error
+    row_of_face = pd.Index(faces).get_indexer(face)
+    scores: Scores = {}
+    # In the order of writing: stages from the head down, shares of the image ascending.
+    for key, rows in sorted(groups.items(), key=lambda item: item[1][0]):
+        column = np.full(len(faces), np.nan, np.float32)
+        column[row_of_face[rows]] = value[rows]
+        scores[ScoreKey(*key)] = column
+    return scores
+
+
+def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file by way of a temporary one, so that no half-written file remains."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
+    """Writes a CSV; numbers are written with as many digits as tell them from their neighbours."""
+    table.to_csv(path, index=False)
+
+
+def read_table(path: pathlib.Path, texts: Sequence[str], numbers: Sequence[str], *, remedy: str) -> pd.DataFrame:
+    """Returns a CSV with at least these columns of texts and numbers, NaN where a number is missing.
+
+    Raises:
+      UserError: the file is missing or damaged, lacks a column, or has no rows.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in (*texts, *numbers) if name not in table]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        if table.empty:
+            raise ValueError("it has no rows")
+        for name in numbers:
+            table[name] = table[name].replace("", "nan").astype(float)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({_first_line(error)}); {remedy}") from error
+    return table
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+    """Metadata, scores and summary of one set of files."""
+
+    metadata: Mapping[str, Any]
+    summary: pd.DataFrame
+    scores_path: pathlib.Path
+    remedy: str
+
+    @functools.cached_property
+    def index(self) -> dict[GroupKey, Interval]:
+        """The rows of the summary by key."""
+        rows = self.summary.astype(object).where(self.summary.notna(), None)
+        return {
+            GroupKey(ScoreKey(metric, name, target, condition), attribute, group): Interval(value, low, high)
+            for metric, name, target, condition, attribute, group, value, low, high, *_ in rows.itertuples(index=False)
+        }
+
+    def interval(
+        self, metric: str, *, map: str = "", target: str = "", condition: str = "", attribute: str = "", group: str = ""
+    ) -> Interval:
+        """Returns a number of the summary with its interval; Interval(None, None, None) if it does not exist."""
+        key = GroupKey(ScoreKey(metric, map, target, condition), attribute, group)
+        return self.index.get(key, Interval(None, None, None))
+
+    def rows(self, metric: str, **where: str) -> pd.DataFrame:
+        """Returns the rows of a metric, of all faces unless `attribute` is given."""
+        chosen = self.summary["metric"] == metric
+        for name, value in ({"attribute": ""} | where).items():
+            chosen &= self.summary[name] == value
+        return self.summary[chosen]
+
+    def count(self, metric: str, **where: str) -> tuple[int, int]:
+        """Returns the numbers of faces and subjects behind a number, (0, 0) if it does not exist."""
+        defaults = {"map": "", "target": "", "condition": "", "attribute": "", "group": ""}
+        table = self.rows(metric, **(defaults | where))
+        return (int(table["faces"].iloc[0]), int(table["subjects"].iloc[0])) if len(table) else (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedRun:
+    """A run folder with one evaluation: its options, how it was made, and the tables of RUN/eval/<split>/."""
+
+    folder: pathlib.Path
+    name: str  # the shortest end of the path that distinguishes it from the other runs
+    config: Mapping[str, Any]
+    manifest: Mapping[str, Any]
+    tables: Tables
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """RUN/eval/<split>."""
+        return self.folder / "eval" / self.split
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The content of metrics.json."""
+        return self.tables.metadata
+
+    @property
+    def split(self) -> str:
+        """The evaluated split."""
+        return self.metadata["split"]
+
+    @property
+    def layer(self) -> str:
+        """The layer whose attention is reported."""
+        return self.metadata["attention_layer"]
+
+    @property
+    def has_cam(self) -> bool:
+        """Whether the method has a class activation map."""
+        return "cam" in self.metadata["maps"]
+
+    @property
+    def label(self) -> str:
+        """The split and how the checkpoint was selected, to be shown beside numbers."""
+        return f"{self.split} split, checkpoint selected on {self.metadata['model_selection']}"
+
+    @property
+    def expressions(self) -> list[str]:
+        """The names of the classes, in order."""
+        return self.metadata["expressions"]
+
+    @property
+    def reported_maps(self) -> dict[str, str]:
+        """The reported maps by title: the attention of the reported layer and, where there is one, the CAM."""
+        return {"Attention": self.layer} | ({"CAM": "cam"} if self.has_cam else {})
+
+    def chance(self, metric: str) -> float | None:
+        """Returns the value of a metric for a classifier or map that ignores the image."""
+        return METRICS[metric].chance_level(np.array(self.metadata["confusion_matrix"]).sum(1))
+
+    def interval(self, metric: str, *, map: str = "", **where: str) -> Interval:
+        """Returns a number of the evaluation or of its faithfulness, as `Tables.interval`.
+
+        `map` may be "attention" for the reported layer.
+        """
+        of_faithfulness = METRICS[metric].topic in ("reliance", "perturbation", "sanity")
+        tables = self.faithfulness if of_faithfulness else self.tables
+        if tables is None:
+            return Interval(None, None, None)
+        return tables.interval(metric, map=self.layer if map == ATTENTION else map, **where)
+
+    def command(self, *options: str, split: str = "") -> str:
+        """Returns the command that evaluates the same weights."""
+        checkpoint = self.metadata["checkpoint"]["which"]
+        options = (*([] if checkpoint == "best" else [f"--checkpoint={checkpoint}"]), *options)
+        return eval_command(self.folder, split or self.split, *options)
+
+    @functools.cached_property
+    def faces(self) -> pd.DataFrame:
+        """The rows of faces.csv."""
+        return read_faces(self.directory / FACES, self.expressions, remedy=self.tables.remedy)
+
+    @functools.cached_property
+    def predictions(self) -> Faces:
+        """The predictions as arrays, with the temperature that was used."""
+        return predictions(self.faces, self.expressions, temperature=self.metadata["temperature"]["value"])
+
+    @functools.cached_property
+    def maps(self) -> dict[str, np.ndarray]:
+        """The maps of the sample, the gallery and the means per expression; the maps of every face stay on disk."""
+        path = self.directory / MAPS
+        try:
+            with np.load(path) as archive:
+                names = [name for name in archive.files if name.startswith(("sample/", "gallery/", "class_"))]
+                maps = {name: archive[name] for name in names}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: cannot be read ({_first_line(error)}); {self.tables.remedy}") from error
+        if missing := [name for name in _MAP_ARRAYS if name not in maps]:
+            raise UserError(f"{path}: expected the maps of eval.py, but it lacks {', '.join(missing)}; "
+                            f"{self.tables.remedy}")  # fmt: skip
+        return maps
+
+    def scores(self) -> Scores:
+        """Returns the scores of every face."""
+        return read_scores(self.tables.scores_path, self.faces["face"].tolist(), remedy=self.tables.remedy)
+
+    @property
+    def faithfulness(self) -> Tables | None:
+        """What `eval.py --faithfulness` measured; None if it did not run, or on other weights or data."""
+        return self._faithfulness[0]
+
+    @property
+    def faithfulness_missing(self) -> str:
+        """Why `faithfulness` is None, with the command that measures it; "" if it exists."""
+        return self._faithfulness[1]
+
+    @functools.cached_property
+    def _faithfulness(self) -> tuple[Tables | None, str]:
+        path = self.directory / FAITHFULNESS
+        command = self.command("--faithfulness")
+        if not path.is_file():
+            return None, f"Faithfulness was not measured for **{self.name}**. To measure it, run `{command}`."
+        remedy = f"run {command}"
+        metadata = read_metadata(path, remedy=remedy)
+        # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
+        steps = [each["checkpoint"]["step"] for each in (metadata, self.metadata)]
+        problem = ""
+        if steps[0] != steps[1]:
+            problem = f"it was measured on other weights, those of step {steps[0]} instead of step {steps[1]}"
+        elif metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
+            problem = "it was measured on other data"
+        elif not set(metadata["faces"]) <= set(self.faces["face"]):
+            problem = "it was measured on other faces"
+        if problem:
+            return None, f"The faithfulness of **{self.name}** is not shown: {problem}. To measure it, run `{command}`."
+        summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
+        return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy), ""
+
+    def faithfulness_scores(self) -> tuple[pd.DataFrame, Scores]:
+        """Returns the faces that `eval.py --faithfulness` used, and their scores."""
+        assert self.faithfulness is not None, "faithfulness must exist: check it first"
+        faces = self.faces[self.faces["face"].isin(self.faithfulness.metadata["faces"])]
+        path = self.faithfulness.scores_path
+        return faces, read_scores(path, faces["face"].tolist(), remedy=self.faithfulness.remedy)
+
+
+def eval_command(folder: pathlib.Path, split: str, *options: str) -> str:
+    """Returns the command that evaluates a run folder on a split."""
+    return " ".join(["aujax eval", f"--workdir={shlex.quote(str(folder))}", f"--split={split}", *options])
+
+
+def read_metadata(path: pathlib.Path, *, remedy: str) -> dict[str, Any]:
+    """Returns the content of metrics.json or faithfulness.json; another schema version is a UserError."""
+    metadata = run_files.read_json(path, remedy=remedy)
+    if metadata.get("schema_version") != VERSION:
+        raise UserError(
+            f"{path}: expected an evaluation of schema version {VERSION}, got {metadata.get('schema_version')}: it was "
+            f"written by another version of aujax; {remedy}"
+        )
+    return metadata
+
+
+def read_summary(path: pathlib.Path, *, remedy: str) -> pd.DataFrame:
+    """Returns summary.csv or faithfulness_summary.csv; a bad file is a UserError with the remedy."""
+    numbers = ["value", "low", "high", "faces", "subjects"]
+    return read_table(path, [name for name in SUMMARY_COLUMNS if name not in numbers], numbers, remedy=remedy)
+
+
+def read_faces(path: pathlib.Path, expressions: Sequence[str], *, remedy: str) -> pd.DataFrame:
+    """Returns faces.csv with expressions as categories; a bad file is a UserError with the remedy."""
+    logits = [f"{LOGIT}{name}" for name in expressions]
+    required = ["face", "probability", "correct", "has_map", "has_predicted_map", *logits]
+    texts = ["id", "subject_id", "expression", "predicted", "degenerate"]
+    table = read_table(path, texts, [*required, "att_cos", "cam_cos"], remedy=remedy)
+    for name in ("expression", "predicted"):
+        if unknown := set(table[name]) - set(expressions):
+            raise UserError(f"{path}: column {name}: expected an expression, got {min(unknown)!r}; {remedy}")
+        table[name] = pd.Categorical(table[name], categories=list(expressions))
+    for name in required:
+        if table[name].isna().any():
+            raise UserError(f"{path}: column {name}: expected a number in every row; {remedy}")
+    return table.astype(dict.fromkeys(("face", "correct", "has_map", "has_predicted_map"), int))
+
+
+def attributes(faces: pd.DataFrame) -> dict[str, pd.Series]:
+    """Returns the attributes of the data set, such as gender, by name; "" where a face has none."""
+    return {
+        name.removeprefix(ATTRIBUTE): faces[name] for name in faces.columns if str(name).startswith(ATTRIBUTE)
+    }  # fmt: skip
+
+
+def face_table(
+    columns: Mapping[str, np.ndarray],
+    expressions: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+) -> pd.DataFrame:
+    """Returns the table of faces.csv.
+
+    Args:
+      columns: face, expression, predicted, probability, has_map, has_predicted_map, att_cos, cam_cos (NaN: none),
+        logits (faces, classes) and degenerate (a string per face).
+      expressions: the names of the classes.
+      records: id, subject_id and attributes of each face.
+    """
+    names = np.array(expressions)
+    table: dict[str, Any] = {
+        "face": columns["face"],
+        "id": [record["id"] for record in records],
+        "subject_id": [record["subject_id"] for record in records],
+        "expression": pd.Categorical(names[columns["expression"]], categories=list(expressions)),
+        "predicted": pd.Categorical(names[columns["predicted"]], categories=list(expressions)),
+        "probability": columns["probability"],
+        "correct": (columns["expression"] == columns["predicted"]).astype(int),
+        "has_map": columns["has_map"].astype(int),
+        "has_predicted_map": columns["has_predicted_map"].astype(int),
+        "att_cos": columns["att_cos"],
+        "cam_cos": columns["cam_cos"],
+        "degenerate": columns["degenerate"],
+    }
+    table |= {f"{LOGIT}{name}": columns["logits"][:, k] for k, name in enumerate(expressions)}
+    # Faces may have different attributes.
+    found = dict.fromkeys(name for record in records for name in record["attributes"])
+    table |= {f"{ATTRIBUTE}{name}": [record["attributes"].get(name, "") for record in records] for name in found}
+    return pd.DataFrame(table)
+
+
+def predictions(faces: pd.DataFrame, expressions: Sequence[str], *, temperature: float | None) -> Faces:
+    """Returns the predictions of a table of faces as arrays."""
+    return Faces(
+        expression=faces["expression"].cat.codes.to_numpy().astype(int),
+        predicted=faces["predicted"].cat.codes.to_numpy().astype(int),
+        logits=faces[[f"{LOGIT}{name}" for name in expressions]].to_numpy().astype(float),
+        subjects=faces["subject_id"].to_numpy().astype(str),
+        temperature=temperature,
+    )
+
+
+def remove_metadata(directory: pathlib.Path, name: str) -> None:
+    """Removes the JSON file of a set before its tables are written, so that it never belongs to others."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (directory / name).unlink()
+
+
+def open_run(folder: pathlib.Path, split: str, *, name: str = "") -> EvaluatedRun:
+    """Returns a run folder with its evaluation on a split.
+
+    Raises:
+      UserError: no run folder, no evaluation on that split, another schema version, or damaged files.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such run folder; expected the --workdir of a training")
+    if not (folder / run_files.CONFIG).is_file():
+        raise UserError(f"{folder}: expected a run folder, the --workdir of a training, or a folder that holds some")
+    directory = folder / "eval" / split
+    command = eval_command(folder, split)
+    if not (directory / METADATA).is_file():
+        others = sorted(path.parent.name for path in folder.glob(f"eval/*/{METADATA}"))
+        evaluated = f"; it was evaluated on {', '.join(others)}" if others else ""
+        raise UserError(f"{folder}: no evaluation on the split {split!r}{evaluated}. Run: {command}")
+    remedy = f"run {command}"
+    metadata = read_metadata(directory / METADATA, remedy=remedy)
+    if missing := [file for file in (FACES, SCORES, SUMMARY, MAPS) if not (directory / file).is_file()]:
+        raise UserError(f"{directory}: {', '.join(missing)} is missing; {remedy}")
+    config = run_files.read_json(folder / run_files.CONFIG, remedy="the run folder is damaged: train it again")
+    manifest = run_files.read_json(folder / run_files.MANIFEST, remedy="the run folder is damaged: train it again")
+    summary = read_summary(directory / SUMMARY, remedy=remedy)
+    tables = Tables(metadata, summary, directory / SCORES, remedy)
+    return EvaluatedRun(folder, name or folder.resolve().name, config, manifest, tables)

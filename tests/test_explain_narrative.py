@@ -1,0 +1,126 @@
+"""The text of an explanation and its warnings."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from aujax.explain import narrative
+from aujax.explain.explanation import Region
+
+
+def region(aus, *, target_aus=(), attention=0.1, drop=0.0, area=0.1):
+    return Region(aus, narrative.PLACES[aus[0]], target_aus, area, attention, 0.1, drop)
+
+
+say = functools.partial(narrative.sentence, "Happiness", 0.91, degenerate=(), control_drop=None, has_targets=True)
+LIPS = region((12, 15), target_aus=(12,), attention=0.4, drop=0.3)
+CHEEKS = region((6,), target_aus=(6,), attention=0.3, drop=0.05)
+
+
+def test_sentence_names_where_the_model_looks_and_what_the_answer_depends_on():
+    sentence = (
+        "Happiness 0.91: the model looks at the lip corners (AU12) and the cheeks (AU6); "
+        "hiding the lip corners (AU12) lowers it most, to 0.61."
+    )
+    assert say([CHEEKS, LIPS]) == sentence
+
+
+@pytest.mark.parametrize(
+    ("regions", "options", "expected"),
+    [
+        ([LIPS], {"degenerate": ("attention",)}, "its attention map is degenerate; hiding the lip"),
+        (
+            [region((6,), drop=0.3)],
+            {},
+            "its attention is not concentrated on any action unit; hiding the cheeks (AU6, not",
+        ),
+        ([LIPS._replace(probability_drop=0.02)], {}, "hiding the region of any single action unit hardly lowers it."),
+        ([LIPS._replace(probability_drop=-0.3)], {}, "hiding the region of any single action unit hardly lowers it."),
+        ([LIPS], {"control_drop": 0.4}, "to 0.61, no more than hiding equal areas elsewhere (0.51)."),
+        ([LIPS], {"control_drop": 0.1}, "lowers it most, to 0.61."),
+        (
+            [LIPS._replace(target_aus=())],
+            {},
+            "looks at the lip corners (AU12/15, not listed for Happiness); hiding the",
+        ),
+        ([LIPS._replace(target_aus=())], {"has_targets": False}, "looks at the lip corners (AU12/15); hiding"),
+        (
+            [LIPS, CHEEKS._replace(probability_drop=0.299)],
+            {},
+            "hiding the lip corners (AU12) or the cheeks (AU6) lowers it most",
+        ),
+        ([], {}, "Happiness 0.91: without landmarks, action units cannot be located."),
+    ],
+    ids=[
+        "degenerate",
+        "nowhere",
+        "hardly",
+        "raised",
+        "control",
+        "less control",
+        "unlisted",
+        "no list",
+        "alike",
+        "none",
+    ],
+)
+def test_sentence_claims_no_more_than_was_measured(regions, options, expected):
+    assert expected in say(regions, **options)
+
+
+def seen_from_the_side(degrees):
+    """Landmarks of a head, 60 pixels between the outer eye corners, turned about the upright axis."""
+    landmarks = np.zeros((68, 2), np.float32)
+    angle = np.radians(degrees)
+    for point, (x, z) in {**dict.fromkeys(range(36, 42), (-30, 0)), **dict.fromkeys(range(42, 48), (30, 0))}.items():
+        landmarks[point] = 100 + x * np.cos(angle) + z * np.sin(angle), 100
+    landmarks[30] = 100 + 0.9 * 30 * np.sin(angle), 130
+    return landmarks
+
+
+@pytest.mark.parametrize("degrees", [-40, 0, 25])
+def test_yaw_is_that_of_a_turned_head(degrees):
+    assert narrative.yaw(seen_from_the_side(degrees)) == pytest.approx(abs(degrees), abs=0.1)
+
+
+GOOD = {
+    "landmarks": seen_from_the_side(0),
+    "enlargement": 1.0,
+    "eye_fraction": 0.31,
+    "unselected": 0,
+    "probabilities": {"Happiness": 0.9, "Neutral": 0.1},
+    "degenerate": (),
+    "outside": (0.1, 0.6),
+    "regions": (LIPS, CHEEKS),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"landmarks": seen_from_the_side(30)}, "turned sideways by about 30 degrees"),
+        ({"landmarks": seen_from_the_side(0) / 3}, "the face is small: 20 pixels between the eyes"),
+        ({"enlargement": 2.0}, "enlarged 2.0 times"),
+        ({"eye_fraction": 0.05}, "a small part of the model's input: 5 % of its width"),
+        ({"unselected": 2}, "3 faces in the photograph: this is the most prominent one"),
+        ({"probabilities": {"Fear": 0.4, "Anger": 0.3, "Neutral": 0.3}}, "uncertain: Fear 0.40, Anger 0.30"),
+        ({"probabilities": {"Fear": 0.52, "Anger": 0.48}}, "uncertain: Fear 0.52, Anger 0.48"),
+        ({"degenerate": ("attention",), "outside": (1.0, 0.6)}, "the attention is constant or not finite"),
+        ({"degenerate": ("cam",)}, "the class activation map is constant or not finite"),
+        ({"outside": (0.7, 0.6)}, "70 % of the attention is outside the face"),
+        ({"outside": (0.55, 0.8)}, "55 % of the attention is outside the face"),
+        (
+            {"regions": (LIPS._replace(probability_drop=0.0), CHEEKS)},
+            "looks most at the lip corners (AU12), but hiding that region hardly",
+        ),
+        ({"landmarks": None, "outside": None, "regions": ()}, "no landmarks: the whole image was used"),
+    ],
+)
+def test_each_problem_gives_its_warning_and_no_other(change, expected):
+    assert narrative.warnings(**GOOD) == []
+    assert (
+        narrative.warnings(**GOOD | {"regions": (LIPS._replace(probability_drop=0.0),)}) == []
+    )  # nor does the answer rest elsewhere
+    (warning,) = narrative.warnings(**{**GOOD, **change})
+    assert expected in warning
