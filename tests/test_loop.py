@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from aujax import evaluation, run_files, runs
+from aujax import run_files, runs
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
@@ -151,15 +151,17 @@ def test_data_without_a_validation_split_are_refused_with_what_to_do(tiny_config
 
 @pytest.mark.parametrize(("split", "faces"), [("validation", 8), ("test", 16)])
 def test_the_best_epoch_is_selected_on_the_configured_split(with_options, monkeypatch, split, faces):
-    def evaluate(reader, variables, batches, **_):
-        return evaluation.Evaluation({"faces": sum(int(batch.valid.sum()) for batch in batches)}, {})
+    def predict(eval_step, variables, batches, *, mesh):
+        return sum(int(batch.valid.sum()) for batch in batches)
 
-    monkeypatch.setattr(loop.evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(loop.evaluate, "predict", predict)
+    monkeypatch.setattr(loop.evaluate, "validation_metrics", lambda predictions, *_, **__: {"faces": predictions})
     config = with_options(model_selection=split)
     model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
     monkeypatch.setattr(loop.memory, "compile_for_batch", lambda lower, *_, **__: lower)
     state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
-    validate = loop._validation(model, config, data, loop.data_mesh(), state, keep_decoded=False)
+    training = loop.Training(model, None, config, loop.data_mesh())
+    validate = loop._validation(training, data, state, layer="layer5", keep_decoded=False)
     assert validate(state) == {"faces": faces}
 
 
