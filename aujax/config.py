@@ -233,7 +233,9 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
     Raises:
       UserError: an unknown option or a wrong value, by name.
     """
-    plain = options.to_dict() if isinstance(options, ml_collections.ConfigDict) else options
+    plain: Any = options
+    if isinstance(options, ml_collections.ConfigDict):
+        plain = plain.to_dict()
     values: dict[str, dict[str, Any]] = {"": {}, "data": {}, "optimizer": {}, "augment": {}}
     for name, value in run_files.flat(plain).items():
         check_name(name)

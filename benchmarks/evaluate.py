@@ -1,12 +1,12 @@
-"""The cost of evaluation relative to the bare forward pass, and of its comparison of maps relative to one image at a time.
+"""The cost of evaluation relative to the forward pass, and of comparing maps relative to one image at a time.
 
     python benchmarks/evaluate.py [--smoke] [--small] [--batch N] [--images N] [--methods CAM,TS-CAM,...]
 
-Images and landmarks are random and on the device. For each method, in turns in one process, milliseconds per image of:
-the logits alone, batched; `evaluate.predict` as in a validation (accuracy, CAM-COS, ATT-COS of every layer); the same as
-in eval.py (also baseline maps, scores and class means, all maps copied to the host). Then, given logits, attention and
-CAM, AU maps included: `evaluate.compare`, batched; the same image by image; and image by image as the released code does
-it, restated with NumPy and OpenCV, on one core.
+Images and landmarks are random and on the device. For each method, in turns in one process, milliseconds per image
+of: the logits alone, batched; `evaluate.predict` as in a validation (accuracy, CAM-COS, ATT-COS of every layer); the
+same as in eval.py (also baseline maps, scores and class means, all maps copied to the host). Then, given logits,
+attention and CAM, AU maps included: `evaluate.compare`, batched; the same image by image; and image by image as the
+released code does it, restated with NumPy and OpenCV, on one core.
 """
 
 import argparse

@@ -84,6 +84,19 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list:
     return saved
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves figures as empty drawings, for tests of something else: drawing them takes seconds."""
+    from aujax.report import plots
+
+    def save(figure, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("<svg/>")
+        return path
+
+    monkeypatch.setattr(plots, "save", save)
+
+
 @pytest.fixture(scope="session")
 def two_runs(tmp_path_factory: pytest.TempPathFactory) -> list[pathlib.Path]:
     """Run folders without and with AU cues, evaluated on two splits with faithfulness; do not change them."""

@@ -107,7 +107,7 @@ def make_run(
 
 
 def make_content(rng: np.random.Generator, metadata: dict[str, Any], *, attributes: bool) -> Content:
-    """Returns random predictions and scores: alignment raises the scores of maps by 0.2, and the drops by target AUs."""
+    """Returns random predictions and scores: with alignment, scores and drops are higher."""
     labels = np.repeat(np.arange(len(EXPRESSIONS)), PER_CLASS)
     count, gain = len(labels), 0.2 * (metadata["au_weight"] > 0)
     logits = rng.normal(size=(count, len(EXPRESSIONS))) + 1.5 * np.eye(len(EXPRESSIONS))[labels]

@@ -26,13 +26,13 @@ def _answers(logits, expression, temperature=1.0):
     return chances.max(-1), chances.argmax(-1) == expression
 
 
-def test_temperature_finds_by_what_the_logits_are_too_large():
+def test_temperature_recovers_the_scale_of_the_logits():
     logits, expression = _overconfident()
     assert calibration.fit_temperature(logits, expression) == pytest.approx(3, rel=0.05)
     assert calibration.fit_temperature(logits / 6, expression) == pytest.approx(0.5, rel=0.05)
 
 
-def test_temperature_makes_the_labels_most_likely_and_changes_no_prediction():
+def test_temperature_maximises_the_likelihood_and_changes_no_prediction():
     logits, expression = _overconfident(300)
     best = calibration.fit_temperature(logits, expression)
     likelihood = [
@@ -52,7 +52,7 @@ def test_temperature_lowers_the_calibration_error_on_other_faces():
     assert after < 0.04
 
 
-def test_temperature_stays_finite_where_every_answer_is_right_or_wrong():
+def test_temperature_is_finite_if_every_prediction_is_correct_or_wrong():
     logits = np.array([[0.5, 0.0], [0.0, 0.5]])
     assert calibration.fit_temperature(logits, np.array([0, 1])) == pytest.approx(1 / 20, rel=1e-3)
     assert calibration.fit_temperature(logits, np.array([1, 0])) == pytest.approx(20, rel=1e-3)
@@ -67,7 +67,7 @@ def test_logits_to_which_no_temperature_can_be_fitted_are_refused(logits, messag
         calibration.fit_temperature(logits, np.zeros(len(logits), int))
 
 
-def test_likelihood_and_brier_score_are_those_of_scikit_learn():
+def test_likelihood_and_brier_score_equal_scikit_learn():
     logits, expression = _overconfident(100)
     chances = calibration.probabilities(logits)
     labels = list(range(5))
@@ -83,7 +83,7 @@ def test_likelihood_of_huge_logits_is_finite():
     np.testing.assert_array_equal(calibration.probabilities(logits), [[1, 0]])
 
 
-def test_reliability_is_that_of_scikit_learn():
+def test_reliability_equals_scikit_learn():
     probability, correct = _answers(*_overconfident(500))
     table = calibration.reliability(probability, correct)
     accuracy, confidence = sklearn.calibration.calibration_curve(correct, probability, n_bins=15)
@@ -108,7 +108,7 @@ def test_empty_bin_is_marked_by_its_count():
 
 
 @pytest.mark.parametrize(("right", "error"), [([True] * 4, 0.0), ([False] * 4, 1.0)])
-def test_certain_answers_are_calibrated_if_right_and_not_at_all_if_wrong(right, error):
+def test_certain_predictions_are_calibrated_if_correct_and_not_if_wrong(right, error):
     assert calibration.expected_calibration_error(np.ones(4), np.array(right)) == error
 
 
@@ -119,14 +119,14 @@ def test_calibration_error_by_hand():
     assert calibration.expected_calibration_error(probability, correct, bins=2) == pytest.approx(by_hand)
 
 
-def test_coverage_by_hand_answers_equal_probabilities_together():
+def test_coverage_by_hand_accepts_equal_confidences_together():
     curve = calibration.selective_accuracy(np.array([0.6, 0.9, 0.6, 0.7]), np.array([False, True, True, False]))
     np.testing.assert_allclose(curve.threshold, [0.9, 0.7, 0.6])
     np.testing.assert_allclose(curve.coverage, [0.25, 0.5, 1])
     np.testing.assert_allclose(curve.accuracy, [1, 0.5, 0.5])
 
 
-def test_risk_is_lowest_where_the_surest_answers_are_right():
+def test_risk_is_lowest_if_the_most_confident_predictions_are_correct():
     probability, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, False])
     # Right first: (0 + 0 + 1/3 + 2/4) / 4; wrong first: (1 + 1 + 2/3 + 2/4) / 4.
     assert risk_coverage_area(probability, right) == pytest.approx((1 / 3 + 2 / 4) / 4)
@@ -135,12 +135,12 @@ def test_risk_is_lowest_where_the_surest_answers_are_right():
     assert risk_coverage_area(probability, np.zeros(4, bool)) == 1
 
 
-def test_risk_of_one_probability_for_all_is_the_share_of_wrong_answers_in_any_order():
+def test_risk_of_equal_confidences_is_the_error_rate_in_any_order():
     for correct in ([True, False, False, False], [False, False, True, False]):
         assert risk_coverage_area(np.full(4, 0.5), np.array(correct)) == pytest.approx(0.75)
 
 
-def test_interval_of_risk_is_that_of_areas_counted_face_by_face():
+def test_interval_of_risk_equals_that_of_areas_counted_face_by_face():
     rng = np.random.default_rng(0)
     probability, correct = rng.integers(5, 10, 12) / 10, rng.random(12) < 0.6  # some have the same probability
     subjects = rng.integers(0, 6, 12).astype(str)
@@ -157,18 +157,18 @@ def test_interval_of_risk_is_that_of_areas_counted_face_by_face():
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_threshold_answers_as_many_faces_as_the_wanted_accuracy_allows():
+def test_threshold_accepts_as_many_faces_as_the_accuracy_allows():
     probability, correct = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([True, False, True, True, False])
-    assert calibration.operating_point(probability, correct, 0.75) == pytest.approx((0.6, 0.8, 0.75))
-    assert calibration.operating_point(probability, correct, 0.9) == pytest.approx((0.9, 0.2, 1.0))
-    assert calibration.operating_point(probability, correct, 0.0) == pytest.approx((0.5, 1.0, 0.6))
+    assert calibration.threshold_for_accuracy(probability, correct, 0.75) == 0.6
+    assert calibration.threshold_for_accuracy(probability, correct, 0.9) == 0.9
+    assert calibration.threshold_for_accuracy(probability, correct, 0.0) == 0.5
 
 
-def test_accuracy_that_no_threshold_reaches_has_none():
-    assert calibration.operating_point(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
+def test_no_threshold_if_the_accuracy_is_never_reached():
+    assert calibration.threshold_for_accuracy(np.array([0.9, 0.8]), np.array([False, True]), 0.6) is None
 
 
-def test_calibrated_probabilities_have_the_error_of_chance():
+def test_error_of_calibrated_probabilities_by_hand():
     """By hand: one face of probability 0.5 is off by 0.5 either way, one of 0.75 by 0.25 in three draws of four."""
     assert calibration.calibration_error_if_calibrated(np.array([0.5])) == pytest.approx((0.5, 0.5, 0.5))
     mean, low, high = calibration.calibration_error_if_calibrated(np.array([0.75]))
@@ -176,7 +176,7 @@ def test_calibrated_probabilities_have_the_error_of_chance():
     assert (low, high) == (0.25, 0.75)
 
 
-def test_the_error_of_calibrated_faces_lies_where_chance_has_it_and_that_of_others_above():
+def test_only_miscalibrated_probabilities_exceed_the_error_of_calibrated_ones():
     logits, expression = _overconfident(300)
     for temperature, above in ((3.0, False), (1.0, True)):
         probability, correct = _answers(logits, expression, temperature)
@@ -184,7 +184,7 @@ def test_the_error_of_calibrated_faces_lies_where_chance_has_it_and_that_of_othe
         assert (calibration.expected_calibration_error(probability, correct) > expected.high) == above
 
 
-def test_error_of_calibrated_faces_of_the_same_subjects_is_that_of_so_few_subjects():
+def test_error_of_calibrated_faces_counts_subjects():
     probability = np.full(40, 0.5)
     alone = calibration.calibration_error_if_calibrated(np.full(4, 0.5))
     together = calibration.calibration_error_if_calibrated(

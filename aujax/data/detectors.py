@@ -56,12 +56,10 @@ class DetectorChoice:
     """A row of `DETECTORS`.
 
     Attributes:
-      summary: for `--help` and the report of `aujax prepare`.
       terms: the conditions of use of the detector's weights, and so of its landmarks.
       load: returns the detector for a path of its weights ("": the installed ones), or None for no detector.
     """
 
-    summary: str
     terms: str
     load: Callable[[str], Detector | None]
 
@@ -164,12 +162,11 @@ def load_dlib(path: str = "") -> DlibDetector:
 # The values of --landmarks besides the path of a file of landmarks (see `landmarks`).
 DETECTORS = {
     "dlib": DetectorChoice(
-        summary="dlib",
         terms="dlib's 68-point predictor was trained on iBUG 300-W, whose licence excludes commercial use; whether "
         "this holds for networks that are trained on its landmarks is an open question.",
         load=load_dlib,
     ),
-    "none": DetectorChoice(summary="none", terms="No landmarks were used.", load=lambda path: None),
+    "none": DetectorChoice(terms="No landmarks were used.", load=lambda path: None),
 }
 
 

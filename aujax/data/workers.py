@@ -15,10 +15,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def track(items: Iterable[Item], total: int | None, what: str) -> Generator[Item, None, None]:
+def track(items: Iterable[Item], total: int | None, description: str) -> Generator[Item, None, None]:
     """Yields the items and shows a progress bar on standard error; `total` is their number, None if unknown."""
     console = rich.console.Console(stderr=True)
-    yield from rich.progress.track(items, description=what, total=total, console=console)
+    yield from rich.progress.track(items, description=description, total=total, console=console)
 
 
 def parallel_map(
@@ -26,7 +26,7 @@ def parallel_map(
     items: Sequence[Item],
     *,
     jobs: int,
-    what: str,
+    description: str,
     in_processes: bool = False,
     chunksize: int = 16,
 ) -> Generator[Result, None, None]:
@@ -35,7 +35,7 @@ def parallel_map(
     Args:
       function: with `in_processes`, it, the items and the results must be picklable.
       jobs: the number of threads or processes; with 1, everything happens in the caller's thread.
-      what: the description beside the progress bar.
+      description: the text beside the progress bar.
       in_processes: for functions that hold the interpreter lock.
       chunksize: how many items a worker takes at once.
     """
@@ -48,7 +48,7 @@ def parallel_map(
             results = pool.imap(function, items, chunksize)
         else:
             results = stack.enter_context(ThreadPool(jobs)).imap(function, items, chunksize)
-        yield from track(results, len(items), what)
+        yield from track(results, len(items), description)
 
 
 def _start_process() -> None:

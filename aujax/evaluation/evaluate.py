@@ -29,11 +29,11 @@ from aujax.runs import Run
 _BASELINE_SIZE = (28, 28)  # cells to which baseline maps are reduced, to be scored as coarsely as a network's maps
 
 AuMaps = tuple[Array, Array]  # maps (B, h, w) and whether each face has one (B,)
-NestedScores = dict[str, dict[str, dict[str, Array]]]  # target -> map -> metric -> (B,), NaN where there is none
+NestedScores = dict[str, dict[str, dict[str, Any]]]  # target -> map -> metric -> (B,), NaN where there is none
 
 
 class Outputs(NamedTuple):
-    """The results of one batch, still on the devices.
+    """The results of one batch, still on the devices; sinks get columns and scores on the host.
 
     Attributes:
       columns: predictions, a row per face; replicated.
@@ -43,7 +43,7 @@ class Outputs(NamedTuple):
       class_sums: sums of the maps over the faces of each class, (K, h, w); replicated. Empty in a validation.
     """
 
-    columns: dict[str, Array]
+    columns: dict[str, Any]
     scores: NestedScores
     maps: dict[str, Array]
     au_map: Float[Array, "batch height width"]
@@ -266,7 +266,7 @@ def predict(
     )
 
 
-def flatten_scores(nested: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]) -> Scores:
+def flatten_scores(nested: NestedScores) -> Scores:
     """Returns the scores of one batch by key. Whether a map is degenerate does not depend on the target."""
     return {
         ScoreKey(metric, name, "" if metric == "degenerate" else target): values

@@ -350,7 +350,7 @@ def summarize(
     return Measurements(
         probability=effects.probability,
         maps=maps,
-        degenerate={name: ~cams.informative(map_) for name, map_ in maps.items()},
+        degenerate={name: cams.degenerate(map_) for name, map_ in maps.items()},
         share=share,
         area=area,
         visible=effects.has_region[:, first],

@@ -190,6 +190,11 @@ class Translated(NamedTuple):
     unmapped: Unmapped
 
 
+def row_of(method: str) -> methods.Method:
+    """Returns the row of `METHODS` that computes what the released code does for a method of the paper."""
+    return methods.METHODS.get(f"{method}/reference") or methods.method(method)
+
+
 def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
     """Returns the configuration that a released model's options describe.
 
@@ -201,8 +206,7 @@ def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
     """
     reader = _Reader(options)
     method = METHODS[reader.choice("method", METHODS)]
-    # The row that computes what the released code does.
-    row = methods.METHODS.get(f"{method}/reference") or methods.method(method)
+    row = row_of(method)
     if not backbone:
         reader.choice("model.encoder_name", [theirs for theirs, ours in ENCODERS.items() if ours == row.backbone])
     elif backbone not in row.backbones:

@@ -155,7 +155,7 @@ def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
     titles = {"Wrong predictions, the most confident first": ~correct,
               "Correct predictions, from confident to uncertain": correct}  # fmt: skip
     cards = {
-        title: [_face_card(run, faces, row) for row in by_probability if chosen[row]]
+        title: [_face_card(run, faces, row) for row in by_probability.tolist() if chosen[row]]
         for title, chosen in titles.items()
     }
     return {title: found for title, found in cards.items() if found}

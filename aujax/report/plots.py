@@ -57,6 +57,9 @@ def style(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
 def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
     """Writes a figure as PNG or SVG, by the suffix of the path; the same figure always gives the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Laid out once, here: otherwise every file would be drawn twice, first without output.
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
     with matplotlib().rc_context({"svg.hashsalt": "aujax"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path

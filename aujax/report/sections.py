@@ -608,7 +608,8 @@ def model_card(run: EvaluatedRun) -> dict[str, Any]:
     accuracy = METRICS[HEADLINE[0]]
     return {
         "metadata": run.metadata,
-        "config": run.config,
+        "backbone": run.config.get("backbone", ""),
+        "weights": run.config.get("weights", ""),
         "accuracy": with_interval(run.tables.interval(accuracy.key), accuracy.unit),
         "selection": selection(run),
         "data_set": about.get("name", ""),

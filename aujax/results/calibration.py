@@ -163,15 +163,15 @@ def selective_accuracy(confidence: Confidence, correct: Correct) -> Selective:
     return Selective(values[::-1], accepted / len(confidence), right[::-1].cumsum() / accepted)
 
 
-def operating_point(confidence: Confidence, correct: Correct, accuracy: float) -> Selective | None:
-    """Returns the point of the largest coverage with at least that accuracy; None if there is none.
+def threshold_for_accuracy(confidence: Confidence, correct: Correct, accuracy: float) -> float | None:
+    """Returns the lowest threshold on confidence that reaches an accuracy; None if there is none.
 
-    >>> operating_point(np.array([0.5, 0.75, 1.0]), np.array([False, False, True]), 0.5)
-    Selective(threshold=0.75, coverage=0.6666666666666666, accuracy=0.5)
+    >>> threshold_for_accuracy(np.array([0.5, 0.75, 1.0]), np.array([False, False, True]), 0.5)
+    0.75
     """
     points = selective_accuracy(confidence, correct)
     reached = np.flatnonzero(points.accuracy >= accuracy)
-    return Selective(*(float(column[reached[-1]]) for column in points)) if reached.size else None
+    return float(points.threshold[reached[-1]]) if reached.size else None
 
 
 def risk_coverage_area(confidence: Confidence, correct: Correct) -> Statistic:

@@ -18,7 +18,7 @@ from aujax import run_files
 from aujax.errors import UserError
 from aujax.results import schema, statistics
 from aujax.results.registry import ATTENTION, CAM, METRICS
-from aujax.results.schema import EvaluatedRun, ScoreKey, Scores
+from aujax.results.schema import EvaluatedRun, ScoreKey
 from aujax.results.statistics import Interval, PairedTest
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,7 @@ SEED_COLUMNS = {
     "deviation": "sample standard deviation over seeds",
     "seeds": "number of runs",
 }
-# Tested per pair: metrics of faces.csv, then those of faithfulness.parquet.
-_HEADLINE = ("accuracy", "balanced_accuracy", "att_cos", "cam_cos")
+# Tested per pair besides the main numbers: metrics of faithfulness.parquet.
 RELIANCE = ("target_over_non_target", "target_over_control")
 GAINS = ("deletion_gain", "insertion_gain", "road_gain")
 
@@ -277,23 +276,13 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
 
 def _headline_tests(pair: Pair) -> Iterator[dict[str, Any]]:
     before, after = pair.before.predictions, pair.after.predictions
-    subjects = before.subjects
-    for metric in _HEADLINE:
-        if metric == "accuracy":
-            test = statistics.mcnemar(before.correct, after.correct, subjects=subjects)
-            rows = np.arange(len(subjects))
-        else:
-            if metric == "balanced_accuracy":
-                first, second = before.correct, after.correct
-            else:
-                first, second = pair.before.faces[metric].to_numpy(), pair.after.faces[metric].to_numpy()
-            rows = np.flatnonzero(~(np.isnan(first.astype(float)) | np.isnan(second.astype(float))))
-            if not len(rows):
-                continue
-            test = statistics.paired_difference(
-                first[rows], second[rows], before.expression[rows], subjects=subjects[rows]
-            )
-        yield _test_row(pair, metric, "", "headline", test, subjects[rows])
+    test = statistics.mcnemar(before.correct, after.correct, subjects=before.subjects)
+    yield _test_row(pair, "accuracy", "", "headline", test, before.subjects)
+    columns = {"balanced_accuracy": (before.correct.astype(float), after.correct.astype(float))}
+    for metric in ("att_cos", "cam_cos"):
+        columns[metric] = pair.before.faces[metric].to_numpy(), pair.after.faces[metric].to_numpy()
+    for metric, values in columns.items():
+        yield from _paired_test(pair, metric, "", "headline", values, before.expression, before.subjects)
 
 
 def incomparable(pair: Pair) -> list[str]:
@@ -311,25 +300,37 @@ def incomparable(pair: Pair) -> list[str]:
 def _faithfulness_tests(pair: Pair) -> Iterator[dict[str, Any]]:
     faces, first = pair.before.faithfulness_scores()
     _, second = pair.after.faithfulness_scores()
+    # Means are per true expression: the runs may predict different ones.
     expression = faces["expression"].cat.codes.to_numpy()
     subjects = faces["subject_id"].to_numpy().astype(str)
-    # Means are per true expression: the runs may predict different ones.
     tests = [(metric, "", "reliance", expression) for metric in RELIANCE]
     tests += [(metric, kind, "perturbation", None) for kind in (ATTENTION, CAM) for metric in GAINS]
+    missing = np.full(len(faces), np.nan)
     for metric, kind, family, classes in tests:
-        values = [_by_role(scores, run, metric, kind) for scores, run in zip((first, second), pair, strict=True)]
-        if any(column is None for column in values):
-            continue
-        a, b = values
-        rows = np.flatnonzero(~(np.isnan(a) | np.isnan(b)))
-        if len(rows):
-            chosen = None if classes is None else classes[rows]
-            test = statistics.paired_difference(a[rows], b[rows], chosen, subjects=subjects[rows])
-            yield _test_row(pair, metric, kind, family, test, subjects[rows])
+        layers = [run.layer if kind == ATTENTION else kind for run in pair]
+        values = (
+            first.get(ScoreKey(metric, layers[0], "predicted"), missing),
+            second.get(ScoreKey(metric, layers[1], "predicted"), missing),
+        )
+        yield from _paired_test(pair, metric, kind, family, values, classes, subjects)
 
 
-def _by_role(scores: Scores, run: EvaluatedRun, metric: str, kind: str) -> np.ndarray | None:
-    return scores.get(ScoreKey(metric, run.layer if kind == ATTENTION else kind, "predicted"))
+def _paired_test(
+    pair: Pair,
+    metric: str,
+    map: str,
+    family: str,
+    values: tuple[np.ndarray, np.ndarray],
+    classes: np.ndarray | None,
+    subjects: np.ndarray,
+) -> Iterator[dict[str, Any]]:
+    """Yields the row of a test on the faces that have a value in both runs; nothing if there is no such face."""
+    first, second = values
+    rows = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
+    if len(rows):
+        classes = None if classes is None else classes[rows]
+        test = statistics.paired_difference(first[rows], second[rows], classes, subjects=subjects[rows])
+        yield _test_row(pair, metric, map, family, test, subjects[rows])
 
 
 def _test_row(pair: Pair, metric: str, map: str, family: str, test: PairedTest, subjects: np.ndarray) -> dict[str, Any]:

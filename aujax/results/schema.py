@@ -113,7 +113,7 @@ class ScoreWriter:
     def __init__(self, path: pathlib.Path):
         self._path = path
         self._parts: list[pa.Table] = []
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: Any = None  # opened with the columns of the first rows
 
     def __enter__(self) -> "ScoreWriter":
         return self

@@ -229,14 +229,14 @@ def _operating_point(faces: Faces, validation: tuple[Faces, float] | None) -> di
         return None
     fitted_on, temperature = validation
     wanted = calibration.TARGET_ACCURACY
-    point = calibration.operating_point(fitted_on.confidence(temperature), fitted_on.correct, wanted)
-    if point is None:
+    threshold = calibration.threshold_for_accuracy(fitted_on.confidence(temperature), fitted_on.correct, wanted)
+    if threshold is None:
         return {"target_accuracy": wanted, "threshold": None, "coverage": None, "accuracy": None}
-    accepted = faces.confidence(temperature) >= point.threshold
+    accepted = faces.confidence(temperature) >= threshold
     accuracy = statistics.accuracy_interval(faces.correct[accepted], subjects=faces.subjects[accepted])
     return {
         "target_accuracy": wanted,
-        "threshold": float(point.threshold),
+        "threshold": threshold,
         "coverage": float(accepted.mean()),
         "accuracy": accuracy._asdict(),
     }

@@ -31,6 +31,7 @@ _ALIGNMENTS = {
     "none": "none: images are stored as they are",
     "five-point": "five points to 224 x 224, JPEG quality 95; faces without points are resized to that size",
 }
+_DEFAULT_DETECTOR = "dlib"
 # What an interrupted preparation may leave in the output folder.
 _OWN_FILES = {store.METADATA, store.LANDMARK_CACHE, REPORT, "faces", f"{store.METADATA}.partial"}
 # Options that do not change the prepared faces.
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default="",
             metavar=f"{'|'.join(DETECTORS)}|FILE",
             help="detector of the 68 landmarks, or a file of landmarks: .txt, .csv, .npy or a folder of .npy files, "
-            "see aujax/data/landmarks.py (default: those that come with the data, else dlib)",
+            f"see aujax/data/landmarks.py (default: those that come with the data, else {_DEFAULT_DETECTOR})",
         )
         child.add_argument("--landmarks-model", default="", metavar="FILE", help="dlib's 68-point predictor (.dat)")
         child.add_argument(
@@ -120,10 +121,11 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     if given and not options.landmarks:
         landmarks = "those of the data set"
         landmark_terms = "They come with the data, under the same terms."
-    elif (choice := DETECTORS.get(options.landmarks or "dlib")) is not None:
+    elif (options.landmarks or _DEFAULT_DETECTOR) in DETECTORS:
+        landmarks = options.landmarks or _DEFAULT_DETECTOR
         listing = listing.with_landmarks({})
-        detector = choice.load(options.landmarks_model)
-        landmarks, landmark_terms = choice.summary, choice.terms
+        detector = DETECTORS[landmarks].load(options.landmarks_model)
+        landmark_terms = DETECTORS[landmarks].terms
     else:
         path = Path(options.landmarks)
         found = read_landmarks(path, [image.id for image in listing.images])

@@ -93,7 +93,7 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         raise UserError(f"expected each image of the source once, {name!r} comes {count} times; list it once")
 
     hashes = {}
-    results = parallel_map(_content_hash, listing.images, jobs=options.jobs, what="Reading images")
+    results = parallel_map(_content_hash, listing.images, jobs=options.jobs, description="Reading images")
     for image, (content, problem) in zip(listing.images, results, strict=True):
         if problem:
             report.problems.append((image.id, problem))
@@ -215,7 +215,7 @@ def _stored_records(
         store_face,
         tasks,
         jobs=options.jobs,
-        what="Detecting landmarks" if detecting else "Storing faces",
+        description="Detecting landmarks" if detecting else "Storing faces",
         in_processes=detecting,  # dlib holds the interpreter lock
         chunksize=1,
     )

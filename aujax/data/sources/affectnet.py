@@ -8,7 +8,6 @@ AffectNet's validation images are the test split here, as in the papers that rep
 """
 
 import argparse
-import contextlib
 import csv
 import functools
 from collections import Counter
@@ -121,12 +120,11 @@ def _list_npy(source: Path, jobs: int, left_out: Counter[int]) -> Listing:
         if unlabelled:
             notes.append(f"{unlabelled} images of {folder} have no annotation and are left out")
         read = functools.partial(_npy_image, source, split)
-        with contextlib.closing(parallel_map(read, annotations, jobs=jobs, what=f"Reading {folder}")) as results:
-            for code, image in results:
-                if image is None:
-                    left_out[code] += 1
-                else:
-                    images.append(image)
+        for code, image in parallel_map(read, annotations, jobs=jobs, description=f"Reading {folder}"):
+            if image is None:
+                left_out[code] += 1
+            else:
+                images.append(image)
     return Listing(images, EXPRESSIONS, "train_set and val_set with .npy annotations", notes)
 
 

@@ -1,7 +1,6 @@
 """Synthetic faces: drawn images with known landmarks, action units and identities."""
 
 import argparse
-import contextlib
 import functools
 
 from aujax.codebook import EXPRESSIONS
@@ -34,8 +33,7 @@ def list_drawn(options: argparse.Namespace) -> Listing:
     rows = [(_FIRST[split] + row, split) for split, count in counts.items() for row in range(count)]
     draw = functools.partial(_draw, seed=options.seed, size=options.size, shortcut=options.shortcut)
     jobs = options.jobs if len(rows) >= _SERIAL else 1
-    with contextlib.closing(parallel_map(draw, rows, jobs=jobs, what="Drawing faces", in_processes=True)) as drawn:
-        faces = list(drawn)
+    faces = list(parallel_map(draw, rows, jobs=jobs, description="Drawing faces", in_processes=True))
     layout = f"{len(faces)} faces drawn from seed {options.seed}, {options.size} x {options.size} pixels"
     notes = []
     if options.shortcut:
