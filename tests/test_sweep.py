@@ -157,7 +157,7 @@ def test_a_row_is_trained_and_then_evaluated_on_test_and_validation(rows, done, 
     folder = done / "au_weight=4"
     assert trained == [(rows[1].config, folder)]
     metrics = [json.loads((folder / "eval" / split / "metrics.json").read_text()) for split in ("validation", "test")]
-    assert [content["num_examples"] for content in metrics] == [8, 16]
+    assert [content["num_faces"] for content in metrics] == [8, 16]
     sweep.run_row(rows[1], done, faces)
     assert len(trained) == 1
     assert capsys.readouterr().out.endswith("is finished\n")
