@@ -15,7 +15,7 @@ from aujax.errors import UserError
 from aujax.evaluation import evaluate, faithfulness
 from aujax.report import plots, tables
 from aujax.results import schema
-from aujax.run_files import Temperature
+from aujax.runs import Temperature
 from aujax.training import loop, process_watch
 
 ROOT = pathlib.Path(__file__).parents[1]

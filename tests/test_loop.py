@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, how they continue, what they refuse."""
+"""Whole runs: their files, continuation, and refused mistakes."""
 
 import contextlib
 import dataclasses
@@ -39,7 +39,7 @@ def test_validation_reports_accuracy_and_cosines(tiny_run):
     assert set(line["att_cos_by_layer"]) == {"layer1", "layer2", "layer3", "layer4", "layer5"}
 
 
-def test_the_run_folder_says_what_was_run(tiny_run, tiny_config):
+def test_the_run_folder_has_options_and_versions(tiny_run, tiny_config):
     assert json.loads((tiny_run / "config.json").read_text())["au_weight"] == tiny_config.au_weight
     manifest = json.loads((tiny_run / "manifest.json").read_text())
     assert {"versions", "devices", "data", "expressions"} <= set(manifest)
@@ -200,7 +200,7 @@ def test_a_mistake_leaves_no_run_folder_behind(with_options, tmp_path, changed, 
 
 
 def test_validation_that_does_not_fit_is_refused_before_the_first_step(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "capacity", lambda mesh, held: 2**40 if isinstance(held, TrainState) else 2**10)
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: 2**40 if isinstance(state, TrainState) else 2**10)
     refusal = r"data\.eval_batch_size: validating 8 faces needs .*, which has 1 KiB left; not even a smaller one fits$"
     with pytest.raises(UserError, match=refusal):
         train_and_evaluate(tiny_config, tmp_path / "run")
