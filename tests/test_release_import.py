@@ -5,7 +5,7 @@ import os
 import pathlib
 import pickle
 
-import fake_runs
+import evaluated_runs
 import jax
 import numpy as np
 import pytest
@@ -15,7 +15,8 @@ from released_folders import SIZE, TINY, imported_run, left_over, options, relea
 from aujax import evaluation_files, methods, runs
 from aujax.errors import UserError
 from aujax.release import folders
-from aujax.report import evaluations, page
+from aujax.report import page
+from aujax.results import compare
 from aujax.training.loop import train_and_evaluate
 
 
@@ -64,10 +65,10 @@ def test_an_imported_run_is_reported_like_others(imported, evaluated, tmp_path):
 
 
 def test_data_known_by_name_alone_are_compared_by_it(tmp_path):
-    folders = [fake_runs.make_run(tmp_path / name) for name in ("one", "other")]
+    folders = [evaluated_runs.make_run(tmp_path / name) for name in ("one", "other")]
     for folder, name in zip(folders, ("AffectNet", "RAF-DB"), strict=True):
         (folder / "manifest.json").write_text(json.dumps({"data": {"name": name, "fingerprint": None}}))
-    differ = evaluations.differences(evaluations.open_runs(folders, "test"))
+    differ = compare.differences(compare.open_runs(folders, "test")[0])
     assert differ == {"training data": ["AffectNet", "RAF-DB"]}
 
 
