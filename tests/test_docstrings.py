@@ -22,7 +22,7 @@ import pytest
             "models.taps",
             "occlusion",
         ),
-        *("plain_yaml", "resize", "run_files", "statistics"),
+        *("data.sources.folds", "resize", "run_files", "statistics"),
     ],
 )
 def test_examples_are_right(name):

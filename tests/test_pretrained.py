@@ -279,7 +279,7 @@ def test_several_weight_files_are_given_with_commas(parts, started):
 
 def test_parts_that_no_weight_file_fills_are_named(parts, started, caplog):
     started({"transformer": parts[2]})
-    assert "--config.weights holds nothing for extractor, projection: drawn at random" in caplog.text
+    assert "--config.weights has no values for extractor, projection: initialized at random" in caplog.text
 
 
 def test_the_weight_file_that_does_not_fit_is_named(parts, started):
