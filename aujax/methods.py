@@ -17,13 +17,42 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int
 
 from aujax import augment, cams
-from aujax.models import heads
-from aujax.models.backbones import BACKBONES
+from aujax.models import apvit, heads, resnet, vit
 from aujax.models.forward import Activations as Activations
 from aujax.models.forward import Variables, check_batch, nan_if_not_a_class, target_expression
 from aujax.models.forward import apply_with_taps as apply_with_taps
 from aujax.models.forward import gradients_at_taps as gradients_at_taps
 from aujax.models.layers import AttentionDropout
+
+# ---- Backbones -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A network without head: its family, its constructor, and the options of `build_model` that it has.
+
+    A method can be built on every backbone of its own backbone's family.
+    """
+
+    family: str
+    create: Callable[..., nn.Module]
+    options: tuple[str, ...]
+
+
+_RESNET_OPTIONS = ("output_stride", "dtype", "axis_name", "rematerialize")
+_VIT_OPTIONS = ("dtype", "rematerialize")
+_APVIT_OPTIONS = ("dtype", "axis_name", "rematerialize")
+
+BACKBONES = {
+    "resnet18": Backbone("resnet", resnet.resnet18, _RESNET_OPTIONS),
+    "resnet34": Backbone("resnet", resnet.resnet34, _RESNET_OPTIONS),
+    "resnet50": Backbone("resnet", resnet.resnet50, _RESNET_OPTIONS),
+    "resnet_tiny": Backbone("resnet", resnet.resnet_tiny, _RESNET_OPTIONS),
+    "deit_small": Backbone("vit", vit.deit_small, _VIT_OPTIONS),
+    "vit_tiny": Backbone("vit", vit.vit_tiny, _VIT_OPTIONS),
+    "apvit": Backbone("apvit", apvit.apvit, _APVIT_OPTIONS),
+    "apvit_tiny": Backbone("apvit", apvit.apvit_tiny, _APVIT_OPTIONS),
+}
 
 # ---- Read-outs: how a method's CAM is computed -----------------------------------------------------------------------
 
@@ -182,7 +211,7 @@ METHODS = {
         ),
         _RESNET(
             "WILDCAT/reference",
-            head=heads.WildcatReferenceHead,
+            head=heads.WildcatHead,
             readout=Readout(_class_map),
             options=(_MODALITIES, _KMAX),
         ),

@@ -1,10 +1,11 @@
-"""The released folds, written here as their description says."""
+"""The released folds, written here as their description says; YAML of other programs runs no code."""
 
 import numpy as np
 import pytest
 from small_folders import blocks, labels, landmarks_within, listing, run, splits, write_image
 
 from aujax.codebook import EXPRESSIONS
+from aujax.data.sources.folds import parse_yaml
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 
@@ -208,3 +209,49 @@ def test_a_few_missing_images_are_left_to_the_check_of_all_images(released):
     image = next(image for image in found(released).images if image.id == ID)
     with pytest.raises(FileNotFoundError):
         image.read()
+
+
+def test_foreign_tags_give_plain_values_and_run_nothing(tmp_path):
+    owned = tmp_path / "owned"
+    text = f"a: !!python/object/apply:os.system ['touch {owned}']\nb: !munch.Munch {{c: 1}}\nd: !x.Y z\n"
+    parsed = parse_yaml(text)
+    assert (parsed["b.c"], parsed["d"]) == (1, "z")
+    assert not owned.exists()
+
+
+@pytest.mark.parametrize("tag", ["timestamp", "binary", "set", "omap", "pairs", "merge"])
+def test_a_tag_of_yaml_without_a_plain_value_is_ignored(tag):
+    assert parse_yaml(f"a: !!{tag} x") == {"a": "x"}
+
+
+def test_aliases_that_multiply_do_not_use_memory():
+    # Nine levels of ten aliases: ten to the ninth values when written out.
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    merged = [f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 10)}]}}" for n in range(1, 10)]
+    parsed = parse_yaml("\n".join(["a0: &a0 [x]", *levels, "b0: &b0 {x: 1}", *merged]))
+    assert max(len(str(value)) for value in parsed.values()) < 1000
+
+
+def test_a_very_long_whole_number_is_cut():
+    assert len(parse_yaml(f"a: {'9' * 4000}")["a"]) < 100
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: [", "expected YAML, got something else"),
+        ("a: *b", "expected YAML, got something else"),
+        ("a: &a {b: *a}", "expected YAML, got something else"),
+        ("a: !!int x", "expected YAML, got something else"),
+        ("a: !!int " + "9" * 5000, "expected YAML, got something else"),
+        ("a: !!bool x", "expected YAML, got something else"),
+        ("[" * 5000, "expected YAML, got something else"),
+        ("\0", "expected YAML, got something else"),
+        ("- 1", "expected values by name, got something else"),
+        ("", "expected values by name, got something else"),
+        ("a: " + "b" * 2**20, "expected YAML of at most 1048576 characters, got 1048579"),
+    ],
+)
+def test_a_text_that_is_no_mapping_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_yaml(text)

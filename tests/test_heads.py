@@ -14,7 +14,6 @@ from aujax.models.heads import (
     PeakHead,
     TokenHead,
     WildcatHead,
-    WildcatReferenceHead,
 )
 
 FEATURES = jnp.arange(2 * 3 * 3 * 2, dtype=jnp.float32).reshape(2, 3, 3, 2)
@@ -57,7 +56,7 @@ def test_token_head_starts_within_torchs_bound():
         TokenHead(7),
         PeakHead(7),
         WildcatHead(7, 5, 0.5, 0.1, 0.6),
-        WildcatReferenceHead(7, 5, 0.5),
+        WildcatHead(7, 5, 0.5),
         AcolHead(7, 0.1, 16),
         ClassTokenHead(7),
     ],
@@ -78,7 +77,7 @@ def waves():
 
 
 def test_wildcat_score_of_the_release(waves):
-    np.testing.assert_allclose(heads.wildcat_pool_reference(waves, kmax=0.5), [[2.839053]], rtol=5e-6)
+    np.testing.assert_allclose(heads.wildcat_pool(waves, kmax=0.5), [[2.839053]], rtol=5e-6)
 
 
 def test_peak_score_of_the_release(waves):
@@ -103,7 +102,7 @@ def wildcat_variables():
 
 def test_modalities_of_a_class_lie_side_by_side_and_are_averaged():
     ramp = jnp.arange(4.0).reshape(1, 2, 2, 1)
-    head = WildcatReferenceHead(2, 2, 1.0)
+    head = WildcatHead(2, 2, 1.0)
     _, updates = head.apply(wildcat_variables(), ramp, mutable=["intermediates"])
     maps = taps.read(updates["intermediates"])["class_maps"][0]
     np.testing.assert_allclose(maps[..., 0], 2.0 * ramp[0, ..., 0])
@@ -114,7 +113,7 @@ def test_wildcat_scores_the_largest_and_the_smallest_pixels():
     maps = jnp.array([[3.0, 9.0, 1.0, 7.0, 5.0, 0.0, 2.0, 8.0, 4.0, 6.0]]).reshape(1, 2, 5, 1)
     # Half of the ten are 9, 8, 7, 6, 5; two in ten are 0 and 1.
     np.testing.assert_allclose(heads.wildcat_pool(maps, kmax=0.5, kmin=0.2, alpha=0.6), [[(7.0 + 0.6 * 0.5) / 2]])
-    np.testing.assert_allclose(heads.wildcat_pool_reference(maps, kmax=0.5), [[7.0]])
+    np.testing.assert_allclose(heads.wildcat_pool(maps, kmax=0.5), [[7.0]])
 
 
 @pytest.mark.parametrize("off", [{"kmin": 0.0, "alpha": 0.6}, {"kmin": 0.2, "alpha": 0.0}])
@@ -124,7 +123,7 @@ def test_wildcat_without_its_smallest_pixels_is_the_mean_of_the_largest(off):
 
 
 def test_shares_count_whole_pixels_and_at_least_one(waves):
-    assert float(heads.wildcat_pool_reference(waves, kmax=0.0)[0, 0]) == float(waves.max())
+    assert float(heads.wildcat_pool(waves, kmax=0.0)[0, 0]) == float(waves.max())
     # 392 and 78 of 784 pixels.
     pixels = np.sort(np.asarray(waves, np.float64).ravel())
     expected = (pixels[-392:].mean() + 0.6 * pixels[:78].mean()) / 2

@@ -15,7 +15,7 @@ ARRAYS = (
 )
 NETWORKS = ("methods", "models.*")
 RUNS = (
-    *(*ARRAYS, *NETWORKS, "checkpoints", "config", "data.*", "errors", "plain_yaml", "processes", "results.*"),
+    *(*ARRAYS, *NETWORKS, "checkpoints", "config", "data.*", "errors", "processes", "results.*"),
     *("run_files", "runs", "weight_files"),
 )
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
@@ -39,14 +39,13 @@ MAY_IMPORT = {
     "methods.py": ("augment", "cams", "models.*"),
     # files and devices
     "run_files.py": ("errors",),
-    "plain_yaml.py": ("errors",),
     "weight_files.py": ("errors",),
     "processes.py": ("errors",),
     "checkpoints.py": ("errors",),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
     "config_files.py": ("config", "errors", "run_files"),
-    "data/prepare/__main__.py": ("", "cli", "codebook", "commandline", "data.*", "errors", "plain_yaml"),
-    "data/*": ("", "codebook", "data.*", "errors", "plain_yaml"),
+    "data/prepare/__main__.py": ("", "cli", "codebook", "commandline", "data.*", "errors"),
+    "data/*": ("", "codebook", "data.*", "errors"),
     "results/__init__.py": ("results.*",),
     "results/*": ("errors", "results.*", "run_files"),
     "runs.py": ("", *RUNS),

@@ -5,8 +5,7 @@ import shutil
 import pytest
 from released_folders import TINY, imported_run, left_over, options, released_folder
 
-from aujax import runs
-from aujax.release import __main__ as release
+from aujax import cli, runs
 
 IMPORT = ("import", f"--backbone={TINY}")
 
@@ -18,7 +17,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_command_makes_a_run_and_reports_differences(folder, tmp_path, capsys):
-    assert release.main([*IMPORT, str(folder), "--out", str(tmp_path / "run"), "--verbose"]) == 0
+    cli.main(["release", *IMPORT, str(folder), "--out", str(tmp_path / "run"), "--verbose"])
     printed = capsys.readouterr().out
     assert "These options matter only if the network is trained again:\n" in printed
     assert "  valid_freq_mb = 0.0437: here validation is at the end of epochs\n" in printed
@@ -36,7 +35,7 @@ def test_folders_below_are_imported_each_and_bad_ones_listed(tmp_path, capsys):
     released_folder(parent / "b" / "again", options(method="GradCAMpp", dataset="RAF-DB"))
     released_folder(parent / "c", options(method="PRM"))
     with pytest.raises(SystemExit) as stop:
-        release.main([*IMPORT, str(parent), "--out", str(tmp_path / "runs")])
+        cli.main(["release", *IMPORT, str(parent), "--out", str(tmp_path / "runs")])
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert left_over(tmp_path / "runs") == ["CAM-AffectNet-au", "CAM-AffectNet-no_au", "GradCAM++-RAF-DB-au"]
@@ -50,25 +49,25 @@ def test_folders_below_are_imported_each_and_bad_ones_listed(tmp_path, capsys):
 def test_a_folder_that_is_not_empty_is_not_written_to(folder, tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(SystemExit):
-        release.main([*IMPORT, str(folder), "--out", str(tmp_path)])
+        cli.main(["release", *IMPORT, str(folder), "--out", str(tmp_path)])
     assert "expected a new or empty folder; choose another name" in capsys.readouterr().err
     assert left_over(tmp_path) == ["mine.txt"]
 
 
 def test_an_empty_folder_is_as_good_as_a_new_one(folder, tmp_path):
     (tmp_path / "run").mkdir()
-    assert release.main([*IMPORT, str(folder), "--out", str(tmp_path / "run")]) == 0
+    cli.main(["release", *IMPORT, str(folder), "--out", str(tmp_path / "run")])
 
 
 def test_without_a_name_the_network_is_the_published_one(folder, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        release.main(["import", str(folder), "--out", str(tmp_path / "run")])
+        cli.main(["release", "import", str(folder), "--out", str(tmp_path / "run")])
     assert "model.pt: these weights do not fit method CAM with 7 classes" in capsys.readouterr().err
 
 
 def refused_export(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        release.main(["export", str(run), "--out", str(tmp_path / "weights.safetensors")])
+        cli.main(["release", "export", str(run), "--out", str(tmp_path / "weights.safetensors")])
     assert stop.value.code == 2
     return capsys.readouterr().err
 

@@ -11,9 +11,8 @@ import safetensors.numpy
 from flax.traverse_util import unflatten_dict
 from released_folders import TINY, imported_run, weights
 
-from aujax import runs, weight_files
+from aujax import cli, runs, weight_files
 from aujax.errors import UserError
-from aujax.release import __main__ as release
 from aujax.release import folders
 
 
@@ -25,7 +24,7 @@ def imported(tmp_path_factory):
 
 def test_export_under_our_paths_holds_the_variables(imported, tmp_path):
     out = tmp_path / "cam.safetensors"
-    assert release.main(["export", str(imported), "--out", str(out)]) == 0
+    cli.main(["release", "export", str(imported), "--out", str(out)])
     tensors = safetensors.numpy.load_file(out)
     variables = runs.load_run(imported).variables
     assert len(tensors) == len(jax.tree.leaves(variables))
@@ -47,7 +46,7 @@ def test_the_documented_line_reads_the_variables_back(imported, tmp_path):
 
 def test_export_under_the_released_names_gives_the_released_tensors_back(imported, tmp_path):
     out = tmp_path / "cam.safetensors"
-    assert release.main(["export", str(imported), "--out", str(out), "--names=reference"]) == 0
+    cli.main(["release", "export", str(imported), "--out", str(out), "--names=reference"])
     tensors = safetensors.numpy.load_file(out)
     assert tensors.keys() == weights().keys()
     for name, expected in weights().items():

@@ -3,13 +3,14 @@
 import pytest
 from released_folders import options
 
-from aujax import methods, plain_yaml
+from aujax import methods
+from aujax.data.sources.folds import parse_yaml
 from aujax.errors import UserError
 from aujax.release.options import translate as translate_options
 
 
 def translate(**changed):
-    return translate_options(plain_yaml.parse(options(**changed)))
+    return translate_options(parse_yaml(options(**changed)))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_pixels_are_normalised_for_what_the_encoder_was_first_trained_on(theirs,
 )
 def test_methods_become_the_rows_that_compute_the_published_numbers(theirs, encoder, row):
     without = options(method=theirs, model__encoder_name=encoder, align_atten_to_heatmap="false")
-    assert translate_options(plain_yaml.parse(without)).config.method == row
+    assert translate_options(parse_yaml(without)).config.method == row
 
 
 def test_options_become_those_of_a_configuration():
@@ -95,19 +96,19 @@ def test_layers_of_the_transformers_have_names_here():
 
 def test_the_backbone_is_the_published_or_the_given_one():
     text = options(model__encoder_name="resnet50")
-    named = [translate_options(plain_yaml.parse(text), backbone=name).config.backbone for name in ("", "resnet18")]
+    named = [translate_options(parse_yaml(text), backbone=name).config.backbone for name in ("", "resnet18")]
     assert named == ["", "resnet18"]
 
 
 def test_a_backbone_that_is_given_overrides_the_encoder_of_the_options():
-    theirs = plain_yaml.parse(options(model__encoder_name="resnet18"))
+    theirs = parse_yaml(options(model__encoder_name="resnet18"))
     assert translate_options(theirs, backbone="resnet18").unmapped == translate().unmapped
 
 
 @pytest.mark.parametrize("backbone", ["vgg16", "deit_small"])
 def test_a_backbone_that_the_method_cannot_use_is_refused(backbone):
     with pytest.raises(UserError, match=rf"--backbone must be one of resnet18, .* for CAM, got '{backbone}'"):
-        translate_options(plain_yaml.parse(options()), backbone=backbone)
+        translate_options(parse_yaml(options()), backbone=backbone)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_options_of_alignment_are_not_reported_without_au_cues():
 
 
 def test_an_unknown_option_is_named():
-    unmapped = translate_options(plain_yaml.parse(f"{options()}temperature: 2\n")).unmapped
+    unmapped = translate_options(parse_yaml(f"{options()}temperature: 2\n")).unmapped
     assert unmapped.unknown == ("temperature",)
 
 
@@ -167,6 +168,6 @@ def test_options_of_no_released_model_are_refused_by_name(changed, message):
 
 
 def test_an_option_that_is_needed_is_named():
-    without = plain_yaml.parse(options().replace("large_maps", "small_maps"))
+    without = parse_yaml(options().replace("large_maps", "small_maps"))
     with pytest.raises(UserError, match=r"expected the option model\.large_maps, found none"):
         translate_options(without)

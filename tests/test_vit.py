@@ -65,7 +65,7 @@ def test_position_embedding_fits_the_image_size():
 
 
 def test_an_image_that_patches_do_not_fill_is_refused():
-    with pytest.raises(ValueError, match="multiples of the patch size 16, got 100x64: resize to 96x64"):
+    with pytest.raises(ValueError, match="multiples of 16, got 100x64: resize to 96x64"):
         jax.eval_shape(vit.vit_tiny().init, jax.random.key(0), jnp.zeros((1, 100, 64, 3)))
 
 

@@ -2,12 +2,14 @@
 
 Pooling is hard selection: first of the extractor's feature positions ("attentive patch pooling"), then, in the later
 blocks, of tokens ("attentive token pooling"). Images are (batch, height, width, 3) with sides that are multiples of 8;
-the learned position embedding is of a fixed size, 14x14 from 112x112 pixels in the published model. Taps: those of
-`iresnet`, and `attention` (batch, h, w, 1), float32, by which the positions are selected. Selection is not
-differentiable: the logits have no gradient with respect to `attention`.
+the learned position embedding is of a fixed size, 14x14 from 112x112 pixels in the published model. Taps: `stage1`,
+`stage2` and `stage3`, the outputs of the extractor's stages, each of half the height and width of its input, and
+`attention` (batch, h, w, 1), float32, by which the positions are selected. Selection is not differentiable: the logits
+have no gradient with respect to `attention`.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,14 +19,84 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from aujax.models import vit
-from aujax.models.iresnet import IResNet
-from aujax.models.layers import torch_uniform
+from aujax.models.layers import BatchNorm, Features, Images, check_divisible, torch_uniform
 from aujax.models.taps import tap
 
 # Positions in the published 14x14 grid; `tokens` is a number out of these.
 _POSITIONS = 196
 # Name under which rematerialisation keeps the selected tokens of a block.
 _SELECTION = "selection"
+
+Layer = Callable[..., Any]
+
+# ---- Extractor: the first three stages of the face recognition network IR-50 (ArcFace, Deng et al. 2019) ------------
+
+
+class PReLU(nn.Module):
+    """ReLU with a learned slope per channel for negative values (He et al. 2015); Flax's has a single slope."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        """Returns x where it is positive, and slope * x elsewhere."""
+        slope = self.param("slope", nn.initializers.constant(0.25), x.shape[-1:]).astype(x.dtype)
+        return jnp.where(x > 0, x, x * slope.reshape((1,) * (x.ndim - 1) + slope.shape))
+
+
+class Unit(nn.Module):
+    """BatchNorm, 3x3 convolution, PReLU, 3x3 convolution with the stride, BatchNorm, and a shortcut without ReLU."""
+
+    channels: int
+    stride: int
+    conv: Layer
+    norm: Layer
+
+    @nn.compact
+    def __call__(self, x: Features) -> Float[Array, "batch h_out w_out out"]:
+        """Returns the unit's output, `stride` times smaller."""
+        strides = (self.stride, self.stride)
+        y = self.conv(self.channels, (3, 3), padding=1, name="conv1")(self.norm(name="bn1")(x))
+        y = PReLU(name="prelu")(y)
+        y = self.norm(name="bn2")(self.conv(self.channels, (3, 3), strides, padding=1, name="conv2")(y))
+        # The published shortcut, torch's MaxPool2d(1, stride), is plain subsampling.
+        if x.shape[-1] == self.channels:
+            return y + x[:, :: self.stride, :: self.stride]
+        x = self.conv(self.channels, (1, 1), strides, padding=0, name="shortcut_conv")(x)
+        return y + self.norm(name="shortcut_bn")(x)
+
+
+class IResNet(nn.Module):
+    """Input layer at full resolution, and stages that halve it, with padding as in torch; returns the last stage.
+
+    BatchNorm averages batch statistics over the mesh axis `axis_name`, or uses those of each device if that is None.
+    Parameters and statistics are float32; `dtype` is that of the convolutions. `rematerialize` recomputes the
+    activations of a unit in the backward pass.
+    """
+
+    units: tuple[int, ...] = (3, 4, 14)
+    width: int = 64
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    rematerialize: bool = False
+
+    @nn.compact
+    def __call__(self, image: Images, *, train: bool = False) -> Features:
+        """Returns the activation of the last stage; stage n has width * 2 ** (n - 1) channels."""
+        check_divisible(image, 2 ** len(self.units))
+        uniform = nn.initializers.xavier_uniform()
+        unit = nn.remat(Unit) if self.rematerialize else Unit
+        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform)
+        norm = functools.partial(BatchNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
+        x = conv(self.width, (3, 3), padding=1, name="input_conv")(image.astype(self.dtype))
+        x = PReLU(name="input_prelu")(norm(name="input_bn")(x))
+        for stage, size in enumerate(self.units, start=1):
+            for index in range(size):
+                stride = 2 if index == 0 else 1
+                x = unit(self.width * 2 ** (stage - 1), stride, conv, norm, name=f"stage{stage}_unit{index}")(x)
+            x = tap(self, f"stage{stage}", x)
+        return x
+
+
+# ---- Transformer -----------------------------------------------------------------------------------------------------
 
 
 class PoolingBlock(nn.Module):
@@ -36,7 +108,7 @@ class PoolingBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch tokens channels"]) -> Float[Array, "batch kept channels"]:
+    def __call__(self, x: vit.Tokens) -> Float[Array, "batch kept channels"]:
         """Returns the class token and the fraction `keep` of the patch tokens, rounded down, at least one."""
         x, scores = vit.self_attention(x, self.heads, qkv_bias=False, dtype=self.dtype)
         patches = x.shape[1] - 1
@@ -79,9 +151,7 @@ class APViT(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, image: Float[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch channels"]:
+    def __call__(self, image: Images, *, train: bool = False) -> Float[Array, "batch channels"]:
         """Returns the class token after the last LayerNorm; `train` affects BatchNorm only."""
         extractor = IResNet(self.units, self.width, self.dtype, self.axis_name, self.rematerialize, name="extractor")
         project = nn.Conv(self.channels, (1, 1), dtype=self.dtype, kernel_init=torch_uniform, name="projection")
@@ -121,9 +191,7 @@ def largest(scores: Float[Array, "*batch tokens"], count: int) -> Int[Array, "*b
     return jnp.sort(index, axis=-1)
 
 
-def take(
-    x: Float[Array, "batch tokens channels"], index: Int[Array, "batch kept"]
-) -> Float[Array, "batch kept channels"]:
+def take(x: vit.Tokens, index: Int[Array, "batch kept"]) -> Float[Array, "batch kept channels"]:
     """Returns the tokens of each example at its own indices; the input itself if all are kept."""
     if index.shape[1] == x.shape[1]:
         return x

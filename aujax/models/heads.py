@@ -12,13 +12,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from aujax import cams
-from aujax.models.layers import torch_uniform
+from aujax.models.layers import Features, torch_uniform
 from aujax.models.taps import tap
 
 _EXACT = jax.lax.Precision.HIGHEST  # by default, accelerators round the factors of float32 products to fewer bits
 _xavier_uniform = nn.initializers.xavier_uniform()
 
-Features = Float[Array, "batch h w channels"]
 ClassMaps = Float[Array, "batch h w classes"]
 Logits = Float[Array, "batch classes"]
 Expression = Int[Array, " batch"] | None
@@ -71,15 +70,17 @@ class PeakHead(nn.Module):
         return peak_pool(tap(self, "class_maps", _class_maps(features, self.num_classes, name="conv")))
 
 
-class WildcatReferenceHead(nn.Module):
-    """WILDCAT as in the authors' released code: the logit is the mean of the largest pixels of a class's mean map.
+class WildcatHead(nn.Module):
+    """WILDCAT (Durand et al. 2017): the logit is `wildcat_pool` of a class's map, the mean of its `modalities` maps.
 
-    Each class has `modalities` maps, which are averaged; the fraction `kmax` of the pixels counts.
+    Without `kmin` and `alpha` only the largest pixels count, as in the authors' released code.
     """
 
     num_classes: int
     modalities: int
     kmax: float
+    kmin: float = 0.0
+    alpha: float = 0.0
 
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
@@ -87,25 +88,7 @@ class WildcatReferenceHead(nn.Module):
         maps = _class_maps(features, self.num_classes * self.modalities, name="to_modalities")
         # As in the released weights, channel = class * modalities + modality.
         maps = maps.reshape(*maps.shape[:3], self.num_classes, self.modalities).mean(axis=-1)
-        return self.pool(tap(self, "class_maps", maps))
-
-    def pool(self, maps: ClassMaps) -> Logits:
-        """Returns the score of each map."""
-        return wildcat_pool_reference(maps, kmax=self.kmax)
-
-
-class WildcatHead(WildcatReferenceHead):
-    """WILDCAT (Durand et al. 2017): the smallest pixels of a class's mean map also count.
-
-    The logit is `wildcat_pool` of the map: `kmin` is the fraction of smallest pixels, `alpha` their weight.
-    """
-
-    kmin: float
-    alpha: float
-
-    def pool(self, maps: ClassMaps) -> Logits:
-        """Returns the score of each map."""
-        return wildcat_pool(maps, kmax=self.kmax, kmin=self.kmin, alpha=self.alpha)
+        return wildcat_pool(tap(self, "class_maps", maps), kmax=self.kmax, kmin=self.kmin, alpha=self.alpha)
 
 
 class AcolBranch(nn.Module):
@@ -160,30 +143,19 @@ def class_map(maps: ClassMaps, expression: Int[Array, " batch"]) -> Float[Array,
     return jnp.take_along_axis(maps, expression[:, None, None, None], axis=-1, mode="fill")[..., 0]
 
 
-def wildcat_pool(maps: ClassMaps, *, kmax: float, kmin: float, alpha: float) -> Logits:
+def wildcat_pool(maps: ClassMaps, *, kmax: float, kmin: float = 0.0, alpha: float = 0.0) -> Logits:
     """Returns (mean of the largest pixels + alpha * mean of the smallest pixels) / 2 of each map.
 
-    `kmax` and `kmin` are the fractions of pixels that count as largest and smallest. If `kmin` or `alpha` is 0, returns
-    the mean of the largest pixels, without the division.
+    `kmax` and `kmin` are the fractions of pixels that count as largest and smallest, at least one pixel each. If `kmin`
+    or `alpha` is 0, returns the mean of the largest pixels, without the division.
     """
+    pixels = jnp.sort(maps.reshape(maps.shape[0], -1, maps.shape[-1]), axis=1)
+    count = pixels.shape[1]
+    highest = pixels[:, -max(1, round(kmax * count)) :].mean(axis=1)
     if not kmin * alpha:
-        return wildcat_pool_reference(maps, kmax=kmax)
-    lowest = _sorted_pixels(maps)[:, : _count(maps, kmin)].mean(axis=1)
-    return (wildcat_pool_reference(maps, kmax=kmax) + alpha * lowest) / 2
-
-
-def wildcat_pool_reference(maps: ClassMaps, *, kmax: float) -> Logits:
-    """Returns the mean of each map's largest pixels, the fraction `kmax`: the released code lacks the smallest."""
-    return _sorted_pixels(maps)[:, -_count(maps, kmax) :].mean(axis=1)
-
-
-def _sorted_pixels(maps: ClassMaps) -> Float[Array, "batch pixels classes"]:
-    return jnp.sort(maps.reshape(maps.shape[0], -1, maps.shape[-1]), axis=1)
-
-
-def _count(maps: ClassMaps, fraction: float) -> int:
-    # Static under jit, because it sets the shape of a slice.
-    return max(1, round(fraction * maps.shape[1] * maps.shape[2]))
+        return highest
+    lowest = pixels[:, : max(1, round(kmin * count))].mean(axis=1)
+    return (highest + alpha * lowest) / 2
 
 
 def peak_pool(maps: ClassMaps) -> Logits:

@@ -5,13 +5,11 @@ what `nn.Conv` and `nn.BatchNorm` compute, and their headings state the gain. Me
 """
 
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -22,7 +20,8 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 MOMENTUM = 0.9
 EPSILON = 1e-5
 
-_Channels = Float[Array, " channels"]
+Images = Float[Array, "batch height width 3"]
+Features = Float[Array, "batch h w channels"]
 
 
 class AttentionDropout(nn.Module):
@@ -37,7 +36,7 @@ class AttentionDropout(nn.Module):
     threshold: float
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch h w channels"], *, train: bool) -> Float[Array, "batch h w channels"]:
+    def __call__(self, x: Features, *, train: bool) -> Features:
         """Returns the masked or reweighted activations."""
         if not train:
             return x
@@ -47,22 +46,14 @@ class AttentionDropout(nn.Module):
         return x * jnp.where(drop, kept.astype(jnp.float32), nn.sigmoid(attention)).astype(x.dtype)
 
 
-def resample_position_embedding(embedding: np.ndarray, patches: int) -> np.ndarray:
-    """Returns a learned position embedding for another number of patches, by bicubic interpolation as in timm.
-
-    Shaped (1, 1 + patches, channels), the class token's position first; that one is kept. The embedding is returned
-    unchanged if it already fits, or if either grid is not square.
-    """
-    if embedding.ndim != 3 or embedding.shape[1] == 1 + patches:
-        return embedding
-    channels = embedding.shape[2]
-    old_side = math.isqrt(embedding.shape[1] - 1)
-    new_side = math.isqrt(patches)
-    if old_side**2 != embedding.shape[1] - 1 or new_side**2 != patches:
-        return embedding
-    grid = embedding[0, 1:].reshape(old_side, old_side, channels).astype(np.float32)
-    grid = np.asarray(jax.image.resize(grid, (new_side, new_side, channels), "cubic", antialias=True))
-    return np.concatenate([embedding[:, :1], grid.reshape(1, -1, channels)], axis=1)
+def check_divisible(image: Images, divisor: int) -> None:
+    """Raises a ValueError unless the height and width of the images are multiples of `divisor`."""
+    height, width = image.shape[1:3]
+    if height % divisor or width % divisor:
+        nearest = "x".join(str(max(round(length / divisor), 1) * divisor) for length in (height, width))
+        raise ValueError(
+            f"image height and width must be multiples of {divisor}, got {height}x{width}: resize to {nearest}"
+        )
 
 
 # ---- The stem's convolution ------------------------------------------------------------------------------------------
@@ -78,7 +69,7 @@ class StemConv(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width colors"]) -> Float[Array, "batch h w channels"]:
+    def __call__(self, x: Float[Array, "batch height width colors"]) -> Features:
         """Returns the convolved images, at half the height and width, rounded up."""
         colors = x.shape[-1]
         kernel = self.param("kernel", kaiming_normal, (7, 7, colors, self.channels)).astype(self.dtype)
@@ -124,30 +115,27 @@ class BatchNorm(nn.Module):
             return _normalize(x, scale, bias, mean.value, var.value, self.relu).astype(self.dtype)
         # `init` runs outside the mesh, where the axis does not exist.
         axis_name = None if self.is_initializing() else self.axis_name
-        outputs: Any = _batch_norm(
+        y, batch_mean, batch_var = _batch_norm(
             x, _device_varying(scale, x), _device_varying(bias, x), axis_name, self.relu, jnp.dtype(self.dtype)
         )
-        y, batch_mean, batch_var = outputs
         if not self.is_initializing():
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
         return y
 
 
-def _normalize(
-    x: Float[Array, "*batch channels"], scale: _Channels, bias: _Channels, mean: _Channels, var: _Channels, relu: bool
-) -> Float[Array, "*batch channels"]:
+def _normalize(x: Array, scale: Array, bias: Array, mean: Array, var: Array, relu: bool) -> Array:
     factor = _expand(jax.lax.rsqrt(var + EPSILON) * scale, x)
     y = (x - _expand(mean, x)) * factor + _expand(bias, x)
     return nn.relu(y) if relu else y
 
 
-def _expand(channels: _Channels, x: Array) -> Array:
+def _expand(channels: Array, x: Array) -> Array:
     """Returns per-channel values with as many axes as `x`: implicit rank promotion is an error in the tests."""
     return channels.reshape((1,) * (x.ndim - 1) + channels.shape)
 
 
-def _device_varying(parameter: _Channels, x: Array) -> _Channels:
+def _device_varying(parameter: Array, x: Array) -> Array:
     """Returns a replicated parameter marked as varying over the mesh axes of `x`.
 
     Inside `shard_map` the transpose of this cast sums the parameter's gradient over those axes, which JAX inserts by
@@ -158,14 +146,12 @@ def _device_varying(parameter: _Channels, x: Array) -> _Channels:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def _batch_norm(
-    x: Float[Array, "*batch channels"], scale: _Channels, bias: _Channels, axis_name: str | None, relu: bool, dtype: Any
-) -> tuple[Float[Array, "*batch channels"], _Channels, _Channels]:
+def _batch_norm(x: Array, scale: Array, bias: Array, axis_name: str | None, relu: bool, dtype: Any) -> Any:
     """Returns the normalised activation, and the mean and variance of the batch, which carry no gradient."""
     return _forward(x, scale, bias, axis_name, relu, dtype)[0]
 
 
-def _forward(x: Array, scale: Array, bias: Array, axis_name: str | None, relu: bool, dtype: Any) -> tuple[Any, Any]:
+def _forward(x, scale, bias, axis_name, relu, dtype):
     wide = x.astype(jnp.float32)
     axes = tuple(range(x.ndim - 1))
     # Mean and mean of squares in one pass over memory; cancellation can leave a slightly negative variance.
@@ -175,13 +161,13 @@ def _forward(x: Array, scale: Array, bias: Array, axis_name: str | None, relu: b
     return (y, mean, var), (x, scale, bias, mean, var)
 
 
-def _backward(axis_name: str | None, relu: bool, dtype: Any, saved: Any, cotangents: Any) -> tuple[Array, Array, Array]:
+def _backward(axis_name, relu, dtype, saved, cotangents):
     x, scale, bias, mean, var = saved
     gradient = cotangents[0]
     axes = tuple(range(x.ndim - 1))
     inverse = jax.lax.rsqrt(var + EPSILON)
 
-    def recompute(x: Array, gradient: Array) -> tuple[Array, Array]:
+    def recompute(x, gradient):
         """Returns the standardised activation and the gradient before the ReLU, from what the forward pass saved."""
         standard = (x - _expand(mean, x)) * _expand(inverse, x)
         gradient = gradient.astype(jnp.float32)

@@ -5,12 +5,13 @@ nested; the keys are then joined with a dot. PyTorch's layouts, kernels (out, in
 (out, in), are used in state dicts only. A state dict is loaded completely or refused: one `ValueError` then names
 every kind of mismatch.
 
-The tables below name tensors for each network and head, and for each kind of file that initialises a backbone. A row
-is (PyTorch's name, path in our variables). Numbers in braces are read from the path, renumbered where PyTorch counts
-differently, and put into PyTorch's name, so one table serves both directions.
+The tables below name tensors for each network and head, and for each kind of file that initialises a backbone. A line
+is: PyTorch's name of a layer, its path in our variables, and its kind. Numbers in braces are read from the path,
+renumbered where PyTorch counts differently, and put into PyTorch's name, so one table serves both directions.
 """
 
 import functools
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -21,19 +22,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-# `methods` imports `heads`, `backbones` and other modules of this folder, but not this module: there is no cycle.
+# `methods` imports `heads` and other modules of this folder, but not this module: there is no cycle.
 from aujax import methods
 from aujax.models import heads
-from aujax.models.backbones import BACKBONES
-from aujax.models.layers import resample_position_embedding as resample_position_embedding
 
-Row = tuple[str, str]
-Rows = tuple[Row, ...]
+Rows = tuple[tuple[str, str], ...]  # PyTorch's name of a tensor, path in our variables
 Tensors = Mapping[str, Any]
 Variables = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 # (backbone, numbers of a path that has a stage) to those of PyTorch's name that differ or are added.
-Renumber = Callable[[Any, Mapping[str, int]], dict[str, int]]
+Renumber = Callable[[Any, Mapping[str, int]], dict[str, Any]]
 
 # PyTorch's count of training steps in BatchNorm, which is not used here.
 _COUNTER = "num_batches_tracked"
@@ -41,81 +39,88 @@ _COUNTER = "num_batches_tracked"
 _WRAPPERS = ("model.", "state_dict.", "module.")
 _LISTED = 3  # lines of an error for each kind of mismatch
 
-
-def _weight(theirs: str, ours: str) -> Row:
-    return f"{theirs}.weight", f"params/{ours}/kernel"
-
-
-def _affine(theirs: str, ours: str) -> Rows:
-    return _weight(theirs, ours), (f"{theirs}.bias", f"params/{ours}/bias")
-
-
-def _layer_norm(theirs: str, ours: str) -> Rows:
-    return (f"{theirs}.weight", f"params/{ours}/scale"), (f"{theirs}.bias", f"params/{ours}/bias")
-
-
-def _batch_norm(theirs: str, ours: str) -> Rows:
-    return (
-        *_layer_norm(theirs, ours),
-        (f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
-        (f"{theirs}.running_var", f"batch_stats/{ours}/var"),
-    )
+# The tensors of a layer of each kind: the end of PyTorch's name and our path, where * is the path of the layer.
+_KINDS = {
+    "parameter": {"": "params/*"},
+    "slope": {".weight": "params/*/slope"},
+    "kernel": {".weight": "params/*/kernel"},
+    "affine": {".weight": "params/*/kernel", ".bias": "params/*/bias"},
+    "layer_norm": {".weight": "params/*/scale", ".bias": "params/*/bias"},
+    "batch_norm": {
+        ".weight": "params/*/scale",
+        ".bias": "params/*/bias",
+        ".running_mean": "batch_stats/*/mean",
+        ".running_var": "batch_stats/*/var",
+    },
+}
 
 
-def _iresnet(unit: str) -> Rows:
-    """face.evoLVe's names; `unit` is its name of a unit."""
-    ours = "backbone/extractor/stage{s}_unit{u}"
-    return (
-        _weight("input_layer.0", "backbone/extractor/input_conv"),
-        *_batch_norm("input_layer.1", "backbone/extractor/input_bn"),
-        ("input_layer.2.weight", "params/backbone/extractor/input_prelu/slope"),
-        *_batch_norm(f"{unit}.res_layer.0", f"{ours}/bn1"),
-        _weight(f"{unit}.res_layer.1", f"{ours}/conv1"),
-        (f"{unit}.res_layer.2.weight", f"params/{ours}/prelu/slope"),
-        _weight(f"{unit}.res_layer.3", f"{ours}/conv2"),
-        *_batch_norm(f"{unit}.res_layer.4", f"{ours}/bn2"),
-        _weight(f"{unit}.shortcut_layer.0", f"{ours}/shortcut_conv"),
-        *_batch_norm(f"{unit}.shortcut_layer.1", f"{ours}/shortcut_bn"),
-    )
+def _rows(table: str, prefix: str = "") -> Rows:
+    """Returns a row for each tensor of a table's layers; `prefix` comes before PyTorch's names."""
+    rows = []
+    for theirs, ours, kind in map(str.split, filter(None, table.splitlines())):
+        for ending, path in _KINDS[kind].items():
+            rows.append((prefix + theirs + ending, path.replace("*", ours)))
+    return tuple(rows)
 
 
-_RESNET = (
-    _weight("conv1", "backbone/stem_conv"),
-    *_batch_norm("bn1", "backbone/stem_bn"),
-    _weight("layer{s}.{b}.conv{i}", "backbone/stage{s}_block{b}/conv{i}"),
-    *_batch_norm("layer{s}.{b}.bn{i}", "backbone/stage{s}_block{b}/bn{i}"),
-    _weight("layer{s}.{b}.downsample.0", "backbone/stage{s}_block{b}/shortcut_conv"),
-    *_batch_norm("layer{s}.{b}.downsample.1", "backbone/stage{s}_block{b}/shortcut_bn"),
-)
-_BLOCKS = (
-    ("cls_token", "params/backbone/cls_token"),
-    *_layer_norm("blocks.{b}.norm{i}", "backbone/block{b}/norm{i}"),
-    *_affine("blocks.{b}.attn.qkv", "backbone/block{b}/qkv"),
-    *_affine("blocks.{b}.attn.proj", "backbone/block{b}/proj"),
-    *_affine("blocks.{b}.mlp.fc{i}", "backbone/block{b}/fc{i}"),
-    *_layer_norm("norm", "backbone/norm"),
-)
-_POSITION = "params/backbone/pos_embed"
-_VIT = (*_BLOCKS, ("pos_embed", _POSITION), *_affine("patch_embed.proj", "backbone/patch_embed"))
-_CLASS_POSITION = "params/backbone/cls_pos_embed"
-_PATCH_POSITION = "params/backbone/patch_pos_embed"
+_RESNET = """
+conv1                       backbone/stem_conv                            kernel
+bn1                         backbone/stem_bn                              batch_norm
+layer{s}.{b}.conv{i}        backbone/stage{s}_block{b}/conv{i}            kernel
+layer{s}.{b}.bn{i}          backbone/stage{s}_block{b}/bn{i}              batch_norm
+layer{s}.{b}.downsample.0   backbone/stage{s}_block{b}/shortcut_conv      kernel
+layer{s}.{b}.downsample.1   backbone/stage{s}_block{b}/shortcut_bn        batch_norm
+"""
+_BLOCKS = """
+cls_token                   backbone/cls_token                            parameter
+blocks.{b}.norm{i}          backbone/block{b}/norm{i}                     layer_norm
+blocks.{b}.attn.qkv         backbone/block{b}/qkv                         affine
+blocks.{b}.attn.proj        backbone/block{b}/proj                        affine
+blocks.{b}.mlp.fc{i}        backbone/block{b}/fc{i}                       affine
+norm                        backbone/norm                                 layer_norm
+"""
+_PATCHES = """
+pos_embed                   backbone/pos_embed                            parameter
+patch_embed.proj            backbone/patch_embed                          affine
+"""
+# face.evoLVe's names; {n} is the number of a unit.
+_IR_50 = """
+input_layer.0               backbone/extractor/input_conv                 kernel
+input_layer.1               backbone/extractor/input_bn                   batch_norm
+input_layer.2               backbone/extractor/input_prelu                slope
+body.{n}.res_layer.0        backbone/extractor/stage{s}_unit{u}/bn1       batch_norm
+body.{n}.res_layer.1        backbone/extractor/stage{s}_unit{u}/conv1     kernel
+body.{n}.res_layer.2        backbone/extractor/stage{s}_unit{u}/prelu     slope
+body.{n}.res_layer.3        backbone/extractor/stage{s}_unit{u}/conv2     kernel
+body.{n}.res_layer.4        backbone/extractor/stage{s}_unit{u}/bn2       batch_norm
+body.{n}.shortcut_layer.0   backbone/extractor/stage{s}_unit{u}/shortcut_conv kernel
+body.{n}.shortcut_layer.1   backbone/extractor/stage{s}_unit{u}/shortcut_bn   batch_norm
+"""
+_APVIT = """
+projs.0                     backbone/projection                           affine
+cls_pos_embed               backbone/cls_pos_embed                        parameter
+patch_pos_embed             backbone/patch_pos_embed                      parameter
+"""
+# timm's position embedding, which `load_backbone` splits into the class token's and the patches'.
+_SPLIT_POSITION = """
+pos_embed[:,:1]             backbone/cls_pos_embed                        parameter
+pos_embed[:,1:]             backbone/patch_pos_embed                      parameter
+"""
 
 
-def _under(prefix: str, rows: Rows) -> Rows:
-    return tuple((prefix + theirs, ours) for theirs, ours in rows)
-
-
-def _after_dropouts(backbone: Any, numbers: Mapping[str, int]) -> dict[str, int]:
+def _after_dropouts(backbone: Any, numbers: Mapping[str, int]) -> dict[str, Any]:
     """In the released ADL each attention dropout takes a number among the blocks of its stage."""
     dropouts = sum(block < numbers["b"] for block in backbone.dropout_follows(numbers["s"]))
     return {"b": numbers["b"] + dropouts}
 
 
-def _stages_from_zero(backbone: Any, numbers: Mapping[str, int]) -> dict[str, int]:
-    return {"s": numbers["s"] - 1}
+def _units_by_stage(backbone: Any, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """The released APViT numbers stages, from 0, and the units of each."""
+    return {"n": f"{numbers['s'] - 1}.{numbers['u']}"}
 
 
-def _units_of_all_stages(backbone: Any, numbers: Mapping[str, int]) -> dict[str, int]:
+def _units_of_all_stages(backbone: Any, numbers: Mapping[str, int]) -> dict[str, Any]:
     """face.evoLVe counts units through all stages."""
     return {"n": sum(backbone.units[: numbers["s"] - 1]) + numbers["u"]}
 
@@ -129,38 +134,27 @@ class Released(NamedTuple):
 
 
 RELEASED = {
-    "resnet": Released(_under("encoder.", _RESNET), "classification_head.", _after_dropouts),
-    "vit": Released(_VIT, ""),
+    "resnet": Released(_rows(_RESNET, "encoder."), "classification_head.", _after_dropouts),
+    "vit": Released(_rows(_BLOCKS + _PATCHES), ""),
     "apvit": Released(
-        (
-            *_under("extractor.", _iresnet("body.{s}.{u}")),
-            *_under("vit.", _BLOCKS),
-            *_affine("vit.projs.0", "backbone/projection"),
-            ("vit.cls_pos_embed", _CLASS_POSITION),
-            ("vit.patch_pos_embed", _PATCH_POSITION),
-        ),
-        "classification_head.",
-        _stages_from_zero,
+        _rows(_IR_50, "extractor.") + _rows(_BLOCKS + _APVIT, "vit."), "classification_head.", _units_by_stage
     ),
 }
-_WILDCAT = _affine("to_modalities", "head/to_modalities")
-_ACOL = "acol_pooler.classifier"
 RELEASED_HEADS = {
-    heads.LinearHead: _affine("fc", "head/fc"),
-    heads.WildcatHead: _WILDCAT,
-    heads.WildcatReferenceHead: _WILDCAT,
-    heads.PeakHead: _affine("conv", "head/conv"),
+    heads.LinearHead: "fc head/fc affine",
+    heads.WildcatHead: "to_modalities head/to_modalities affine",
+    heads.PeakHead: "conv head/conv affine",
     # PyTorch counts the rectifiers between the convolutions too.
-    heads.AcolHead: (
-        *_affine(f"{_ACOL}_A.0", "head/branch_a/conv1"),
-        *_affine(f"{_ACOL}_A.2", "head/branch_a/conv2"),
-        *_affine(f"{_ACOL}_A.4", "head/branch_a/conv3"),
-        *_affine(f"{_ACOL}_B.0", "head/branch_b/conv1"),
-        *_affine(f"{_ACOL}_B.2", "head/branch_b/conv2"),
-        *_affine(f"{_ACOL}_B.4", "head/branch_b/conv3"),
-    ),
-    heads.TokenHead: _affine("head", "head/conv"),
-    heads.ClassTokenHead: _affine("fc", "head/fc"),
+    heads.AcolHead: """
+acol_pooler.classifier_A.0   head/branch_a/conv1   affine
+acol_pooler.classifier_A.2   head/branch_a/conv2   affine
+acol_pooler.classifier_A.4   head/branch_a/conv3   affine
+acol_pooler.classifier_B.0   head/branch_b/conv1   affine
+acol_pooler.classifier_B.2   head/branch_b/conv2   affine
+acol_pooler.classifier_B.4   head/branch_b/conv3   affine
+""",
+    heads.TokenHead: "head head/conv affine",
+    heads.ClassTokenHead: "fc head/fc affine",
 }
 
 
@@ -191,7 +185,7 @@ WEIGHT_FILES = {
         WeightFile(
             title="an ImageNet ResNet (torchvision, timm)",
             mark="layer1.0.conv1.weight",
-            rows=_RESNET,
+            rows=_rows(_RESNET),
             covers="backbone/.*",
             ignored=r"fc\.(weight|bias)",
         ),
@@ -200,7 +194,7 @@ WEIGHT_FILES = {
         WeightFile(
             title="an ImageNet DeiT (timm)",
             mark="patch_embed.proj.weight",
-            rows=_VIT,
+            rows=_rows(_BLOCKS + _PATCHES),
             covers="backbone/.*",
             ignored=r"head\.(weight|bias)",
         ),
@@ -210,7 +204,7 @@ WEIGHT_FILES = {
         WeightFile(
             title="face.evoLVe's IR-50 (MS1M)",
             mark="input_layer.0.weight",
-            rows=_iresnet("body.{n}"),
+            rows=_rows(_IR_50),
             covers="backbone/extractor/.*",
             ignored=r"body\.2[1-3]\..*|output_layer\..*",
             renumber=_units_of_all_stages,
@@ -218,7 +212,7 @@ WEIGHT_FILES = {
         WeightFile(
             title="timm's first ViT-small (768 channels, 8 blocks)",
             mark="blocks.0.attn.qkv.weight",
-            rows=(*_BLOCKS, ("pos_embed[:, :1]", _CLASS_POSITION), ("pos_embed[:, 1:]", _PATCH_POSITION)),
+            rows=_rows(_BLOCKS + _SPLIT_POSITION),
             covers="backbone/(?!extractor/|projection/).*",
             ignored=r"(patch_embed\.proj|head)\.(weight|bias)",
         ),
@@ -237,7 +231,7 @@ def load_backbone(state_dict: Tensors, model: methods.Classifier, variables: Var
     """
     title = f"the backbone of method {model.method.name}"
     tensors = _flat(state_dict)
-    kinds = WEIGHT_FILES[BACKBONES[model.method.backbone].family]
+    kinds = WEIGHT_FILES[methods.BACKBONES[model.method.backbone].family]
     kind = next((kind for kind in kinds if kind.mark in tensors), None)
     if kind is None:
         expected = " or ".join(kind.title for kind in kinds)
@@ -246,17 +240,38 @@ def load_backbone(state_dict: Tensors, model: methods.Classifier, variables: Var
     leaves = _paths(variables)
     shapes = {path: np.shape(x) for path, x in leaves.items() if re.fullmatch(kind.covers, path.partition("/")[2])}
     tensors = {name: x for name, x in tensors.items() if not re.fullmatch(kind.ignored, name)}
-    if "pos_embed" in tensors and _POSITION in shapes:
+    if "pos_embed" in tensors:
         position = np.asarray(tensors["pos_embed"])
-        tensors["pos_embed"] = resample_position_embedding(position, shapes[_POSITION][1] - 1)
-    elif "pos_embed" in tensors and _PATCH_POSITION in shapes:
-        position = np.asarray(tensors.pop("pos_embed"))
-        position = resample_position_embedding(position, shapes[_PATCH_POSITION][1])
-        tensors["pos_embed[:, :1]"] = position[:, :1]
-        tensors["pos_embed[:, 1:]"] = position[:, 1:]
+        whole = shapes.get("params/backbone/pos_embed")
+        patches = shapes.get("params/backbone/patch_pos_embed")
+        if whole:
+            tensors["pos_embed"] = resample_position_embedding(position, whole[1] - 1)
+        elif patches:
+            position = resample_position_embedding(position, patches[1])
+            tensors["pos_embed[:,:1]"] = position[:, :1]
+            tensors["pos_embed[:,1:]"] = position[:, 1:]
+            del tensors["pos_embed"]
     names = _names(shapes, kind.rows, kind.renumber, model.backbone)
     loaded = _convert(tensors, names, shapes, title, lambda given, wanted: f"expected the tensors of {kind.title}")
     return {**variables, **unflatten_dict({**leaves, **loaded}, sep="/")}
+
+
+def resample_position_embedding(embedding: np.ndarray, patches: int) -> np.ndarray:
+    """Returns a learned position embedding for another number of patches, by bicubic interpolation as in timm.
+
+    Shaped (1, 1 + patches, channels), the class token's position first; that one is kept. The embedding is returned
+    unchanged if it already fits, or if either grid is not square.
+    """
+    if embedding.ndim != 3 or embedding.shape[1] == 1 + patches:
+        return embedding
+    channels = embedding.shape[2]
+    old_side = math.isqrt(embedding.shape[1] - 1)
+    new_side = math.isqrt(patches)
+    if old_side**2 != embedding.shape[1] - 1 or new_side**2 != patches:
+        return embedding
+    grid = embedding[0, 1:].reshape(old_side, old_side, channels).astype(np.float32)
+    grid = np.asarray(jax.image.resize(grid, (new_side, new_side, channels), "cubic", antialias=True))
+    return np.concatenate([embedding[:, :1], grid.reshape(1, -1, channels)], axis=1)
 
 
 def not_loaded(before: Variables, after: Variables) -> list[str]:
@@ -284,17 +299,20 @@ def from_reference(
       ValueError: the state dict does not fit the method.
     """
     build = functools.partial(_build, method, backbone=backbone, options=tuple(options.items()), image_size=image_size)
-    model, shapes = build(num_classes=num_classes)
-    tensors = _flat(state_dict)
+    model, shapes = build(num_classes)
 
     def advise(given: Shapes, wanted: Shapes) -> str:
-        if classes := _other_classes(given, wanted, build, num_classes):
-            return classes
+        # The tensors that differ may be those of the head, whose first sizes are multiples of the number of classes.
+        first = next((name for name in wanted if given.get(name) != wanted[name]), "")
+        if given.get(first) and wanted.get(first):
+            count = given[first][0] * num_classes // wanted[first][0]
+            if count and _released_shapes(*build(count)) == given:
+                return f"expected {num_classes} classes, the file has {count}"
         known = _recognised(given)
         return f"they look like {known}" if known else "choose the model they belong to, or a complete file"
 
     title = f"method {method} with {num_classes} classes"
-    loaded = _convert(tensors, _released_names(model, shapes), shapes, title, advise)
+    loaded = _convert(_flat(state_dict), _released_names(model, shapes), shapes, title, advise)
     return {"batch_stats": {}, **unflatten_dict(loaded, sep="/")}
 
 
@@ -331,8 +349,8 @@ def to_reference(variables: Variables, method: str, *, backbone: str | None = No
 @functools.cache
 def _build(
     method: str,
-    *,
     num_classes: int = 7,
+    *,
     backbone: str | None = None,
     options: tuple[tuple[str, float], ...] = (),
     image_size: int | None = None,
@@ -345,12 +363,12 @@ def _build(
 
 
 def _head_rows(model: methods.Classifier) -> Rows:
-    prefix = RELEASED[BACKBONES[model.method.backbone].family].head_prefix
-    return _under(prefix, RELEASED_HEADS.get(type(model.head), ()))
+    prefix = RELEASED[methods.BACKBONES[model.method.backbone].family].head_prefix
+    return _rows(RELEASED_HEADS.get(type(model.head), ""), prefix)
 
 
 def _released_names(model: methods.Classifier, paths: Collection[str]) -> dict[str, str]:
-    released = RELEASED[BACKBONES[model.method.backbone].family]
+    released = RELEASED[methods.BACKBONES[model.method.backbone].family]
     return _names(paths, (*released.rows, *_head_rows(model)), released.renumber, model.backbone)
 
 
@@ -430,21 +448,6 @@ def _listed(problems: Mapping[str, Sequence[str]]) -> str:
 
 def _released_shapes(model: methods.Classifier, shapes: Shapes) -> Shapes:
     return {name: _torch_shape(path, shapes[path]) for path, name in _released_names(model, shapes).items()}
-
-
-def _other_classes(given: Shapes, wanted: Shapes, build: Callable[..., Any], num_classes: int) -> str:
-    """Returns advice if these are weights of the same method for another number of classes, otherwise ""."""
-    if given.keys() != wanted.keys():
-        return ""
-    # The tensors that differ are those of the head, whose first sizes are the classes, or maps for each class.
-    name = next(name for name in wanted if given[name] != wanted[name])
-    if not given[name] or not wanted[name]:
-        return ""
-    count = given[name][0] * num_classes // wanted[name][0]
-    if not count or _released_shapes(*build(num_classes=count)) != given:
-        return ""
-    maps = wanted[name][0] // num_classes
-    return f"expected {num_classes} classes{f' of {maps} maps' if maps > 1 else ''}, the file has {count}"
 
 
 def _recognised(names: Collection[str]) -> str:

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aujax.models.layers import AttentionDropout, BatchNorm, StemConv, kaiming_normal
+from aujax.models.layers import AttentionDropout, BatchNorm, Features, Images, StemConv, kaiming_normal
 from aujax.models.taps import tap
 
 # Strides of the four stages by output stride. 8 is that of the published models ("large maps"): 28x28 activations from
@@ -34,18 +34,13 @@ class BasicBlock(nn.Module):
     conv: Layer
     norm: Layer
 
-    @property
-    def channels(self) -> int:
-        """Channels of the output."""
-        return self.width
-
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w out"]:
+    def __call__(self, x: Features) -> Float[Array, "batch h_out w_out out"]:
         """Returns the block's output, `stride` times smaller."""
         y = self.conv(self.width, 3, self.stride, name="conv1")(x)
         y = self.norm(relu=True, name="bn1")(y)
         y = self.norm(name="bn2")(self.conv(self.width, 3, 1, name="conv2")(y))
-        return nn.relu(y + _shortcut(self, x))
+        return nn.relu(y + _shortcut(self, self.width, x))
 
 
 class Bottleneck(nn.Module):
@@ -56,18 +51,13 @@ class Bottleneck(nn.Module):
     conv: Layer
     norm: Layer
 
-    @property
-    def channels(self) -> int:
-        """Channels of the output."""
-        return 4 * self.width
-
     @nn.compact
-    def __call__(self, x: Float[Array, "batch height width channels"]) -> Float[Array, "batch h w out"]:
+    def __call__(self, x: Features) -> Float[Array, "batch h_out w_out out"]:
         """Returns the block's output, `stride` times smaller."""
         y = self.norm(relu=True, name="bn1")(self.conv(self.width, 1, 1, name="conv1")(x))
         y = self.norm(relu=True, name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(y))
-        y = self.norm(name="bn3")(self.conv(self.channels, 1, 1, name="conv3")(y))
-        return nn.relu(y + _shortcut(self, x))
+        y = self.norm(name="bn3")(self.conv(4 * self.width, 1, 1, name="conv3")(y))
+        return nn.relu(y + _shortcut(self, 4 * self.width, x))
 
 
 class ResNet(nn.Module):
@@ -102,9 +92,7 @@ class ResNet(nn.Module):
         return {3: (0,), 4: tuple(sorted({0, self.stage_sizes[3] - 1}))}.get(stage, ())
 
     @nn.compact
-    def __call__(
-        self, image: Float[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch h w channels"]:
+    def __call__(self, image: Images, *, train: bool = False) -> Features:
         """Returns the activation of the last stage."""
         block = nn.remat(self.block) if self.rematerialize else self.block
         conv = functools.partial(_conv, dtype=self.dtype)
@@ -140,11 +128,11 @@ def _conv(channels: int, kernel: int, stride: int, *, dtype: Any, name: str) -> 
     )
 
 
-def _shortcut(block: BasicBlock | Bottleneck, x: Float[Array, "batch height width channels"]) -> Array:
-    if block.stride == 1 and x.shape[-1] == block.channels:
+def _shortcut(block: BasicBlock | Bottleneck, channels: int, x: Array) -> Array:
+    """Returns the input of the block, convolved to the given channels and the stride of the block where they differ."""
+    if block.stride == 1 and x.shape[-1] == channels:
         return x
-    y = block.conv(block.channels, 1, block.stride, name="shortcut_conv")(x)
-    return block.norm(name="shortcut_bn")(y)
+    return block.norm(name="shortcut_bn")(block.conv(channels, 1, block.stride, name="shortcut_conv")(x))
 
 
 resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)

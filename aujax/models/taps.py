@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Float
 
 Tree = Mapping[str, Any]
@@ -22,12 +23,8 @@ def tap(module: nn.Module, name: str, x: Float[Array, "..."]) -> Float[Array, ".
     if module.has_variable("perturbations", name):
         x = x + module.get_variable("perturbations", name)
     # By default Flax appends to a tuple; here the activation itself is stored.
-    module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=_newest)
+    module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
     return x
-
-
-def _newest(_: Any, new: Any) -> Any:
-    return new
 
 
 def read(intermediates: Tree) -> dict[str, Any]:
@@ -36,12 +33,11 @@ def read(intermediates: Tree) -> dict[str, Any]:
     >>> read({"backbone": {"layer5": 1.0}, "head": {"class_maps": 2.0}})
     {'layer5': 1.0, 'class_maps': 2.0}
     """
-    activations: dict[str, Any] = {}
-    for name, value in intermediates.items():
-        nested = read(value) if isinstance(value, Mapping) else {name: value}
-        if twice := sorted(activations.keys() & nested.keys()):
-            raise ValueError(f"activation names must be unique within a network, got twice: {', '.join(twice)}")
-        activations |= nested
+    activations = {}
+    for (*_, name), value in flatten_dict(dict(intermediates)).items():
+        if name in activations:
+            raise ValueError(f"activation names must be unique within a network, got twice: {name}")
+        activations[name] = value
     return activations
 
 
@@ -62,13 +58,4 @@ def select(tree: Tree, names: Sequence[str]) -> dict[str, Any]:
     """
     if missing := sorted(set(names) - read(tree).keys()):
         raise ValueError(f"activations must be some of {', '.join(read(tree))}, got {', '.join(missing)}")
-    return _pruned(tree, frozenset(names))
-
-
-def _pruned(tree: Tree, names: frozenset[str]) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, value in tree.items():
-        part = _pruned(value, names) if isinstance(value, Mapping) else value
-        if name in names or (isinstance(value, Mapping) and part):
-            kept[name] = part
-    return kept
+    return unflatten_dict({path: value for path, value in flatten_dict(dict(tree)).items() if path[-1] in names})

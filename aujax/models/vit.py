@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from aujax.models.layers import torch_uniform
+from aujax.models.layers import Features, Images, check_divisible, torch_uniform
 from aujax.models.taps import tap
+
+Tokens = Float[Array, "batch tokens channels"]
+Heads = Float[Array, "batch tokens heads channels"]
 
 small_normal = nn.initializers.normal(0.02)
 
@@ -46,9 +49,7 @@ class Block(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch tokens channels"]
-    ) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch tokens"]]:
+    def __call__(self, x: Tokens) -> tuple[Tokens, Float[Array, "batch tokens"]]:
         """Returns the tokens and the attention of token 0 to each of them, averaged over heads."""
         x, scores = self_attention(x, self.heads, qkv_bias=True, dtype=self.dtype)
         weights = jax.nn.softmax(scores, axis=-1)
@@ -71,18 +72,11 @@ class VisionTransformer(nn.Module):
     rematerialize: bool = False
 
     @nn.compact
-    def __call__(
-        self, image: Float[Array, "batch height width 3"], *, train: bool = False
-    ) -> Float[Array, "batch h w channels"]:
+    def __call__(self, image: Images, *, train: bool = False) -> Features:
         """Returns the patch tokens after the last LayerNorm; `train` changes nothing in this network."""
         del train
+        check_divisible(image, self.patch)
         height, width = image.shape[1:3]
-        if height % self.patch or width % self.patch:
-            nearest = "x".join(str(max(round(length / self.patch), 1) * self.patch) for length in (height, width))
-            raise ValueError(
-                f"image height and width must be multiples of the patch size {self.patch}, got {height}x{width}: "
-                f"resize to {nearest}"
-            )
         grid = (height // self.patch, width // self.patch)
         size = (self.patch, self.patch)
         to_patches = nn.Conv(
@@ -105,8 +99,8 @@ class VisionTransformer(nn.Module):
 
 
 def self_attention(
-    x: Float[Array, "batch tokens channels"], heads: int, *, qkv_bias: bool, dtype: Any
-) -> tuple[Float[Array, "batch tokens channels"], Float[Array, "batch heads tokens"]]:
+    x: Tokens, heads: int, *, qkv_bias: bool, dtype: Any
+) -> tuple[Tokens, Float[Array, "batch heads tokens"]]:
     """Returns the tokens plus their self-attention, and the scores of token 0 before the softmax, in float32.
 
     To be called in a compact module, to which it adds the layers `norm1`, `qkv` and `proj`.
@@ -126,12 +120,12 @@ def self_attention(
 
 
 def padded_attention(
-    q: Float[Array, "batch tokens heads channels"],
-    k: Float[Array, "batch tokens heads channels"],
-    v: Float[Array, "batch tokens heads channels"],
+    q: Heads,
+    k: Heads,
+    v: Heads,
     *,
     implementation: Literal["xla", "cudnn"],
-) -> Float[Array, "batch tokens heads channels"]:
+) -> Heads:
     """Returns scaled dot-product attention, padded to a multiple of 8 tokens because cuDNN rejects odd numbers."""
     batch, tokens = q.shape[:2]
     q, k, v = (jnp.pad(x, ((0, 0), (0, -tokens % 8), (0, 0), (0, 0))) for x in (q, k, v))
@@ -142,7 +136,7 @@ def padded_attention(
     )[:, :tokens]
 
 
-def mlp(x: Float[Array, "batch tokens channels"], hidden: int, *, dtype: Any) -> Float[Array, "batch tokens channels"]:
+def mlp(x: Tokens, hidden: int, *, dtype: Any) -> Tokens:
     """Returns the tokens plus their two-layer MLP; adds `norm2`, `fc1` and `fc2` to the calling compact module."""
     y = _dense(hidden, "fc1", dtype)(layer_norm("norm2", dtype)(x))
     return x + _dense(x.shape[-1], "fc2", dtype)(gelu(y))

@@ -16,7 +16,7 @@ import rich.console
 import rich.progress
 import rich.table
 
-from aujax.commandline import user_errors
+from aujax import cli
 from aujax.errors import UserError
 from aujax.release import folders
 
@@ -30,24 +30,16 @@ _HEADINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the commands `import` and `export` and their options."""
+    path = pathlib.Path
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     command = commands.add_parser("import", help="make run folders from released folders")
-    command.add_argument(
-        "released", metavar="RELEASED", type=pathlib.Path, help="a released folder, or a folder with several below it"
-    )
-    command.add_argument(
-        "--out", required=True, metavar="RUN", type=pathlib.Path, help="run folder to make; must be new"
-    )
-    command.add_argument(
-        "--backbone",
-        default="",
-        metavar="NAME",
-        help="network the weights belong to, such as resnet18; default: the published one",
-    )
+    command.add_argument("released", metavar="RELEASED", type=path, help="a released folder, or one with several below")
+    command.add_argument("--out", required=True, metavar="RUN", type=path, help="run folder to make; must be new")
+    command.add_argument("--backbone", default="", metavar="NAME", help="such as resnet18; default: the published one")
     command.add_argument("--verbose", action="store_true", help="also list the ignored options")
     command = commands.add_parser("export", help="write the weights of a run folder as safetensors")
-    command.add_argument("run", metavar="RUN", type=pathlib.Path, help="a run folder, trained here or imported")
-    command.add_argument("--out", required=True, metavar="FILE", type=pathlib.Path, help="FILE.safetensors, a new file")
+    command.add_argument("run", metavar="RUN", type=path, help="a run folder, trained here or imported")
+    command.add_argument("--out", required=True, metavar="FILE", type=path, help="FILE.safetensors, a new file")
     command.add_argument(
         "--names",
         choices=folders.NAMES,
@@ -58,23 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Imports or exports, as the parsed options ask."""
+    """Imports or exports, as the parsed options specify."""
     if options.command == "export":
         folders.export(options.run, options.out, names=options.names, which=options.checkpoint)
         print(f"{options.out}: the weights of {options.run}")
         return
-    out = options.out
-    folders.check_new(out)
+    folders.check_new(options.out)
     sources = folders.find(options.released)
-    if sources == [options.released]:
-        imported = folders.import_folder(options.released, out, backbone=options.backbone)
-        _print([imported], verbose=options.verbose)
-        return
-    imported, mistakes = [], []
-    for source in rich.progress.track(sources, "Importing", console=rich.console.Console(stderr=True)):
+    below = sources != [options.released]
+    imported = []
+    mistakes = []
+    for source in rich.progress.track(
+        sources, "Importing", console=rich.console.Console(stderr=True), disable=not below
+    ):
         try:
-            imported.append(folders.import_folder(source, out, backbone=options.backbone, below=True))
+            imported.append(folders.import_folder(source, options.out, backbone=options.backbone, below=below))
         except UserError as error:
+            if not below:
+                raise
             mistakes.append(str(error) if str(source) in str(error) else f"{source}: {error}")
     if imported:
         _print(imported, verbose=options.verbose)
@@ -113,17 +106,5 @@ def _print(imported: Sequence[folders.Imported], *, verbose: bool) -> None:
     console.print(f"Evaluate: python eval.py --workdir={imported[0].run} --data_dir=DIR --split=test")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0, or raises `SystemExit`: 2 for a user's mistake, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(
-        prog="aujax release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    options = parser.parse_args(argv)
-    with user_errors(parser.prog):
-        run(options)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.main(["release", *sys.argv[1:]])

@@ -19,8 +19,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import aujax
-from aujax import methods, plain_yaml, run_files, runs, weight_files
+from aujax import methods, run_files, runs, weight_files
 from aujax.config import method_options
+from aujax.data.sources.folds import parse_yaml
 from aujax.errors import UserError
 from aujax.models import pretrained
 from aujax.release.options import CLASSES, Translated, translate
@@ -50,14 +51,14 @@ def find(directory: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(f"{directory}: expected a released folder, or one with such folders below it; correct the path")
     if any((directory / name).is_file() for name in (WEIGHTS, OPTIONS)):
         return [directory]
-    found = sorted({path.parent for name in (WEIGHTS, OPTIONS) for path in directory.rglob(name)})
-    if not found:
+    released = sorted({path.parent for name in (WEIGHTS, OPTIONS) for path in directory.rglob(name)})
+    if not released:
         inside = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
         raise UserError(
             f"{directory}: expected {WEIGHTS} and {OPTIONS} in it or below, found {inside}; unpack the released "
             "archive and give the folder shared-trained-models or one below it"
         )
-    return found
+    return released
 
 
 def read_options(folder: pathlib.Path) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def read_options(folder: pathlib.Path) -> dict[str, Any]:
             raise UserError(f"{folder}: expected {WEIGHTS} and {OPTIONS}, found no {name}; {_COPY}")
     path = folder / OPTIONS
     try:
-        return plain_yaml.parse(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}; {_COPY}") from error
 
@@ -86,11 +87,11 @@ def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = ""
     Raises:
       UserError: something does not fit. The run folder is then not made.
     """
+    options = read_options(source)
     try:
-        translated = translate(read_options(source), backbone=backbone)
+        translated = translate(options, backbone=backbone)
     except UserError as error:
-        path = source / OPTIONS
-        raise UserError(str(error) if str(source) in str(error) else f"{path}: {error}") from error
+        raise UserError(f"{source / OPTIONS}: {error}") from error
     config = translated.config
     weights = source / WEIGHTS
     tensors = weight_files.read(weights)

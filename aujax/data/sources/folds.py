@@ -7,12 +7,14 @@ have the attributes of `rafdb` if the folder basic still holds its annotations.
 """
 
 import argparse
+import reprlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
-from aujax import plain_yaml
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import READERS
 from aujax.data.sources import rafdb
@@ -92,7 +94,7 @@ def _classes(path: Path) -> dict[int, int]:
             "released folds and give wsol-done-right-splits/RAF-DB or wsol-done-right-splits/AffectNet"
         )
     try:
-        numbers = plain_yaml.parse(path.read_text(encoding="utf-8"))
+        numbers = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: {error}; its lines are like 'Anger: 4': {_COPY}") from error
     if sorted(numbers) != sorted(EXPRESSIONS):
@@ -183,3 +185,53 @@ SOURCE = Source(
     add_options=add_options,
     list_images=list_folds,
 )
+
+
+# ---- YAML of other programs ------------------------------------------------------------------------------------------
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_LONGEST = 2**20  # characters; the authors' files have some ten thousand
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes mappings, lists, text, numbers, booleans and None; any other tag is ignored."""
+
+    # For a tag without a constructor, PyYAML makes a plain value of the node's kind.
+    yaml_constructors = {  # noqa: RUF012 - as in PyYAML
+        tag: yaml.SafeLoader.yaml_constructors[tag]
+        for tag in (f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float"))
+    }
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Keeps merge keys (<<) as ordinary keys: nested aliases in a few lines of them would exhaust the memory."""
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """Returns the values of a YAML mapping by dotted names: numbers, text, booleans and None.
+
+    Loading runs no code, and takes bounded memory and time. Values nested deeper than two mappings become short text.
+
+    Raises:
+      UserError: the text is not a YAML mapping.
+
+    >>> parse_yaml("method: CAM\\ndata: !munch.Munch {train: a}")
+    {'method': 'CAM', 'data.train': 'a'}
+    """
+    if len(text) > _LONGEST:
+        raise UserError(f"expected YAML of at most {_LONGEST} characters, got {len(text)}")
+    try:
+        content = yaml.load(text, _Loader)
+    # ValueError, LookupError: a scalar that does not fit its tag, or a number of thousands of digits.
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError) as error:
+        raise UserError(f"expected YAML, got something else ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"expected values by name, got something else ({_SHORT.repr(text)})")
+    values = {}
+    for name, value in content.items():
+        leaves = {f"{name}.{key}": leaf for key, leaf in value.items()} if isinstance(value, dict) else {name: value}
+        for leaf_name, leaf in leaves.items():
+            # Aliases can make the text of a nested value longer than any memory.
+            plain = isinstance(leaf, str | float | None) or (isinstance(leaf, int) and abs(leaf) < 2**63)
+            values[str(leaf_name)] = leaf if plain else _SHORT.repr(leaf)
+    return values
