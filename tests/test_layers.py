@@ -1,4 +1,4 @@
-"""Allowed imports between layers: arrays <- networks <- files and devices <- people, those inside functions included."""
+"""Allowed imports between layers: arrays <- networks <- files and devices <- people, also inside functions."""
 
 import ast
 import fnmatch

@@ -23,7 +23,8 @@ def tap(module: nn.Module, name: str, x: Float[Array, "..."]) -> Float[Array, ".
     if module.has_variable("perturbations", name):
         x = x + module.get_variable("perturbations", name)
     # By default Flax appends to a tuple; here the activation itself is stored.
-    module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+    store: Any = lambda _, new: new  # noqa: E731
+    module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=store)
     return x
 
 

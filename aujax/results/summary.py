@@ -1,5 +1,6 @@
 """From values per face to the summary: every metric with its interval, overall, by expression and by attribute."""
 
+import collections
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,9 @@ def summarize(
     headline_metrics = [key for key, metric in METRICS.items() if metric.headline]
     for attribute, values in (attributes or {}).items():
         groups = np.array(values)
+        # Attributes such as a file name, of which hardly two faces share a value, form no groups.
+        if max(collections.Counter(name for name in values if name).values(), default=0) < MIN_GROUP:
+            continue
         for group in sorted(set(values), key=_natural_order):
             members = np.flatnonzero(groups == group)
             if len(members) >= MIN_GROUP:
