@@ -11,7 +11,16 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.explain", "explain.narrative"),
+        *(
+            "au_maps",
+            "augment",
+            "bootstrap",
+            "calibration",
+            "cams",
+            "codebook",
+            "explain.explain",
+            "explain.explanation",
+        ),
         *(
             "explain.page",
             "explain.tables",

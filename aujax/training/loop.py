@@ -56,7 +56,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     check_divisible(config.data.batch_size, mesh, option="data.batch_size", parts=config.gradient_accumulation)
     runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
-    layer = model.method.aligned(config.au_layers)[-1]  # the one that is reported
+    layer = model.method.reported_layer(config.au_layers)
     steps_per_epoch = feed.num_batches(len(source), config.data.batch_size)
     tx, schedule = optimizer_of(config, steps_per_epoch)
     state = _starting_state(model, config, tx, mesh, workdir)
@@ -327,7 +327,7 @@ def _validation(
         work="validating",
     )
     eval_step = evaluate.make_eval_step(program, mesh)
-    layer = model.method.aligned(config.au_layers)[-1]
+    layer = model.method.reported_layer(config.au_layers)
     split = functools.partial(evaluate.whole_split, faces.source(config.model_selection), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep_decoded else split
 
