@@ -158,8 +158,12 @@ class Method:
     mix: augment.Mix = augment.unmixed
 
     def aligned(self, chosen: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """Returns the layers aligned with the AU map: `chosen`, or the method's own. The last one is reported."""
+        """Returns the layers aligned with the AU map: `chosen`, or the method's own."""
         return chosen or (self.tap,)
+
+    def reported_layer(self, chosen: tuple[str, ...] = ()) -> str:
+        """Returns the layer whose attention is reported: the last one that is aligned with the AU map."""
+        return self.aligned(chosen)[-1]
 
     @property
     def training(self) -> "Method":

@@ -40,6 +40,11 @@ class Run(NamedTuple):
     manifest: dict[str, Any]
     checkpoint: dict[str, Any]
 
+    @property
+    def attention_layer(self) -> str:
+        """The layer whose attention is reported."""
+        return self.model.method.reported_layer(self.config.au_layers)
+
 
 def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
     """Returns the classifier of a run folder, from its "best" (by validation accuracy) or "latest" checkpoint.

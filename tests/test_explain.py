@@ -5,6 +5,7 @@ import functools
 import html.parser
 import importlib
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from small_folders import blocks, write_image
 
 import aujax.explain
-from aujax import codebook, occlusion, run_files, runs
+from aujax import cli, codebook, occlusion, run_files, runs
 from aujax.data import face_crops
 from aujax.data.batch import Batch
 from aujax.data.sources import SOURCES
@@ -104,7 +105,7 @@ def stored(tiny_run, tmp_path_factory):
         path = folder / f"{row:02d}<i>.png"
         path.write_bytes(source[row]["image"])
         table[str(path)] = source[row]["landmarks"]
-    with (tiny_run / "eval" / "test" / "examples.csv").open() as file:
+    with (tiny_run / "eval" / "test" / "faces.csv").open() as file:
         return table, list(csv.DictReader(file))[:10]
 
 
@@ -168,7 +169,7 @@ def test_method_without_cam_is_measured_without_one(with_options, batch):
 def test_explanation_of_a_method_without_cam_has_attention_alone(measured, batch):
     drawn = draw_face(0, 1, size=64)
     find = face_crops.landmark_finder({"image 1": drawn.landmarks})
-    (face,) = face_crops.load_faces([drawn.image], find=find, select="one", align=True, size=64)
+    (face,) = face_crops.load_faces([drawn.image], find=find, select="one", align="five-point", size=64)
     row = jax.tree.map(lambda column: column[LIP_CORNERS], measured)
     for name in ("maps", "degenerate", "share"):
         row = row._replace(**{name: {"attention": getattr(row, name)["attention"]}})
@@ -189,8 +190,8 @@ def test_faces_are_aligned_as_the_data_of_the_run_were(tiny_run):
     assert explain.alignment_of(model, "five-point", "all") == "five-point"
     with pytest.raises(UserError, match=r"--faces=all: the whole photograph .* use --align=five-point"):
         explain.alignment_of(model, "run", "all")
-    without_data = model.run._replace(config=model.run.config.__class__())
-    assert explain.alignment_of(model._replace(run=without_data), "run", "one") == "five-point"
+    released = model.run._replace(config=model.run.config.__class__(), manifest={"data": {"name": "RAF-DB"}})
+    assert explain.alignment_of(model._replace(run=released), "run", "one") == "five-point"
 
 
 def test_sources_of_cropped_faces_are_known():
@@ -199,7 +200,8 @@ def test_sources_of_cropped_faces_are_known():
 
 @pytest.mark.parametrize(("cropped", "expected"), [(True, "five-point unless cropped"), (False, "none")])
 def test_faces_are_cropped_if_those_of_training_were(cropped, expected, tiny_run, monkeypatch):
-    monkeypatch.setattr(explain, "preparation", lambda run: {"align": "none", "cropped": cropped})
+    prepared = types.SimpleNamespace(about={"align": "none", "cropped": cropped})
+    monkeypatch.setattr(runs, "open_data", lambda run, data_dir: prepared)
     model = explain.open_model(tiny_run)
     assert explain.alignment_of(model, "run", "one") == expected
     if expected != "none":
@@ -254,7 +256,7 @@ def test_command_writes_page_json_and_csv_and_reports_problems(tiny_run, tmp_pat
         np.save(landmarks / f"{row}<i>.png.npy", source[row]["landmarks"])
     (tmp_path / "bad.jpg").write_text("hello")
     options = [f"--workdir={tiny_run}", f"--out={tmp_path / 'out'}", f"--landmarks={landmarks}", "--batch_size=8"]
-    command.main([str(folder), str(tmp_path / "bad.jpg"), "nowhere.jpg", *options])
+    cli.main(["explain", str(folder), str(tmp_path / "bad.jpg"), "nowhere.jpg", *options])
     printed = capsys.readouterr()
     assert f"not explained: {tmp_path / 'bad.jpg'}: no image" in printed.err
     assert "10 faces explained, 2 not (see above)" in printed.out
@@ -266,7 +268,8 @@ def test_command_writes_page_json_and_csv_and_reports_problems(tiny_run, tmp_pat
     assert content["model"]["evaluation"]["model_selection"] == "validation"
     for row, one in zip(rows, content["explanations"], strict=True):
         assert row["model_selection"] == "validation"
-        assert f"classified as {row['predicted']}, {100 * one['precision']['value']:.0f} % [" in row["precision"]
+        shares = f"{one['precision']['correct']} of {one['precision']['count']} were correct"
+        assert f"predictions of {row['predicted']} on the test split, {shares}" in row["precision"]
         assert row["image"] == one["image"]
         lips = next(region for region in one["regions"] if 12 in region["aus"])
         assert float(row["probability_drop:AU12"]) == float(row["probability_drop:AU15"]) == lips["probability_drop"]
@@ -284,7 +287,7 @@ def test_command_writes_page_json_and_csv_and_reports_problems(tiny_run, tmp_pat
 def test_folder_in_the_place_of_the_page_is_reported_before_the_work(tmp_path, capsys):
     (tmp_path / "explanations.html").mkdir()
     with pytest.raises(SystemExit, match="2"):
-        command.main(["a.jpg", f"--workdir={tmp_path / 'no run'}", f"--out={tmp_path}"])
+        cli.main(["explain", "a.jpg", f"--workdir={tmp_path / 'no run'}", f"--out={tmp_path}"])
     assert f"expected to write {tmp_path / 'explanations.html'}" in capsys.readouterr().err
 
 
@@ -292,7 +295,7 @@ def test_folder_in_the_place_of_the_page_is_reported_before_the_work(tmp_path, c
 def test_command_fails_where_nothing_can_be_explained(tiny_run, tmp_path, capsys):
     write_image(tmp_path / "photos" / "a.png", np.full((64, 64, 3), 128, np.uint8))
     with pytest.raises(SystemExit, match="2"):
-        command.main([str(tmp_path / "photos"), f"--workdir={tiny_run}", f"--out={tmp_path / 'out'}"])
+        cli.main(["explain", str(tmp_path / "photos"), f"--workdir={tiny_run}", f"--out={tmp_path / 'out'}"])
     error = capsys.readouterr().err
     assert "none could be explained (" in error
     assert "a.png: no face found); give others, or --landmarks=none" in error

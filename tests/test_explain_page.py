@@ -8,9 +8,9 @@ import pytest
 
 from aujax import codebook
 from aujax.data.face_crops import Problem
-from aujax.explain import narrative, page
-from aujax.explain.explanation import Explanation, Region
-from aujax.explain.tables import ModelFacts, Precision
+from aujax.explain import page
+from aujax.explain.explanation import PLACES, Explanation, Region
+from aujax.explain.tables import ModelFacts
 
 PHONE, DESK = 390, 1200
 BOOK = codebook.FACS
@@ -40,7 +40,7 @@ def explanation(number):
     image = np.full((32, 32, 3), number, np.uint8)
     regions = []
     for aus in BOOK.same_region(BOOK.all_aus):
-        regions.append(Region(aus, narrative.PLACES[aus[0]], (), 0.1, 0.2, 0.1, 0.01 * aus[0]))
+        regions.append(Region(aus, PLACES[aus[0]], (), 0.1, 0.2, 0.1, 0.01 * aus[0]))
     return Explanation(
         image=f"folder/{'holiday_' * 12}<b>&.mp4",
         second=number / 10,
@@ -101,8 +101,8 @@ def test_change_is_the_negative_drop_with_its_sign(write, drop, expected):
 
 
 def test_degenerate_map_is_not_drawn(write):
-    html = write([explanation(0)._replace(degenerate=("attention",), cam=np.ones((4, 4), np.float32))])
-    assert html.count('<div class="none">degenerate</div>') == 2
+    html = write([explanation(0)._replace(attention=np.full((4, 4), np.nan), cam=np.ones((4, 4)), au_map=None)])
+    assert re.findall('<div class="none">([^<]*)</div>', html) == ["no map", "not finite", "constant"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,8 @@ def report(tmp_path_factory):
     collector = page.Collector()
     for number in range(FACES):
         collector.add(explanation(number))
-    model = ModelFacts(FACTS, dict.fromkeys(BOOK.expressions, Precision(8, 10)))
+    precision = {"correct": 8, "count": 10, "value": 0.8, "low": 0.49, "high": 0.943}
+    model = ModelFacts(FACTS, dict.fromkeys(BOOK.expressions, precision))
     page.write(path, collector.explanations, [Problem("bad.jpg", "no image")], model)
     return path
 

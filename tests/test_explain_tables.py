@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 
 from aujax.explain import tables
@@ -10,38 +11,54 @@ from aujax.explain import tables
 explain = importlib.import_module("aujax.explain.explain")
 
 
+@pytest.fixture
+def evaluated(tiny_run):
+    """The evaluation of the run, as it was before the test."""
+    directory = tiny_run / "eval" / "test"
+    before = {path: path.read_bytes() for path in directory.glob("*.*")}
+    yield directory
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def test_accuracy_and_precision_are_those_of_the_evaluation(evaluated, tiny_run):
+    facts = tables.model_facts(explain.open_model(tiny_run), "none")
+    metrics = json.loads((evaluated / "metrics.json").read_text())
+    matrix = np.array(metrics["confusion_matrix"])
+    assert facts.facts["evaluation"]["accuracy"] == pytest.approx(metrics["accuracy"], rel=1e-5)
+    assert facts.facts["evaluation"]["num_examples"] == 16
+    assert facts.facts["evaluation"]["model_selection"] == "validation"
+    counts = {name: (share["correct"], share["count"]) for name, share in facts.precision.items()}
+    columns = dict(zip(metrics["expressions"], zip(matrix.diagonal(), matrix.sum(0), strict=True), strict=True))
+    assert counts == {name: column for name, column in columns.items() if column[1]}
+
+
+def change(path, edit):
+    metrics = json.loads((path / "metrics.json").read_text())
+    edit(metrics)
+    (path / "metrics.json").write_text(json.dumps(metrics))
+
+
 @pytest.mark.parametrize(
-    "change",
+    "damage",
     [
-        lambda metrics: metrics.pop("confusion_matrix"),
-        lambda metrics: metrics.pop("checkpoint"),
-        lambda metrics: metrics["checkpoint"].update(step=999),
-        lambda metrics: metrics["confusion_matrix"].pop(),
+        lambda path: (path / "metrics.json").unlink(),
+        lambda path: change(path, lambda metrics: metrics.pop("checkpoint")),
+        lambda path: change(path, lambda metrics: metrics["checkpoint"].update(step=999)),
+        lambda path: (path / "faces.csv").write_text("face\n"),
     ],
-    ids=["no matrix", "no checkpoint", "another checkpoint", "row missing"],
+    ids=["no evaluation", "no checkpoint", "another checkpoint", "damaged"],
 )
-def test_evaluation_of_another_checkpoint_is_ignored(change, tiny_run):
-    model, path = explain.open_model(tiny_run), tiny_run / "eval" / "test" / "metrics.json"
-    before = path.read_text()
-    metrics = json.loads(before)
-    good = tables.model_facts(model, "none")
-    assert (
-        sum(precision.count for precision in good.precision.values()) == good.facts["evaluation"]["num_examples"] == 16
-    )
-    assert good.facts["evaluation"]["model_selection"] == "validation"
-    change(metrics)
-    try:
-        path.write_text(json.dumps(metrics))
-        ignored = tables.model_facts(model, "none")
-    finally:
-        path.write_text(before)
+def test_evaluation_of_another_checkpoint_is_ignored(damage, evaluated, tiny_run):
+    damage(evaluated)
+    ignored = tables.model_facts(explain.open_model(tiny_run), "none")
     assert ignored.precision == {}
     assert ignored.facts["evaluation"] is None
 
 
 def test_precision_has_its_interval():
-    assert tables.Precision(8, 10).sentence("Fear") == (
-        "Of 10 images of the test split that this model classified as Fear, 80 % [49, 94] were labelled Fear."
-    )
-    assert tables.Precision(1, 1).sentence("Fear").startswith("Of 1 image of the test split")
-    assert tables.Precision(0, 0).sentence("Fear") == ""
+    precision = {"correct": 8, "count": 10, "value": 0.8, "low": 0.49, "high": 0.943}
+    facts = tables.ModelFacts({}, {"Fear": precision})
+    sentence = "Of this model's predictions of Fear on the test split, 8 of 10 were correct: 80 % [49, 94]."
+    assert facts.precision_sentence("Fear") == sentence
+    assert facts.precision_sentence("Anger") == ""

@@ -1,5 +1,6 @@
 """Photographs, folders and videos give faces at the network's input size, and problems are returned."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -18,15 +19,12 @@ def given(name, face):
     return face_crops.landmark_finder({name: face.landmarks})
 
 
-ALIGNED = {"select": "one", "align": True, "size": 64}
-
-
 def only(outcomes):
     (one,) = outcomes
     return one
 
 
-def load(source, *, find, select="one", align=True, size=64, every=1):
+def load(source, *, find, select="one", align="five-point", size=64, every=1):
     return list(face_crops.load_faces([source], find=find, select=select, align=align, size=size, every=every))
 
 
@@ -38,7 +36,7 @@ def side_by_side():
 
 @pytest.fixture(scope="module")
 def two_faces():
-    found = face_crops.detector_finder(detectors.load_dlib())(InputImage("two", side_by_side()))
+    found = face_crops.face_finder("dlib", [])(InputImage("two", side_by_side()))
     assert len(found) == 2
     return found
 
@@ -81,7 +79,7 @@ def test_large_photograph_is_reduced_without_aliasing():
 def test_enlargement_is_input_pixels_per_pixel_of_the_photograph():
     for size, expected in ((64, 1.0), (32, 2.0)):
         pixels = blocks(1, height=size, width=size)
-        assert only(load(pixels, find=face_crops.whole_image, align=False)).enlargement == pytest.approx(expected)
+        assert only(load(pixels, find=face_crops.whole_image, align="none")).enlargement == pytest.approx(expected)
     near, far = draw_face(0, 3, size=100), draw_face(0, 3, size=200)
     first, second = (only(load(one.image, find=given("image 1", one))).enlargement for one in (near, far))
     assert first == pytest.approx(2 * second, rel=0.05)
@@ -90,7 +88,7 @@ def test_enlargement_is_input_pixels_per_pixel_of_the_photograph():
 def test_whole_photograph_gives_the_example_of_a_stored_face(tmp_path):
     pixels, path = blocks(2, height=40, width=60), tmp_path / "a.png"
     write_image(path, pixels)
-    face = only(load(path, find=face_crops.whole_image, align=False, size=24))
+    face = only(load(path, find=face_crops.whole_image, align="none", size=24))
     record = {"image": path.read_bytes(), "landmarks": np.zeros((68, 2), np.float32), "has_landmarks": False}
     expected = feed.decoded(record | {"expression": 0, "id": ""}, 0, 24)
     np.testing.assert_array_equal(face.example.image, expected.image)
@@ -126,7 +124,7 @@ def test_unusable_files_are_problems_and_the_others_are_loaded(tmp_path):
         [tmp_path, tmp_path / "empty", tmp_path / "no.jpg", str(tmp_path / "a.png")]
     )
     assert [Path(one.image).name for one in problems] == ["empty"]
-    outcomes = list(face_crops.load_faces(files, find=face_crops.whole_image, select="one", align=False, size=16))
+    outcomes = list(face_crops.load_faces(files, find=face_crops.whole_image, select="one", align="none", size=16))
     assert only(face_crops.expand_folders(["a" * 300])[1]).reason == "File name too long"
     assert only(load("b" * 300, find=face_crops.whole_image)).reason == "File name too long"
     loaded = [Path(one.image.name).name for one in outcomes if isinstance(one, FaceCrop)]
@@ -142,12 +140,12 @@ def test_unusable_files_are_problems_and_the_others_are_loaded(tmp_path):
 
 def test_photograph_without_a_face_is_a_problem():
     blank = np.full((120, 100, 3), 128, np.uint8)
-    found = load(blank, find=face_crops.detector_finder(detectors.load_dlib()))
+    found = load(blank, find=face_crops.face_finder("dlib", []))
     assert found == [Problem("image 1", "no face found")]
 
 
 def test_image_one_pixel_high_has_no_face():
-    strip, find = np.zeros((1, 3000, 3), np.uint8), face_crops.detector_finder(detectors.load_dlib())
+    strip, find = np.zeros((1, 3000, 3), np.uint8), face_crops.face_finder("dlib", [])
     assert load(strip, find=find) == [Problem("image 1", "no face found")]
 
 
@@ -156,7 +154,7 @@ def test_failure_of_a_finder_is_a_problem_and_the_others_are_loaded():
         return face_crops.whole_image(image) if image.pixels.any() else cv2.resize(image.pixels, (0, 0))
 
     sources = [np.zeros((9, 9, 3), np.uint8), blocks(1)]
-    first, second = face_crops.load_faces(sources, find=find, select="one", align=True, size=16)
+    first, second = face_crops.load_faces(sources, find=find, select="one", align="five-point", size=16)
     assert isinstance(first, Problem)
     assert isinstance(second, FaceCrop)
 
@@ -166,9 +164,10 @@ def test_cropped_face_is_kept_whole_and_a_face_in_a_photograph_is_warped():
     wide = np.zeros((150, 400, 3), np.uint8)
     wide[20:120, 100:200] = drawn.image
     moved = {"image 1": drawn.landmarks + np.array([100, 20], np.float32)}
-    near = only(face_crops.load_faces([drawn.image], find=given("image 1", drawn), keep_cropped=True, **ALIGNED))
-    far = only(face_crops.load_faces([wide], find=face_crops.landmark_finder(moved), keep_cropped=True, **ALIGNED))
-    whole = only(load(drawn.image, find=given("image 1", drawn), align=False))
+    unless_cropped = functools.partial(load, align="five-point unless cropped")
+    near = only(unless_cropped(drawn.image, find=given("image 1", drawn)))
+    far = only(unless_cropped(wide, find=face_crops.landmark_finder(moved)))
+    whole = only(load(drawn.image, find=given("image 1", drawn), align="none"))
     np.testing.assert_array_equal(near.example.image, whole.example.image)
     expected = only(load(wide, find=face_crops.landmark_finder(moved)))
     np.testing.assert_array_equal(far.example.image, expected.example.image)
@@ -186,7 +185,7 @@ def test_array_that_is_not_an_image_is_a_problem():
 
 def test_wide_photograph_is_loaded_and_one_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
     path = write_image(tmp_path / "wide.png", blocks(1, height=80, width=12_000))
-    face = only(load(path, find=face_crops.whole_image, align=False))
+    face = only(load(path, find=face_crops.whole_image, align="none"))
     assert face.thumbnail.shape[1] == 320
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
     assert only(load(path, find=face_crops.whole_image)).reason == "more than 1 megapixels; make it smaller"
@@ -210,7 +209,7 @@ def test_frames_have_their_times_and_colours(clip):
 
 
 def test_faces_of_a_video_have_its_name_and_their_times(clip):
-    faces = load(clip, find=face_crops.whole_image, align=False, every=5)
+    faces = load(clip, find=face_crops.whole_image, align="none", every=5)
     assert [(face.image.name, face.image.second) for face in faces] == [(str(clip), 0.0), (str(clip), 0.5)]
 
 
@@ -220,9 +219,9 @@ def test_truncated_video_is_a_problem_after_its_frames(tmp_path):
     for number in range(30):
         writer.write(np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8))
     writer.release()
-    assert len(load(path, find=face_crops.whole_image, align=False, every=10)) == 3
+    assert len(load(path, find=face_crops.whole_image, align="none", every=10)) == 3
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    *faces, problem = load(path, find=face_crops.whole_image, align=False, every=10)
+    *faces, problem = load(path, find=face_crops.whole_image, align="none", every=10)
     assert len(faces) == 2
     assert re.fullmatch(r"seems cut off: the first 1\d of 30 frames could be read", problem.reason)
 

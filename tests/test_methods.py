@@ -386,6 +386,11 @@ def test_the_methods_own_layer_is_aligned_by_default():
     assert (row.aligned(), row.aligned(("layer5", "layer4"))) == (("layer5",), ("layer5", "layer4"))
 
 
+def test_the_last_aligned_layer_is_reported():
+    row = methods.METHODS["CAM"]
+    assert (row.reported_layer(), row.reported_layer(("layer5", "layer4"))) == ("layer5", "layer4")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "fields"),
     [

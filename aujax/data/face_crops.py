@@ -16,9 +16,9 @@ from PIL import Image
 
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
-from aujax.data.detectors import Box, Detector
+from aujax.data.detectors import DETECTORS, Box
 from aujax.data.images import Pixels
-from aujax.data.landmarks import Landmarks
+from aujax.data.landmarks import Landmarks, read_landmarks
 from aujax.errors import UserError
 
 # Which of the faces in a photograph are selected: the most prominent one, or all.
@@ -86,11 +86,6 @@ Finder = Callable[[InputImage], Sequence[FaceLocation]]
 Source = str | Path | np.ndarray
 
 
-def detector_finder(detector: Detector) -> Finder:
-    """Returns a finder of all faces that a detector detects, the most prominent first."""
-    return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
-
-
 def landmark_finder(landmarks: Mapping[str, Landmarks | None]) -> Finder:
     """Returns a finder of one face per photograph, with the landmarks under the photograph's name.
 
@@ -101,8 +96,8 @@ def landmark_finder(landmarks: Mapping[str, Landmarks | None]) -> Finder:
         points = landmarks.get(image.name)
         if points is None:
             return whole_image(image)
-        (left, top), (right, bottom) = points.min(0), points.max(0)
-        return [FaceLocation((float(left), float(top), float(right), float(bottom)), points.astype(np.float32))]
+        left, top, right, bottom = map(float, [*points.min(0), *points.max(0)])
+        return [FaceLocation((left, top, right, bottom), points.astype(np.float32))]
 
     return find
 
@@ -111,6 +106,28 @@ def whole_image(image: InputImage) -> Sequence[FaceLocation]:
     """Returns the whole photograph as one face without landmarks."""
     height, width = image.pixels.shape[:2]
     return [FaceLocation((0.0, 0.0, float(width), float(height)), None)]
+
+
+def face_finder(
+    landmarks: str | Mapping[str, Landmarks | None], sources: Sequence[Source], *, model_file: str = ""
+) -> Finder:
+    """Returns how the faces of photographs are found.
+
+    Args:
+      landmarks: a key of `DETECTORS` ("none": whole photographs without landmarks), the path of landmarks, or landmarks
+        by the name of the photograph.
+      sources: the photographs to look up in a file of landmarks.
+      model_file: the weights of the detector; "" for the installed ones.
+    """
+    if not isinstance(landmarks, str):
+        return landmark_finder(landmarks)
+    if landmarks in DETECTORS:
+        detector = DETECTORS[landmarks].load(model_file)
+        if detector is None:
+            return whole_image
+        return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
+    names = [str(source) for source in sources if not isinstance(source, np.ndarray)]
+    return landmark_finder(read_landmarks(Path(landmarks), names))
 
 
 def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Problem]]:
@@ -169,10 +186,9 @@ def load_faces(
     *,
     find: Finder,
     select: str,
-    align: bool,
+    align: str,
     size: int,
     every: int = 1,
-    keep_cropped: bool = False,
 ) -> Iterator[FaceCrop | Problem]:
     """Yields the selected faces of the photographs, for a network whose input is `size` pixels a side.
 
@@ -180,11 +196,11 @@ def load_faces(
       sources: see `load_images`.
       find: detects the faces of a photograph.
       select: "one", the most prominent of each photograph, or "all".
-      align: warp each face by five points (without landmarks the photograph is resized to a square); else the whole
+      align: "five-point" warps each face (without landmarks, the photograph is resized to a square), "five-point unless
+        cropped" does not warp the only face of a photograph if it fills the photograph; with "none" the whole
         photograph is the face.
       size: of the network's input in pixels.
       every: the interval of the frames of a video.
-      keep_cropped: do not warp the only face of a photograph if it fills the photograph.
     """
     for image in load_images(sources, every=every):
         if isinstance(image, Problem):
@@ -201,9 +217,13 @@ def load_faces(
             yield Problem(image.name, "no face found", image.second)
         selected = locations[:1] if select == "one" else locations
         for i, location in enumerate(selected):
-            warp = align and not (keep_cropped and len(locations) == 1 and _is_cropped(image, location))
+            cropped = len(locations) == 1 and _is_cropped(image, location)
+            warp = align == "five-point" or (align == "five-point unless cropped" and not cropped)
             try:
-                stored, matrix = _align(image.pixels, location.landmarks, align=warp)
+                if warp:
+                    stored, matrix = _warp(image.pixels, location.landmarks)
+                else:
+                    stored, matrix = _reduce(image.pixels, _LONGEST_SIDE / max(image.pixels.shape[:2]))
                 aligned = alignment.resize_to_square(stored)[0]
                 if warp:
                     # The aligned faces of a prepared data set are JPEG files. Without this round trip, pixels differ
@@ -250,10 +270,8 @@ def _is_cropped(image: InputImage, location: FaceLocation) -> bool:
     return float(np.hypot(*(right - left))) >= _CROPPED_EYE_DISTANCE * max(image.pixels.shape[:2])
 
 
-def _align(pixels: Pixels, landmarks: Landmarks | None, *, align: bool) -> tuple[Pixels, np.ndarray]:
-    """Returns the face as it would be stored for training, and the (2, 3) matrix that moves points to its pixels."""
-    if not align:
-        return _reduce(pixels, _LONGEST_SIDE / max(pixels.shape[:2]))
+def _warp(pixels: Pixels, landmarks: Landmarks | None) -> tuple[Pixels, np.ndarray]:
+    """Returns the aligned face and the (2, 3) matrix that moves points of the photograph to its pixels."""
     if landmarks is None:
         return alignment.resize_to_square(pixels)
     points = alignment.five_points(landmarks)
@@ -269,7 +287,7 @@ def _reduce(pixels: Pixels, scale: float) -> tuple[Pixels, np.ndarray]:
     """Returns the image reduced by about `scale` if that is below 1, and the (2, 3) matrix that moves its points."""
     height, width = pixels.shape[:2]
     if scale >= 1:
-        return pixels, np.array([(1.0, 0, 0), (0, 1.0, 0)])
+        return pixels, np.eye(2, 3)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = size[0] / width, size[1] / height
     # Pixel centres are at whole numbers: (x + 0.5) is what scales.
@@ -283,9 +301,9 @@ def _thumbnail(pixels: Pixels, box: Box) -> Pixels:
     left, top, right, bottom = box
     x_margin = _MARGIN * (right - left)
     y_margin = _MARGIN * (bottom - top)
-    x = np.clip([int(left - x_margin), int(right + x_margin) + 1], 0, width)
-    y = np.clip([int(top - y_margin), int(bottom + y_margin) + 1], 0, height)
-    if x[1] - x[0] < 2 or y[1] - y[0] < 2:
+    rows = slice(max(int(top - y_margin), 0), max(int(bottom + y_margin) + 1, 0))
+    columns = slice(max(int(left - x_margin), 0), max(int(right + x_margin) + 1, 0))
+    cropped = np.ascontiguousarray(pixels[rows, columns])
+    if min(cropped.shape) < 2:
         raise ValueError(f"its face lies outside the photograph of {width} x {height} pixels")
-    cropped = np.ascontiguousarray(pixels[y[0] : y[1], x[0] : x[1]])
     return _reduce(cropped, _THUMBNAIL / max(cropped.shape[:2]))[0]

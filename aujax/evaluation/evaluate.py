@@ -390,7 +390,7 @@ def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
         "codebook": config.codebook,
         "seed": config.seed,
         "expressions": list(faces.expressions),
-        "attention_layer": method.aligned(config.au_layers)[-1],
+        "attention_layer": run.attention_layer,
         "maps": maps | dict.fromkeys(BASELINE_MAPS, BASELINE),
         "checkpoint": run.checkpoint,
         "data": {"dir": str(faces.directory), "fingerprint": faces.fingerprint, "about": faces.about},

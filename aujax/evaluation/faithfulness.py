@@ -110,7 +110,7 @@ def make_measurement(
     """Returns batch on the mesh -> `Measured`, still on the devices, and the stages in the order of randomisation."""
     programs = make_programs(run, mesh, imputation=imputation, temperature=temperature)
     size = run.config.input_size
-    layer = run.model.method.aligned(run.config.au_layers)[-1]
+    layer = run.attention_layer
     variables = jax.device_put(run.variables, replicated(mesh))
     # Not the key with which the training may have begun.
     key = jax.random.fold_in(jax.random.key(run.config.seed), 1)

@@ -1,7 +1,7 @@
 """Explain the faces in photographs: what a trained classifier predicts, where it looks, what its answer depends on.
 
-  python -m aujax.explain --workdir=RUN photo.jpg --out=DIR
-  python -m aujax.explain --workdir=RUN folder/ clip.mp4 --faces=all --every=10 --out=DIR
+  aujax explain --workdir=RUN photo.jpg --out=DIR
+  aujax explain --workdir=RUN folder/ clip.mp4 --faces=all --every=10 --out=DIR
 
 Writes explanations.html (self-contained), explanations.json and explanations.csv into DIR. Photographs that cannot be
 explained are reported, and the others go on.
@@ -9,13 +9,12 @@ explained are reported, and the others go on.
 
 import argparse
 import pathlib
-import re
 import sys
-from collections.abc import Sequence
 
 import rich.console
 
-from aujax.commandline import keep_compiled_programs, user_errors
+from aujax import cli
+from aujax.commandline import keep_compiled_programs
 from aujax.data import face_crops, video
 from aujax.data.face_crops import Problem
 from aujax.data.landmarks import READERS
@@ -23,26 +22,18 @@ from aujax.data.sources.listing import whole_number
 from aujax.data.workers import track
 from aujax.errors import UserError
 from aujax.explain import page, tables
-from aujax.explain.explain import (
-    ALIGNMENTS,
-    alignment_of,
-    check_any,
-    explain_faces,
-    face_finder,
-    open_model,
-)
+from aujax.explain.explain import ALIGNMENTS, alignment_of, check_any, explain_faces, open_model
 from aujax.report import faces, html, output
 
-PROGRAM = "python -m aujax.explain"
 _JSON, _CSV, _PAGE = "explanations.json", "explanations.csv", "explanations.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the command to a parser."""
+    """Adds the arguments of `aujax explain`."""
     suffixes = ", ".join(sorted(video.SUFFIXES))
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=f"photographs, folders of them, videos ({suffixes})")
-    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run folder of train.py")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write into")
+    parser.add_argument("--workdir", required=True, metavar="RUN", help="the run folder of aujax train")
+    parser.add_argument("--out", required=True, type=pathlib.Path, metavar="DIR", help="folder to write into")
     parser.add_argument(
         "--faces",
         choices=face_crops.SELECTIONS,
@@ -84,23 +75,21 @@ def run(options: argparse.Namespace) -> None:
     # A missing package or an output that cannot be written is reported before the work, not after it.
     html.template_environment(page.PACKAGE)
     faces.matplotlib()
-    out = pathlib.Path(options.out)
+    out = options.out
     output.make_folder(out, _JSON, _CSV, _PAGE)
     model = open_model(options.workdir)
     align = alignment_of(model, options.align, options.faces)
     files, problems = face_crops.expand_folders(options.images)
-    names = [str(file) for file in files]
-    results = explain_faces(
-        model,
+    crops = face_crops.load_faces(
         track(files, len(files), "Reading photographs"),
-        find=face_finder(options.landmarks, names=names, model_file=options.landmarks_model),
+        find=face_crops.face_finder(options.landmarks, files, model_file=options.landmarks_model),
         select=options.faces,
         align=align,
+        size=model.run.config.input_size,
         every=options.every,
-        batch_size=options.batch_size,
     )
     collector = page.Collector()
-    for result in results:
+    for result in explain_faces(model, crops, batch_size=options.batch_size):
         if isinstance(result, Problem):
             problems.append(result)
         else:
@@ -127,18 +116,5 @@ def run(options: argparse.Namespace) -> None:
     console.print(f"{len(explanations)} face{'s' * (len(explanations) > 1)} explained{skipped}: {out / _PAGE}")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command with the arguments of the process, or with `argv`."""
-    # --batch_size is accepted for --batch-size.
-    arguments = [re.sub(r"^--[a-z_]+", lambda name: name[0].replace("_", "-"), word) for word in argv or sys.argv[1:]]
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    options = parser.parse_args(arguments)
-    with user_errors(PROGRAM):
-        run(options)
-
-
 if __name__ == "__main__":
-    main()
+    cli.main(["explain", *sys.argv[1:]])

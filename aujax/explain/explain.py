@@ -6,6 +6,7 @@ of the next are loaded.
 
 import functools
 import itertools
+import operator
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,17 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, methods, metrics, occlusion, resize, run_files
+from aujax import au_maps, augment, cams, codebook, methods, metrics, occlusion, resize, runs
 from aujax.codebook import Codebook
-from aujax.data import alignment, face_crops, store
+from aujax.data import alignment, face_crops
 from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, to_mesh
-from aujax.data.detectors import DETECTORS
-from aujax.data.face_crops import FaceCrop, Finder, Problem, Source
-from aujax.data.landmarks import Landmarks, read_landmarks
+from aujax.data.face_crops import FaceCrop, Problem, Source
+from aujax.data.landmarks import Landmarks
 from aujax.errors import UserError
-from aujax.explain import narrative
+from aujax.explain import explanation
 from aujax.explain.explanation import Explanation, Region
-from aujax.runs import Run, load_run, temperature
+from aujax.results import schema
+from aujax.runs import Run
 
 # The values of the option `align`; "run": as the run's data were prepared.
 ALIGNMENTS = ("run", "five-point", "none")
@@ -38,7 +39,7 @@ _FLOOR = 1e-8
 class Model(NamedTuple):
     """A run with its folder, if it has one, and the temperature that divides its logits.
 
-    `notes` are sentences about files of the folder that were ignored.
+    `notes` are sentences, with the reason if probabilities are not calibrated.
     """
 
     run: Run
@@ -110,15 +111,16 @@ def explain(
     """
     model = open_model(run)
     files, problems = face_crops.expand_folders(sources)
-    if isinstance(landmarks, str):
-        find = face_finder(landmarks, names=[str(file) for file in files if not isinstance(file, np.ndarray)])
-    else:
-        find = face_crops.landmark_finder(landmarks)
     explanations = []
-    aligned = alignment_of(model, align, faces)
-    for result in explain_faces(
-        model, files, find=find, select=faces, align=aligned, every=every, batch_size=batch_size
-    ):
+    crops = face_crops.load_faces(
+        files,
+        find=face_crops.face_finder(landmarks, files),
+        select=faces,
+        align=alignment_of(model, align, faces),
+        size=model.run.config.input_size,
+        every=every,
+    )
+    for result in explain_faces(model, crops, batch_size=batch_size):
         if isinstance(result, Problem):
             problems.append(result)
         else:
@@ -137,35 +139,13 @@ def open_model(run: Run | str | pathlib.Path) -> Model:
     if isinstance(run, Run):
         return Model(run, None, 1.0)
     workdir = pathlib.Path(run)
-    loaded = load_run(workdir)
-    if not (workdir / run_files.CALIBRATION).is_file():
-        return Model(loaded, workdir, 1.0)
-    calibrated = temperature(loaded, workdir, fingerprint=loaded.manifest["data"].get("fingerprint"))
+    loaded = runs.load_run(workdir)
+    calibrated = runs.temperature(loaded, workdir, fingerprint=loaded.manifest["data"].get("fingerprint"))
     if calibrated.value is None:
-        note = (
-            f"Probabilities are not calibrated. {calibrated.problem} Evaluate the validation split again with eval.py."
-        )
+        command = schema.eval_command(workdir, "validation")
+        note = f"Probabilities are not calibrated. {calibrated.problem} To calibrate them, run `{command}`."
         return Model(loaded, workdir, 1.0, (note,))
     return Model(loaded, workdir, calibrated.value)
-
-
-def attention_layer(run: Run) -> str:
-    """Returns the layer whose attention is explained: the last one that the AU alignment acts on."""
-    return run.model.method.aligned(run.config.au_layers)[-1]
-
-
-def face_finder(landmarks: str, *, names: Sequence[str], model_file: str = "") -> Finder:
-    """Returns how faces are found: by one of `DETECTORS`, as whole photographs ("none"), or from a file of landmarks.
-
-    Args:
-      landmarks: the name of a detector or a path.
-      names: the photographs to look up in the file of landmarks.
-      model_file: the weights of the detector; "" for the installed ones.
-    """
-    if landmarks not in DETECTORS:
-        return face_crops.landmark_finder(read_landmarks(pathlib.Path(landmarks), names))
-    detector = DETECTORS[landmarks].load(model_file)
-    return face_crops.whole_image if detector is None else face_crops.detector_finder(detector)
 
 
 def alignment_of(model: Model, align: str, faces: str) -> str:
@@ -183,7 +163,10 @@ def alignment_of(model: Model, align: str, faces: str) -> str:
     if faces not in face_crops.SELECTIONS:
         raise UserError(f"--faces: expected one of {', '.join(face_crops.SELECTIONS)}, got {faces!r}")
     if align == "run":
-        prepared = preparation(model.run)
+        try:
+            prepared = runs.open_data(model.run, None).about
+        except UserError:  # the data set was moved or deleted, or the run is a released model
+            prepared = {"align": "five-point"}
         if prepared.get("align", "none") != "none":
             align = "five-point"
         elif prepared.get("cropped", False):
@@ -198,88 +181,71 @@ def alignment_of(model: Model, align: str, faces: str) -> str:
     return align
 
 
-def preparation(run: Run) -> dict[str, Any]:
-    """Returns how the run's data were prepared; aligned by five points if the data cannot be found."""
-    try:
-        return store.open_faces(run.config.data.dir).about if run.config.data.dir else {"align": "five-point"}
-    except UserError:
-        return {"align": "five-point"}
-
-
 def check_any(explanations: Sequence[Explanation], problems: Sequence[Problem]) -> None:
     """Raises a UserError if there is no explanation."""
     if not explanations:
         first = f"{problems[0].image}: {problems[0].reason}" if problems else "no photographs were given"
-        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise UserError(
-            f"expected photographs with faces, but none could be explained ({first}{more}); give others, or "
+            f"expected photographs with faces, but none could be explained ({first}); give others, or "
             "--landmarks=none to use whole photographs"
         )
 
 
 def explain_faces(
-    model: Model, sources: Iterable[Source], *, find: Finder, select: str, align: str, every: int, batch_size: int
+    model: Model, faces: Iterable[FaceCrop | Problem], *, batch_size: int
 ) -> Iterator[Explanation | Problem]:
-    """Yields an explanation of each face or the problem with it; problems come before the faces of their batch.
-
-    `align` is one of the results of `alignment_of`.
-    """
+    """Yields an explanation of each face, and the problems between them, in their order."""
     run = model.run
     mesh = data_mesh()
     book = codebook.load(run.config.codebook)
     variables = jax.device_put(run.variables, replicated(mesh))
     size = -(-batch_size // mesh.size) * mesh.size
-    faces = face_crops.load_faces(
-        sources,
-        find=find,
-        select=select,
-        align=align != "none",
-        size=run.config.input_size,
-        every=every,
-        keep_cropped=align == "five-point unless cropped",
-    )
 
-    def started() -> Iterator[tuple[list[FaceCrop], list[Problem], Measurements | None]]:
-        """Yields the faces of each batch, the problems between them, and the measurements being computed."""
-        for group, problems in _grouped(faces, size):
+    def started() -> Iterator[tuple[list[FaceCrop | Problem], Measurements | None]]:
+        """Yields groups with the measurements of their faces, which the devices are still computing."""
+        for group in _grouped(faces, size):
+            examples = [face.example for face in group if isinstance(face, FaceCrop)]
             measurements = None
-            if group:
-                rows = _padded_size(len(group), size, mesh.size)
-                examples = [face.example for face in itertools.islice(itertools.cycle(group), rows)]
-                batch = Batch(*(np.stack(arrays) for arrays in zip(*examples, strict=True)))
-                batch = batch._replace(valid=np.arange(rows) < len(group))
+            if examples:
+                rows = _padded_size(len(examples), size, mesh.size)
+                padded = itertools.islice(itertools.cycle(examples), rows)  # the faces, again and again
+                batch = Batch(*map(np.stack, zip(*padded, strict=True)))
+                batch = batch._replace(valid=np.arange(rows) < len(examples))
                 measurements = measure(
                     variables,
                     to_mesh(batch, mesh),
                     model.temperature,
                     model=run.model,
-                    layer=attention_layer(run),
+                    layer=run.attention_layer,
                     normalization=run.config.normalization,
                     book=book,
                 )
-            yield group, problems, measurements
+            yield group, measurements
 
-    for group, problems, measurements in one_ahead(started()):
-        yield from problems
+    for group, measurements in one_ahead(started()):
         columns = jax.device_get(measurements)
-        for i, face in enumerate(group):
-            yield make_explanation(face, jax.tree.map(lambda column, i=i: column[i], columns), book=book)
+        row = 0
+        for face in group:
+            if isinstance(face, Problem):
+                yield face
+            else:
+                yield make_explanation(face, jax.tree.map(operator.itemgetter(row), columns), book=book)
+                row += 1
 
 
-def _grouped(faces: Iterable[FaceCrop | Problem], size: int) -> Iterator[tuple[list[FaceCrop], list[Problem]]]:
-    """Yields up to `size` faces at a time, with the problems that came between them."""
-    group: list[FaceCrop] = []
-    problems: list[Problem] = []
+def _grouped(faces: Iterable[FaceCrop | Problem], size: int) -> Iterator[list[FaceCrop | Problem]]:
+    """Yields groups of `size` faces (the last may have fewer) and the problems between them."""
+    group = []
+    count = 0
     for face in faces:
-        if isinstance(face, Problem):
-            problems.append(face)
-            continue
         group.append(face)
-        if len(group) == size:
-            yield group, problems
-            group, problems = [], []
-    if group or problems:
-        yield group, problems
+        count += isinstance(face, FaceCrop)
+        if count == size:
+            yield group
+            group = []
+            count = 0
+    if group:
+        yield group
 
 
 def _padded_size(count: int, size: int, unit: int) -> int:
@@ -383,7 +349,7 @@ def make_explanation(face: FaceCrop, measured: Measurements, *, book: Codebook) 
         if measured.visible[i]:
             region = Region(
                 aus=group,
-                place=narrative.PLACES[group[0]],
+                place=explanation.PLACES[group[0]],
                 target_aus=tuple(number for number in group if number in targets),
                 area=float(measured.area[i]),
                 attention=float(measured.share["attention"][i]),
@@ -391,15 +357,14 @@ def make_explanation(face: FaceCrop, measured: Measurements, *, book: Codebook) 
                 probability_drop=float(measured.drop[i]),
             )
             regions.append(region)
-    degenerate = tuple(name for name, value in measured.degenerate.items() if value)
-    control_drop = float(measured.control_drop) if measured.has_control else None
-    outside = None
+    area_outside = 0.0
+    attention_outside = None
     eye_fraction = None
     if landmarks is not None:
-        outside = (float(measured.outside[0]), float(measured.outside[1]))
+        attention_outside, area_outside = map(float, measured.outside)
         left, right = alignment.five_points(np.asarray(face.example.landmarks))[:2]
         eye_fraction = float(np.hypot(*(right - left))) / face.example.image.shape[1]
-    return Explanation(
+    explained = Explanation(
         image=face.image.name,
         second=face.image.second,
         face=face.number,
@@ -414,28 +379,17 @@ def make_explanation(face: FaceCrop, measured: Measurements, *, book: Codebook) 
         attention=np.asarray(measured.maps["attention"]),
         cam=np.asarray(measured.maps["cam"]) if "cam" in measured.maps else None,
         au_map=np.asarray(measured.au_map) if measured.au_map.max() > 0 else None,
-        degenerate=degenerate,
+        degenerate=tuple(name for name, value in measured.degenerate.items() if value),
         regions=tuple(regions),
-        control_drop=control_drop,
-        attention_outside=None if outside is None else outside[0],
-        text=narrative.sentence(
-            expression,
-            probabilities[expression],
-            regions,
-            degenerate=degenerate,
-            control_drop=control_drop,
-            has_targets=bool(targets),
-        ),
-        warnings=tuple(
-            narrative.warnings(
-                landmarks=landmarks,
-                enlargement=face.enlargement,
-                eye_fraction=eye_fraction,
-                unselected=face.unselected,
-                probabilities=probabilities,
-                degenerate=degenerate,
-                outside=outside,
-                regions=regions,
-            )
-        ),
+        control_drop=float(measured.control_drop) if measured.has_control else None,
+        attention_outside=attention_outside,
     )
+    warnings = explanation.warnings(
+        explained,
+        enlargement=face.enlargement,
+        eye_fraction=eye_fraction,
+        unselected=face.unselected,
+        area_outside=area_outside,
+    )
+    text = explanation.sentence(explained, has_targets=bool(targets))
+    return explained._replace(text=text, warnings=tuple(warnings))

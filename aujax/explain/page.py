@@ -13,18 +13,16 @@ import numpy as np
 
 from aujax.codebook import ACTION_UNITS
 from aujax.data.face_crops import Problem
-from aujax.explain import narrative, tables
-from aujax.explain.explanation import Explanation
+from aujax.explain import tables
+from aujax.explain.explanation import LOOKS, NEGLIGIBLE_DROP, Explanation, au_names
 from aujax.explain.tables import ModelFacts
 from aujax.report import html
-from aujax.report.faces import is_degenerate, overlay
+from aujax.report.faces import FaceImage, map_image
 
 PACKAGE = "aujax.explain"
 _MAX_FACES = 100
 # The regions with the largest drops, and those with the highest attention, in the short table of a face.
 _TOP_REGIONS = 3
-# The plot area of a video's chart, in SVG units.
-_WIDTH, _HEIGHT = 720, 200
 
 
 class Collector:
@@ -72,8 +70,10 @@ def write(
         html.Section(
             "faces", "Faces", "faces.html", {"faces": faces, "count": len(explanations), "au_titles": ACTION_UNITS}
         ),
-        html.Section("overview", "Overview", "overview.html", {"faces": faces, "problems": lines}),
-        html.Section("guide", "How to read this page", "guide.html", {"looks": narrative.LOOKS}),
+        html.Section(
+            "overview", "Overview", "overview.html", {"faces": faces, "problems": lines, "negligible": NEGLIGIBLE_DROP}
+        ),
+        html.Section("guide", "How to read this page", "guide.html", {"looks": LOOKS}),
         html.Section("use", "Responsible use", "responsible_use.html", {}),
         html.Section("model", "The model", "model.html", {**model.facts, "accuracy": accuracy}),
     ]
@@ -87,7 +87,7 @@ def write(
         package=PACKAGE,
         evaluation=evaluation,
         accuracy=accuracy,
-        charts=[_chart(frames, name) for name, frames in videos.items() if len(frames) > 1],
+        videos={name: frames for name, frames in videos.items() if len(frames) > 1},
         num_problems=len(lines),
     )
     path.write_text(page, encoding="utf-8")
@@ -118,66 +118,32 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
 def _face(explanation: Explanation, name: str, number: int, model: ModelFacts) -> dict[str, Any]:
     """Returns the variables of a face's card, and of its row in the overview."""
     expression = explanation.expression
-    precision = model.precision.get(expression)
     targets = model.facts["aus"][expression]
-    placed = f"where {narrative.au_names(targets)} are" if targets else f"the codebook lists no AU for {expression}"
-    images = [
-        {"pixels": explanation.thumbnail, "missing": "", "caption": "Photograph", "text": f"The face in {name}"},
-        _heat_map(explanation, "au_map", f"AU map of {expression}: {placed}"),
-        _heat_map(explanation, "attention", "Attention: where the model looks"),
-        _heat_map(explanation, "cam", f"CAM: evidence for {expression}"),
-    ]
+    placed = f"where {au_names(targets)} are" if targets else f"the codebook lists no AU for {expression}"
+    images = [FaceImage(explanation.thumbnail, "", "Photograph", f"The face in {name}")]
+    for map_, caption in (
+        (explanation.au_map, f"AU map of {expression}: {placed}"),
+        (explanation.attention, "Attention: where the model looks"),
+        (explanation.cam, f"CAM: evidence for {expression}"),
+    ):
+        images.append(map_image(explanation.aligned, map_, caption, f"{caption}, as colours over the face"))
     # The short table holds the regions with target AUs, the largest drops and the highest attention.
     by_drop = sorted(explanation.regions, key=lambda region: -region.probability_drop)
     by_attention = sorted(explanation.regions, key=lambda region: -region.attention_density)
     top = {region.aus for region in by_drop[:_TOP_REGIONS] + by_attention[:_TOP_REGIONS]}
     top |= {region.aus for region in explanation.regions if region.target_aus}
-    strongest = explanation.strongest
-    if strongest is not None and strongest.probability_drop < narrative.NEGLIGIBLE_DROP:
-        strongest = None
     return {
         "number": number,
         "name": name,
         "explanation": explanation,
         "summary": explanation.text.partition(": ")[2],
         "images": images,
-        "probabilities": sorted(explanation.probabilities.items(), key=lambda item: -item[1]),
-        "precision": precision.sentence(expression) if precision else "",
+        "precision": model.precision_sentence(expression),
         "regions": [region for region in by_drop if region.aus in top],
         "other_regions": [region for region in by_drop if region.aus not in top],
         # Bars are relative to the largest change.
         "largest": max([0.05, *(abs(region.probability_drop) for region in explanation.regions)]),
-        "strongest": strongest,
     }
-
-
-def _heat_map(explanation: Explanation, name: str, caption: str) -> dict[str, Any]:
-    """Returns a map of the explanation over the aligned face, or the reason why there is none."""
-    map_ = getattr(explanation, name)
-    image = {"pixels": None, "missing": "", "caption": caption, "text": f"{caption}, as colours over the face"}
-    if map_ is None:
-        image["missing"] = "none"
-    elif name in explanation.degenerate or is_degenerate(map_):
-        image["missing"] = "degenerate"
-    else:
-        image["pixels"] = overlay(explanation.aligned, map_)
-    return image
-
-
-def _chart(frames: Sequence[Explanation], name: str) -> dict[str, Any]:
-    """Returns a video's chart of the probabilities, over time, of all expressions that are predicted in some frame."""
-    start = frames[0].second or 0.0
-    end = frames[-1].second or 0.0
-    lines = {}
-    for expression in frames[0].probabilities:
-        if any(frame.expression == expression for frame in frames):
-            points = []
-            for frame in frames:
-                x = _WIDTH * ((frame.second or 0.0) - start) / max(end - start, 1e-6)
-                y = _HEIGHT * (1 - frame.probabilities[expression])
-                points.append(f"{x:.1f},{y:.1f}")
-            lines[expression] = " ".join(points)
-    return {"name": name, "start": start, "end": end, "width": _WIDTH, "height": _HEIGHT, "lines": lines}
 
 
 def _short_names(images: Sequence[str]) -> list[str]:
@@ -185,7 +151,8 @@ def _short_names(images: Sequence[str]) -> list[str]:
     names = [os.path.basename(image) for image in images]
     if len(set(names)) == len(set(images)):
         return names
-    folders = {os.path.dirname(image) for image in images}
-    if len({os.path.isabs(folder) for folder in folders}) > 1 or not os.path.commonpath(folders):
+    try:
+        folder = os.path.commonpath({os.path.dirname(image) for image in images})
+    except ValueError:  # absolute and relative paths
         return list(images)
-    return [os.path.relpath(image, os.path.commonpath(folders)) for image in images]
+    return [os.path.relpath(image, folder) for image in images]

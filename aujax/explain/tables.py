@@ -3,86 +3,83 @@
 explanations.json is an object with
   model          `ModelFacts.facts`: workdir, method, au_weight, input_size (pixels a side), codebook, aus (FACS numbers
                  by expression), attention_layer, checkpoint, temperature, alignment ("five-point", "five-point unless
-                 cropped" or "none"), training_data, notes (on files that were ignored), aujax (its version), and
-                 evaluation of this checkpoint, or null: split, model_selection ("validation", "test" or as found),
-                 num_examples, accuracy with its 95 % interval low, high (Wilson's, images as independent)
+                 cropped" or "none"), training_data, notes (why probabilities are not calibrated), aujax (its version),
+                 and evaluation of this checkpoint, or null: split, model_selection ("validation" or "test"),
+                 num_examples, accuracy with its 95 % interval low, high (or null)
   explanations   one object per face: image, second (null for a photograph), face and faces (its rank from 1, and how
                  many were detected), box [left, top, right, bottom] and landmarks (68 pairs or null) in pixels of the
                  photograph, predicted, probability, probabilities by expression, precision of the predicted expression
-                 on the evaluated split (or null: correct, count, value, low, high), text, warnings, degenerate (maps
-                 that are constant or not finite), control_drop (drop of the probability when equal areas elsewhere are
-                 occluded, or null), attention_outside (fraction of the attention outside the face, or null) and
-                 regions: aus, place, target_aus, area, attention, cam (or null) and probability_drop, as in
-                 `explanation.Region`; [] without landmarks
+                 on the evaluated split (or null: correct, count, value and its 95 % interval low, high), text,
+                 warnings, degenerate (maps that are constant or not finite), control_drop (drop of the probability when
+                 equal areas elsewhere are occluded, or null), attention_outside (fraction of the attention outside the
+                 face, or null) and regions: aus, place, target_aus, area, attention, cam (or null) and
+                 probability_drop, as in `explanation.Region`; [] without landmarks
   problems       one object per photograph that could not be explained: image, second, reason
+
+Intervals allow for several images of one person; their ends are null where there are too few people.
 
 explanations.csv has a row per face. Its columns attention:AU1, cam:AU1, probability_drop:AU1, ... hold the values of
 the region of each action unit; precision is a sentence with count, split and interval; empty cells are missing values.
 """
 
+import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-import numpy as np
 
 import aujax
 from aujax import codebook
 from aujax.data.face_crops import Problem
-from aujax.explain.explain import Model, attention_layer
+from aujax.explain.explain import Model
 from aujax.explain.explanation import Explanation
+from aujax.results import schema
 from aujax.results.statistics import accuracy_interval
 
 _SPLIT = "test"
-# The values of `model_selection` in metrics.json, by the option's values in runs made before.
-_MODEL_SELECTION = {"heldout": "validation", "paper": "test"}
-
-
-class Precision(NamedTuple):
-    """How often a predicted expression was correct: `correct` of `count` predictions on the test split."""
-
-    correct: int
-    count: int
-
-    def data(self) -> dict[str, Any]:
-        """Returns the counts and the fraction with Wilson's 95 % interval, which takes images as independent."""
-        value, low, high = _rounded(accuracy_interval(np.arange(self.count) < self.correct))
-        return {"correct": self.correct, "count": self.count, "value": value, "low": low, "high": high}
-
-    def sentence(self, expression: str) -> str:
-        """Returns the precision of the prediction `expression` as a sentence; "" if it was never predicted."""
-        if not self.count:
-            return ""
-        images = "1 image" if self.count == 1 else f"{self.count} images"
-        return (
-            f"Of {images} of the {_SPLIT} split that this model classified as {expression}, {percent(self.data())} "
-            f"{'was' if self.count == 1 else 'were'} labelled {expression}."
-        )
 
 
 class ModelFacts(NamedTuple):
-    """The model behind explanations as data, and its precision by predicted expression ({} if not evaluated)."""
+    """The model behind explanations as data, and how often its predictions of an expression are correct.
+
+    `precision` has "correct", "count", "value", "low" and "high" by predicted expression; {} if not evaluated.
+    """
 
     facts: dict[str, Any]
-    precision: dict[str, Precision]
+    precision: dict[str, dict[str, Any]]
+
+    def precision_sentence(self, expression: str) -> str:
+        """Returns the precision of the prediction `expression` as a sentence; "" if it is not known."""
+        if expression not in self.precision:
+            return ""
+        precision = self.precision[expression]
+        return (
+            f"Of this model's predictions of {expression} on the {_SPLIT} split, {precision['correct']} of "
+            f"{precision['count']} were correct: {percent(precision)}."
+        )
 
 
-def percent(data: dict[str, Any]) -> str:
-    """Returns a fraction with its interval, as `Precision.data` has them.
+def percent(share: Mapping[str, Any]) -> str:
+    """Returns a share with its 95 % interval, if it has one.
 
-    >>> percent({"value": 0.8, "low": 0.49, "high": 0.943})
-    '80 % [49, 94]'
+    >>> percent({"value": 0.8, "low": 0.49, "high": 0.943}), percent({"value": 0.5, "low": None, "high": None})
+    ('80 % [49, 94]', '50 %')
     """
-    return f"{100 * data['value']:.0f} % [{100 * data['low']:.0f}, {100 * data['high']:.0f}]"
+    text = f"{100 * share['value']:.0f} %"
+    return text if share["low"] is None else f"{text} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
 
 
 def model_facts(model: Model, align: str) -> ModelFacts:
     """Returns the facts about a model whose faces were aligned as `align` says (see `explain.alignment_of`)."""
     run = model.run
     config = run.config
-    evaluation, precision = _evaluation(model)
+    evaluation = None
+    precision = {}
+    if model.workdir is not None:
+        # Without an evaluation, or with a damaged one, nothing is reported.
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            evaluation, precision = _evaluation(model.workdir, run.checkpoint["step"])
     facts = {
         "workdir": str(model.workdir or ""),
         "method": config.method,
@@ -90,7 +87,7 @@ def model_facts(model: Model, align: str) -> ModelFacts:
         "input_size": config.input_size,
         "codebook": config.codebook,
         "aus": {name: list(numbers) for name, numbers in codebook.load(config.codebook).aus.items()},
-        "attention_layer": attention_layer(run),
+        "attention_layer": run.attention_layer,
         "checkpoint": run.checkpoint,
         "temperature": model.temperature,
         "alignment": align,
@@ -102,31 +99,32 @@ def model_facts(model: Model, align: str) -> ModelFacts:
     return ModelFacts(facts, precision)
 
 
-def _evaluation(model: Model) -> tuple[dict[str, Any] | None, dict[str, Precision]]:
-    """Returns the accuracy and the precisions on the test split; (None, {}) if this checkpoint was not evaluated."""
-    if model.workdir is None:
-        return None, {}
-    try:
-        metrics = json.loads((model.workdir / "eval" / _SPLIT / "metrics.json").read_text())
-        names = list(metrics["expressions"])
-        matrix = np.array(metrics["confusion_matrix"], np.int64)
-        step = metrics["checkpoint"]["step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None, {}
-    if step != model.run.checkpoint["step"] or matrix.shape != (len(names), len(names)) or not matrix.sum():
-        return None, {}
-    precision = {name: Precision(int(matrix[i, i]), int(matrix[:, i].sum())) for i, name in enumerate(names)}
-    overall = Precision(int(matrix.trace()), int(matrix.sum())).data()
-    selection = metrics.get("model_selection") or metrics.get("protocol") or "unknown"
+def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the accuracy and the precisions on the test split.
+
+    Raises:
+      ValueError: no evaluation, a damaged one, or one of the checkpoint of another step.
+    """
+    run = schema.open_run(workdir, _SPLIT)
+    if run.metadata["checkpoint"]["step"] != step:
+        raise ValueError("an evaluation of other weights")
+    accuracy = run.interval("accuracy")
     evaluation = {
         "split": _SPLIT,
-        "model_selection": _MODEL_SELECTION.get(selection, selection),
-        "num_examples": overall["count"],
-        "accuracy": overall["value"],
-        "low": overall["low"],
-        "high": overall["high"],
+        "model_selection": run.metadata["model_selection"],
+        "num_examples": len(run.faces),
+        "accuracy": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
     }
-    return evaluation, precision
+    precision = {}
+    for i, name in enumerate(run.expressions):
+        faces = run.predictions.subset(run.predictions.predicted == i)
+        if len(faces.correct):
+            interval = accuracy_interval(faces.correct, subjects=faces.subjects)
+            counts = {"correct": int(faces.correct.sum()), "count": len(faces.correct)}
+            precision[name] = _rounded(counts | interval._asdict())
+    return _rounded(evaluation), precision
 
 
 def write_json(
@@ -147,11 +145,9 @@ def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: Mo
     rows = []
     for explanation in explanations:
         data = _as_data(explanation, model)
-        precision = model.precision.get(explanation.expression)
         row = {name: data[name] for name in ("image", "second", "face", "faces")}
-        row |= {
-            side: round(edge, 1) for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True)
-        }
+        for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True):
+            row[side] = round(edge, 1)
         row |= {"predicted": data["predicted"], "probability": data["probability"]}
         row |= {f"probability:{name}": value for name, value in data["probabilities"].items()}
         regions = {number: region for region in data["regions"] for number in region["aus"]}
@@ -159,7 +155,7 @@ def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: Mo
             for number in aus:
                 row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
         row |= {"control_drop": data["control_drop"], "attention_outside": data["attention_outside"]}
-        row["precision"] = precision.sentence(explanation.expression) if precision else ""
+        row["precision"] = model.precision_sentence(explanation.expression)
         row["model_selection"] = (model.facts["evaluation"] or {}).get("model_selection", "")
         row["warnings"] = "; ".join(explanation.warnings)
         row["text"] = explanation.text
@@ -175,19 +171,14 @@ def _as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:
     fields = explanation._asdict()
     for name in ("thumbnail", "aligned", "attention", "cam", "au_map"):
         del fields[name]
-    precision = model.precision.get(explanation.expression)
     fields["predicted"] = fields.pop("expression")
-    fields["precision"] = precision.data() if precision and precision.count else None
+    fields["precision"] = model.precision.get(explanation.expression)
     fields["regions"] = [region._asdict() for region in explanation.regions]
     if explanation.landmarks is not None:
         fields["landmarks"] = explanation.landmarks.astype(float).round(2).tolist()
     return _rounded(fields)
 
 
-def _rounded(value: Any) -> Any:
-    """Returns the value, and those inside it, with floats rounded to six significant digits, as float32 holds."""
-    if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+def _rounded(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns data as JSON holds them, with six significant digits of floats, as many as float32 has."""
+    return json.loads(json.dumps(data), parse_float=lambda text: float(f"{float(text):.6g}"))

@@ -198,7 +198,7 @@ def _face_images(faces: dict[str, np.ndarray], row: int, label: str) -> list[Fac
     au_map = faces["au_map"][row] if faces["has_map"][row] else None
     return [
         FaceImage(image, "", f"face {face}", f"face {face}, labelled {label}"),
-        _map_image(image, au_map, "AU map", f"AU map of {label} on face {face}"),
+        map_image(image, au_map, "AU map", f"AU map of {label} on face {face}"),
     ]
 
 
@@ -207,7 +207,7 @@ def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label
     captions = {"attention": f"attention {run.layer}", "cam": "CAM"}
     descriptions = {"attention": f"attention of {run.layer}", "cam": f"CAM of {label}"}
     return [
-        _map_image(
+        map_image(
             faces["image"][row], faces[name][row], captions[name],
             f"{descriptions[name]} on face {faces['face'][row]}, {run.name}",
         )
@@ -216,7 +216,8 @@ def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label
     ]  # fmt: skip
 
 
-def _map_image(image: Pixels, map_: Map | None, caption: str, description: str) -> FaceImage:
+def map_image(image: Pixels, map_: Map | None, caption: str, description: str) -> FaceImage:
+    """Returns a map over a face, or the reason why it cannot be drawn."""
     reason = missing_reason(map_)
     if reason or map_ is None:
         return FaceImage(None, reason, caption, description)

@@ -58,7 +58,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     check_divisible(config.data.batch_size, mesh, option="data.batch_size", parts=config.gradient_accumulation)
     runs.check_continuation(workdir, config, faces)
     model = runs.build_model(config, len(faces.expressions))
-    layer = model.method.aligned(config.au_layers)[-1]  # the one that is reported
+    layer = model.method.reported_layer(config.au_layers)
     steps_per_epoch = feed.num_batches(len(source), config.data.batch_size)
     tx, schedule = optimizer_of(config, steps_per_epoch)
     state = _starting_state(model, config, tx, mesh, workdir)
