@@ -22,7 +22,7 @@ import pytest
             "models.taps",
             "occlusion",
         ),
-        *("data.sources.folds", "resize", "run_files", "statistics"),
+        *("plain_yaml", "resize", "run_files", "statistics"),
     ],
 )
 def test_examples_are_right(name):

@@ -115,9 +115,10 @@ class BatchNorm(nn.Module):
             return _normalize(x, scale, bias, mean.value, var.value, self.relu).astype(self.dtype)
         # `init` runs outside the mesh, where the axis does not exist.
         axis_name = None if self.is_initializing() else self.axis_name
-        y, batch_mean, batch_var = _batch_norm(
+        outputs: Any = _batch_norm(
             x, _device_varying(scale, x), _device_varying(bias, x), axis_name, self.relu, jnp.dtype(self.dtype)
         )
+        y, batch_mean, batch_var = outputs
         if not self.is_initializing():
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
@@ -141,7 +142,7 @@ def _device_varying(parameter: Array, x: Array) -> Array:
     Inside `shard_map` the transpose of this cast sums the parameter's gradient over those axes, which JAX inserts by
     itself for its own operations but not around a `custom_vjp`.
     """
-    axes = tuple(set.difference(*(set(jax.typeof(a).manual_axis_type.varying) for a in (x, parameter))))
+    axes = tuple(set(jax.typeof(x).manual_axis_type.varying) - set(jax.typeof(parameter).manual_axis_type.varying))
     return jax.lax.pcast(parameter, axes, to="varying") if axes else parameter
 
 
