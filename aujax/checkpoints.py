@@ -42,20 +42,24 @@ class Checkpoints:
         # Forced: by default a save is skipped while the one before is still being written.
         self._checkpointer.save_async(step, state, metrics=metrics, force=True)
 
-    def find(self, which: str) -> tuple[int, dict[str, float]] | None:
-        """Returns step and metrics of the "latest" or the "best" checkpoint (of equals the later), None without any."""
-        checkpoints = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
-        rank = {"latest": lambda row: row[0], "best": lambda row: (_score(row[1]), row[0])}[which]
-        return max(checkpoints, key=rank, default=None)
+    def restore(
+        self, which: str, like: Any, sharding: jax.sharding.Sharding
+    ) -> tuple[int, Any, dict[str, float]] | None:
+        """Returns step, state and metrics of a checkpoint; None without any.
 
-    def restore(self, step: int, like: Any, sharding: jax.sharding.Sharding) -> Any:
-        """Returns the state of that step, or the part of it that `like` names, placed by `sharding`.
-
-        Structure, shapes and types are those of `like`.
+        Args:
+          which: "latest", or "best" (of equals the later).
+          like: structure, shapes and types of the state, or of a part of it.
+          sharding: where the arrays are placed.
         """
+        checkpoints = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
+        if not checkpoints:
+            return None
+        rank = {"latest": lambda row: row[0], "best": lambda row: (_score(row[1]), row[0])}[which]
+        step, metrics = max(checkpoints, key=rank)
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         try:
-            return self._checkpointer.load(step, abstract)
+            return step, self._checkpointer.load(step, abstract), metrics
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
                 f"checkpoint {step} of {self._directory} cannot be read ({type(error).__name__}); "

@@ -1,28 +1,30 @@
-"""The files of a run folder as plain data, for whoever writes them and whoever reports on them.
+"""The files of a run folder as plain data, for training, evaluation and reports.
 
-config.json     the resolved options
-manifest.json   versions, devices, data fingerprint, expressions, codebook
-log.jsonl       one JSON object per line: kind ("train" or "validation"), step, epoch, numbers
+config.json       the resolved options
+manifest.json     schema version, versions, devices, data fingerprint, expressions, codebook
+log.jsonl         one JSON object per line: kind ("train" or "validation"), step, epoch, numbers
 calibration.json  the temperature that calibrates probabilities, once the validation split was evaluated
-checkpoints/    the latest and the best state
-eval/<split>/   what `eval.py` measured
+checkpoints/      the latest and the best state
+eval/<split>/     results of `aujax eval`
 """
 
 import contextlib
 import json
-import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from aujax.errors import UserError
 
-CONFIG, MANIFEST, LOG, CHECKPOINTS = "config.json", "manifest.json", "log.jsonl", "checkpoints"
+CONFIG = "config.json"
+MANIFEST = "manifest.json"
+LOG = "log.jsonl"
+CHECKPOINTS = "checkpoints"
 CALIBRATION = "calibration.json"
 # Version of the names of options and keys in these files; manifest.json stores it. Raised when one is renamed.
 SCHEMA_VERSION = 1
 
-# Options that change no number: they may differ between a run and its continuation, or between compared runs.
+# Options that affect no number: they may differ between a run and its continuation, or between compared runs.
 FREE_OPTIONS = frozenset(
     {
         "data.dir",
@@ -43,12 +45,15 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
     return leaves
 
 
 def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of log.jsonl, [] without one; a line cut off when the run was killed is left out."""
+    """Returns the lines of log.jsonl, [] without one; a line that was cut off when the run was killed is skipped."""
     lines = []
     for line in path.read_text().splitlines() if path.is_file() else ():
         with contextlib.suppress(json.JSONDecodeError):
@@ -65,37 +70,3 @@ def read_json(path: pathlib.Path, *, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object, got {content!r:.60}; {remedy}")
     return content
-
-
-class Temperature(NamedTuple):
-    """What the logits are divided by; None where there is nothing to use, and then why not, in a sentence."""
-
-    value: float | None
-    problem: str = ""
-
-
-def read_temperature(workdir: pathlib.Path, *, step: int, fingerprint: str | None, remedy: str) -> Temperature:
-    """Returns the temperature that was fitted to the weights of this step, on data of this fingerprint.
-
-    A fingerprint that is not known is that of any data. A damaged file is a UserError with the remedy.
-    """
-    path = workdir / CALIBRATION
-    if not path.is_file():
-        return Temperature(None, "No temperature was fitted: the run was not evaluated on its validation split.")
-    content = read_json(path, remedy=remedy)
-    value, checkpoint, data = (content.get(name, {}) for name in ("temperature", "checkpoint", "data"))
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-    if not usable or not isinstance(checkpoint, dict) or not isinstance(data, dict):
-        raise UserError(f"{path}: expected a temperature above 0 and its checkpoint, got {content!r:.60}; {remedy}")
-    if checkpoint.get("step") != step:
-        return Temperature(
-            None,
-            f"No temperature is used: the one in {CALIBRATION} belongs to other weights, those of step "
-            f"{checkpoint.get('step')} instead of step {step}.",
-        )
-    if fingerprint and data.get("fingerprint") not in (None, fingerprint):
-        return Temperature(
-            None,
-            f"No temperature is used: the one in {CALIBRATION} was fitted to other data, {data.get('dir', 'unknown')}.",
-        )
-    return Temperature(float(value))

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import json
+import math
 import pathlib
 import platform
 from collections.abc import Mapping
@@ -75,14 +76,35 @@ def open_data(run: Run, data_dir: str | None) -> Faces:
     return faces
 
 
-def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> run_files.Temperature:
-    """Returns the temperature that calibrates the loaded weights, if it was fitted on the data of this fingerprint."""
-    return run_files.read_temperature(
-        workdir,
-        step=run.checkpoint["step"],
-        fingerprint=fingerprint,
-        remedy="evaluate the validation split again with eval.py",
-    )
+class Temperature(NamedTuple):
+    """The divisor of the logits; None if there is none to use, and then the reason in a sentence."""
+
+    value: float | None
+    problem: str = ""
+
+
+def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> Temperature:
+    """Returns the temperature that calibrates the loaded weights, if it was fitted on the data of this fingerprint.
+
+    A fingerprint of None stands for any data. A damaged file is a UserError.
+    """
+    path = workdir / run_files.CALIBRATION
+    if not path.is_file():
+        return Temperature(None, "No temperature was fitted: the run was not evaluated on its validation split.")
+    remedy = "evaluate the validation split again with eval.py"
+    content = run_files.read_json(path, remedy=remedy)
+    value, checkpoint, data = (content.get(name, {}) for name in ("temperature", "checkpoint", "data"))
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    if not usable or not isinstance(checkpoint, dict) or not isinstance(data, dict):
+        raise UserError(f"{path}: expected a temperature above 0 and its checkpoint, got {content!r:.60}; {remedy}")
+    fitted = f"No temperature is used: the one in {run_files.CALIBRATION}"
+    step = run.checkpoint["step"]
+    if checkpoint.get("step") != step:
+        problem = f"{fitted} belongs to other weights, those of step {checkpoint.get('step')} instead of step {step}."
+        return Temperature(None, problem)
+    if fingerprint and data.get("fingerprint") not in (None, fingerprint):
+        return Temperature(None, f"{fitted} was fitted to other data, {data.get('dir', 'unknown')}.")
+    return Temperature(float(value))
 
 
 def build_model(config: Config, num_classes: int) -> methods.Classifier:
@@ -132,14 +154,11 @@ def restore(
       sharding: where its arrays are placed.
       which: "best" or "latest".
     """
-    if not (workdir / run_files.CHECKPOINTS).is_dir():
+    directory = workdir / run_files.CHECKPOINTS
+    if not directory.is_dir():
         return None
-    with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
-        checkpoint = checkpoints.find(which)
-        if checkpoint is None:
-            return None
-        step, metrics = checkpoint
-        return step, checkpoints.restore(step, like, sharding), metrics
+    with Checkpoints(directory) as checkpoints:
+        return checkpoints.restore(which, like, sharding)
 
 
 def check_expressions(config: Config, faces: Faces) -> None:

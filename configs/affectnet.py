@@ -1,13 +1,13 @@
 """AffectNet with seven expressions (283,901 faces to train on, 3,500 to test): ResNet-50, 20 epochs, batches of 224.
 
-Data:      python -m aujax.data.prepare affectnet --source AffectNet --out data/affectnet
-Train:     python train.py --config=configs/affectnet.py --config.data.dir=data/affectnet --workdir=runs/affectnet \
+Data:      aujax prepare affectnet --source AffectNet --out data/affectnet
+Train:     aujax train --config=affectnet --config.data.dir=data/affectnet --workdir=runs/affectnet \
              --config.weights=hf:timm/resnet50.tv_in1k   (with the extra "hub"; or a file)
-Evaluate:  python eval.py --workdir=runs/affectnet --split=test
+Evaluate:  aujax eval --workdir=runs/affectnet --split=test
 
-Published (CAM, the best epoch chosen on the test set): accuracy 60.88 without and 62.37 with AU cues, CAM-COS 0.56
-and 0.69, ATT-COS 0.64 and 0.82. Here the epoch is chosen on a validation split drawn from train. All values below are
-those of the published command. Not run by us: the data set is not ours to hold.
+Published (CAM, the best epoch selected on the test set): accuracy 60.88 without and 62.37 with AU cues, CAM-COS 0.56
+and 0.69, ATT-COS 0.64 and 0.82. Here the epoch is selected on a validation split drawn from train. All values below are
+those of the published command. Not run by us: the data set is not ours to distribute.
 """
 
 import ml_collections

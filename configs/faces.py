@@ -1,8 +1,8 @@
 """Any folder of faces: ResNet-50 with 28x28 maps at 224 px, or a small network for a CPU.
 
-Data:   python -m aujax.data.prepare folder --source FOLDER --out DIR --align five-point
-Train:  python train.py --config=configs/faces.py --config.data.dir=DIR --workdir=RUN
-On CPU: python train.py --config=configs/faces.py:small --config.data.dir=DIR --workdir=RUN
+Data:   aujax prepare folder --source FOLDER --out DIR --align five-point
+Train:  aujax train --config=faces --config.data.dir=DIR --workdir=RUN
+On CPU: aujax train --config=faces:small --config.data.dir=DIR --workdir=RUN
 Without AU cues: the same with --config.au_weight=0 and another --workdir
 """
 

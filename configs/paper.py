@@ -1,30 +1,30 @@
 """The paper's 44 settings: RAF-DB and AffectNet, eleven methods, without and with AU cues; two ways of model selection.
 
-Data:      python -m aujax.data.prepare folds --source RAF-DB --folds wsol-done-right-splits/RAF-DB --out data/rafdb
+Data:      aujax prepare folds --source RAF-DB --folds wsol-done-right-splits/RAF-DB --out data/rafdb
            (the authors' splits and landmarks; or the sources rafdb and affectnet)
-Train:     python train.py --config=configs/paper.py:method=WILDCAT,dataset=rafdb,au=true \
+Train:     aujax train --config=paper:method=WILDCAT,dataset=rafdb,au=true \
              --config.data.dir=data/rafdb --config.weights=WEIGHTS --workdir=runs/wildcat
-Evaluate:  python eval.py --workdir=runs/wildcat --split=test
+Evaluate:  aujax eval --workdir=runs/wildcat --split=test
 
 WEIGHTS: hf:timm/resnet50.tv_in1k (extra "hub", or a file); hf:timm/deit_small_patch16_224.fb_in1k for TS-CAM; for
 APViT backbone_ir50_ms1m_epoch120.pth,vit_small_p16_224-15ec54c9.pth. WILDCAT, GradCAM++ and ADL are those of the
-released code, as the published numbers are; --config.method=WILDCAT and so on take the method's own paper at its word.
+released code, as the published numbers are; --config.method=WILDCAT and so on follow the method's own paper.
 
 Where the values come from. README of the release (CAM on AffectNet): learning rate, decay, steps, au_weight 9,
-pictures of 256 px cut to 224, maps of 28 x 28. The paper: epochs and batch sizes (4.1), au_weight 4 (CAM on RAF-DB,
-Fig. 5). The released code: pictures of 112 px for APViT, layer 4 for CutMix (where it evaluates models without AU
-cues). Our choice, for nothing is published: learning rate, decay and schedule of RAF-DB; APViT's training pictures of
+images of 256 px cropped to 224, maps of 28 x 28. The paper: epochs and batch sizes (4.1), au_weight 4 (CAM on RAF-DB,
+Fig. 5). The released code: images of 112 px for APViT, layer 4 for CutMix (where it evaluates models without AU
+cues). Our choice, as nothing is published: learning rate, decay and schedule of RAF-DB; APViT's training images of
 128 px before the crop; validation at the end of epochs (the release: 23 times an epoch of AffectNet); and every other
-method trains as CAM does. The release trained in half
-precision (--config.dtype=bfloat16 is near) and started ADL from ImageNet weights moved on by a block; here they are
-in place. The released models, with the options of each: docs/released_weights.md.
+method trains as CAM does. The release trained in half precision
+(--config.dtype=bfloat16 is similar) and loaded ADL's ImageNet weights shifted by one block; here each block has its
+own. The released models, with the options of each: docs/released_weights.md.
 
 Model selection: model_selection=validation, the default, selects the best epoch on a validation split;
 model_selection=test on the test set, as the authors did, whose accuracies are therefore higher than on new faces.
 
-The published numbers are in aujax/report/published.py; beside those of your runs, with intervals:
-  python -m aujax.report table1 runs/* --out tables   (accuracy and CAM-COS; table2: ATT-COS)
-Not run by us: the data sets are not ours to hold.
+The published numbers are in aujax/report/paper.py; beside those of your runs, with intervals:
+  aujax report table1 runs/* --out tables   (accuracy and CAM-COS; table2: ATT-COS)
+Not run by us: the data sets are not ours to distribute.
 """
 
 import dataclasses

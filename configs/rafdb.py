@@ -1,14 +1,14 @@
 """RAF-DB basic (12,271 faces to train on, 3,068 to test), the paper's setting: ResNet-50, 100 epochs, batches of 32.
 
-Data:      python -m aujax.data.prepare rafdb --source basic --out data/rafdb
-Train:     python train.py --config=configs/rafdb.py --config.data.dir=data/rafdb --workdir=runs/rafdb \
+Data:      aujax prepare rafdb --source basic --out data/rafdb
+Train:     aujax train --config=rafdb --config.data.dir=data/rafdb --workdir=runs/rafdb \
              --config.weights=hf:timm/resnet50.tv_in1k   (with the extra "hub"; or a file)
-Evaluate:  python eval.py --workdir=runs/rafdb --split=test
+Evaluate:  aujax eval --workdir=runs/rafdb --split=test
 
-Published (CAM, the best epoch chosen on the test set): accuracy 88.20 without and 88.95 with AU cues, CAM-COS 0.55
-and 0.70, ATT-COS 0.57 and 0.85. Here the epoch is chosen on a validation split drawn from train. Epochs, batch size
-and au_weight are the paper's (section 4.1, Fig. 5); learning rate, decay and schedule are our choice, for the paper
-does not give them. Not run by us: the data set is not ours to hold.
+Published (CAM, the best epoch selected on the test set): accuracy 88.20 without and 88.95 with AU cues, CAM-COS 0.55
+and 0.70, ATT-COS 0.57 and 0.85. Here the epoch is selected on a validation split drawn from train. Epochs, batch size
+and au_weight are the paper's (section 4.1, Fig. 5); learning rate, decay and schedule are our choice, as the paper
+does not give them. Not run by us: the data set is not ours to distribute.
 """
 
 import ml_collections

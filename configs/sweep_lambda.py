@@ -1,9 +1,9 @@
 """The paper's Fig. 5: how much weight alignment has (lambda of Eq. 3, `au_weight`), from none to 20.
 
-Run:     python -m aujax.sweep --config=configs/sweep_lambda.py --out=runs/lambda \
+Run:     aujax sweep --config=sweep_lambda --out=runs/lambda \
            --config.data.dir=data/rafdb --config.weights=hf:timm/resnet50.tv_in1k
-Figure:  python -m aujax.report figure5 runs/lambda --out figures
-A base of your own, another file of this folder:  --config=configs/sweep_lambda.py:faces:small
+Figure:  aujax report figure5 runs/lambda --out figures
+Another base, a shipped configuration or a file:  --config=sweep_lambda:faces:small
 
 The paper's setting is CAM with a ResNet-50 on RAF-DB, aligned at layer 5. Its figure is a drawing without numbers:
 the text says that the values range "from less than 1 to 20", that the accuracy grows up to about 4, and that the

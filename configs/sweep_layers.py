@@ -1,9 +1,9 @@
-"""The paper's Table 3: the layers that alignment pulls on, one or several, and a row without alignment.
+"""The paper's Table 3: the aligned layers, one or several, and a row without alignment.
 
-Run:    python -m aujax.sweep --config=configs/sweep_layers.py --out=runs/layers \
+Run:    aujax sweep --config=sweep_layers --out=runs/layers \
           --config.data.dir=data/rafdb --config.weights=hf:timm/resnet50.tv_in1k
-Table:  python -m aujax.report table3 runs/layers --out tables
-A base of your own, another file of this folder:  --config=configs/sweep_layers.py:faces:small
+Table:  aujax report table3 runs/layers --out tables
+Another base, a shipped configuration or a file:  --config=sweep_layers:faces:small
 
 The paper's setting is CAM with a ResNet-50 on RAF-DB. Of several layers the losses are averaged, as in the released
 code; the paper's Eq. 3 adds them up (--config.au_layer_reduction=sum).

@@ -1,7 +1,7 @@
 """The demo: a tiny residual network on drawn faces, on a laptop's CPU.
 
-Data:    python -m aujax.data.prepare synthetic --out data/synthetic
-Train:   python train.py --config=configs/synthetic.py --workdir=runs/with_au
+Data:    aujax prepare synthetic --out data/synthetic
+Train:   aujax train --config=synthetic --workdir=runs/with_au
 Without: the same with --config.au_weight=0 and another --workdir
 """
 

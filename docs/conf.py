@@ -50,6 +50,7 @@ autodoc_typehints = "none"
 maximum_signature_line_length = 90
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the signature shows the types of the fields
 # `Evaluation` in a docstring may be the class of two modules; the link then goes to the first of them.
 suppress_warnings = ["ref.python"]
 

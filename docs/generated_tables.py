@@ -73,7 +73,7 @@ def option_tables() -> str:
         groups[group] = groups.get(group, "") + row
     text = ""
     for group, rows in groups.items():
-        text += f"**{group or 'the run'}**\n\n| option | default | meaning | values |\n| --- | --- | --- | --- |\n"
+        text += f"**{group or 'run'}**\n\n| option | default | meaning | values |\n| --- | --- | --- | --- |\n"
         text += f"{rows}\n"
     return text
 

@@ -20,20 +20,20 @@ def after_a_worse_epoch(tmp_path):
     return tmp_path / "checkpoints"
 
 
+LIKE = {"weights": jax.ShapeDtypeStruct((3,), jnp.float32)}
+
+
 def restored(path, which):
     with Checkpoints(path) as checkpoints:
-        step, _ = checkpoints.find(which)
-        return checkpoints.restore(step, {"weights": jax.ShapeDtypeStruct((3,), jnp.float32)}, SHARDING)[
-            "weights"
-        ].tolist()
+        return checkpoints.restore(which, LIKE, SHARDING)
 
 
 def test_the_latest_is_restored(after_a_worse_epoch):
-    assert restored(after_a_worse_epoch, "latest") == [4.0] * 3
+    assert restored(after_a_worse_epoch, "latest")[1]["weights"].tolist() == [4.0] * 3
 
 
 def test_the_best_is_restored_and_of_equals_the_later(after_a_worse_epoch):
-    assert restored(after_a_worse_epoch, "best") == [3.0] * 3
+    assert restored(after_a_worse_epoch, "best")[1]["weights"].tolist() == [3.0] * 3
 
 
 def test_nothing_else_is_kept(after_a_worse_epoch):
@@ -47,14 +47,22 @@ def test_more_can_be_kept(tmp_path):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == [1, 3, 4]
 
 
-def test_metrics_come_back_with_the_step(after_a_worse_epoch):
-    with Checkpoints(after_a_worse_epoch) as checkpoints:
-        assert checkpoints.find("latest") == (40, {"accuracy": 0.4, "epoch": 4})
+def test_metrics_are_returned_with_the_step(after_a_worse_epoch):
+    step, _, metrics = restored(after_a_worse_epoch, "latest")
+    assert (step, metrics) == (40, {"accuracy": 0.4, "epoch": 4})
+
+
+def test_a_part_of_the_state_is_restored(tmp_path):
+    state = {"weights": jnp.ones(3), "momentum": {"weights": jnp.zeros(3)}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {"accuracy": 0.5, "epoch": 1})
+    _, part, _ = restored(tmp_path, "best")
+    assert list(part) == ["weights"]
+    assert part["weights"].tolist() == [1.0] * 3
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        assert checkpoints.find("best") is None
+    assert restored(tmp_path / "checkpoints", "best") is None
 
 
 def test_a_damaged_checkpoint_is_named(after_a_worse_epoch, monkeypatch):
@@ -66,4 +74,4 @@ def test_a_damaged_checkpoint_is_named(after_a_worse_epoch, monkeypatch):
         with pytest.raises(
             UserError, match=r"checkpoint 40 of .* cannot be read \(ValueError\); copy the run folder again"
         ):
-            checkpoints.restore(40, {}, SHARDING)
+            checkpoints.restore("latest", LIKE, SHARDING)

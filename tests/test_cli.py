@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 import pytest
 
-from aujax import cli, evaluation_files, faithfulness_files, runs
+from aujax import cli, runs
 from aujax.errors import UserError
+from aujax.evaluation import evaluate, faithfulness
 from aujax.report import plots, tables
-from aujax.run_files import Temperature
+from aujax.results import schema
+from aujax.runs import Temperature
 from aujax.training import loop, process_watch
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,11 +50,7 @@ def test_the_help_needs_no_jax():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
-# Until these modules have the two functions.
-_LATER = {name: pytest.mark.xfail(strict=False) for name in ("report", "explain", "release")}
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=_LATER.get(name, ())) for name in cli.VERBS])
+@pytest.mark.parametrize("name", cli.VERBS)
 def test_every_verb_has_a_parser_and_a_function(name, capsys):
     verb = cli.VERBS[name]
     module = importlib.import_module(verb.module)
@@ -187,19 +185,18 @@ class Prepared(NamedTuple):
 
 
 @pytest.fixture
-def evaluate(monkeypatch):
+def eval_command(monkeypatch):
     """Runs `aujax eval` with options; returns the arguments of `evaluate_faithfulness`, once for each split."""
     calls = []
     monkeypatch.setattr(cli.commandline, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(evaluation_files, "evaluate", lambda run, faces, workdir, split: workdir / "eval" / split)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: None)
+    monkeypatch.setattr(schema, "open_run", lambda *_: None)
     for module, name in ((tables, "print_evaluation"), (plots, "draw_evaluation")):
-        monkeypatch.setattr(module, name, lambda directory: None)
+        monkeypatch.setattr(module, name, lambda evaluated: None)
     monkeypatch.setattr(runs, "load_run", lambda workdir, which: f"{which} of {workdir}")
     monkeypatch.setattr(runs, "open_data", lambda run, data_dir: Prepared(data_dir))
     monkeypatch.setattr(runs, "temperature", lambda run, workdir, fingerprint: fingerprint)
-    monkeypatch.setattr(
-        faithfulness_files, "evaluate_faithfulness", lambda *args, **options: calls.append((args, options))
-    )
+    monkeypatch.setattr(faithfulness, "evaluate_faithfulness", lambda *args, **options: calls.append((args, options)))
 
     def run(*options):
         calls.clear()
@@ -209,32 +206,32 @@ def evaluate(monkeypatch):
     return run
 
 
-def test_faithfulness_is_measured_only_on_request(evaluate):
-    assert evaluate() == []
-    ((arguments, options),) = evaluate("--faithfulness")
-    assert arguments == ("best of RUN", Prepared(None), "test", pathlib.Path("RUN/eval/test"))
-    assert options == {"filling": "blur", "temperature": 1.5, "limit": None}
+def test_faithfulness_is_measured_only_on_request(eval_command):
+    assert eval_command() == []
+    ((arguments, options),) = eval_command("--faithfulness")
+    assert arguments == ("best of RUN", Prepared(None), pathlib.Path("RUN"), "test")
+    assert options == {"imputation": "blur", "temperature": 1.5, "limit": None}
 
 
 @pytest.mark.parametrize("imputation", ["--imputation=road", "--filling=road"])
-def test_options_of_faithfulness_are_passed_on(evaluate, imputation):
+def test_options_of_faithfulness_are_passed_on(eval_command, imputation):
     given = ["--split=validation", "--checkpoint=latest", "--data_dir=faces", imputation, "--faithfulness_faces=9"]
-    ((arguments, options),) = evaluate("--faithfulness", *given)
-    assert arguments == ("latest of RUN", Prepared("faces"), "validation", pathlib.Path("RUN/eval/validation"))
-    assert options == {"filling": "road", "temperature": 1.5, "limit": 9}
+    ((arguments, options),) = eval_command("--faithfulness", *given)
+    assert arguments == ("latest of RUN", Prepared("faces"), pathlib.Path("RUN"), "validation")
+    assert options == {"imputation": "road", "temperature": 1.5, "limit": 9}
 
 
-def test_without_a_temperature_the_reason_is_printed(evaluate, capsys):
-    ((_, options),) = evaluate("--faithfulness", "--data-dir=new")
+def test_without_a_temperature_the_reason_is_printed(eval_command, capsys):
+    ((_, options),) = eval_command("--faithfulness", "--data-dir=new")
     assert options["temperature"] == 1.0
     assert "faithfulness: of uncalibrated probabilities. None was fitted to it." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("split", [["--split=validation,test"], ["--split", "validation,test"]])
-def test_several_splits_are_evaluated_one_after_the_other(evaluate, split):
-    assert [arguments[2] for arguments, _ in evaluate("--faithfulness", *split)] == ["validation", "test"]
+@pytest.mark.parametrize("split", [["--split=validation,test"], ["--split", "test,validation"]])
+def test_several_splits_are_evaluated_one_after_the_other(eval_command, split):
+    assert [arguments[3] for arguments, _ in eval_command("--faithfulness", *split)] == ["validation", "test"]
 
 
-def test_a_split_that_does_not_exist_is_refused_before_the_first_is_evaluated(evaluate, capsys, monkeypatch):
-    monkeypatch.setattr(evaluation_files, "evaluate", lambda *_: pytest.fail("evaluated"))
+def test_a_split_that_does_not_exist_is_refused_before_the_first_is_evaluated(eval_command, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("evaluated"))
     assert message(capsys, "eval", "--workdir=RUN", "--split=test,tset") == "no split tset"

@@ -1,4 +1,4 @@
-"""Options: typed, checked, and refused in words."""
+"""Options: types, checks, and messages for wrong values."""
 
 import ast
 import dataclasses
@@ -26,7 +26,7 @@ def test_a_config_dict_and_back_is_the_same_configuration():
     )
 
 
-def test_a_whole_number_is_welcome_where_a_float_is_meant():
+def test_a_whole_number_is_accepted_for_a_float():
     assert from_config_dict(options(au_weight=4)).au_weight == 4.0
 
 
@@ -109,7 +109,7 @@ def test_an_old_name_is_answered_with_the_new_one(old, message):
         configs.check_name(old)
 
 
-def test_an_unknown_flag_is_told_with_the_nearest_names():
+def test_an_unknown_option_is_reported_with_the_nearest_names():
     with pytest.raises(UserError, match=r"--config\.flip_rate: no such option\. Did you mean augment\.flip_rate"):
         configs.check_name("flip_rate")
 
@@ -132,7 +132,7 @@ def test_method_options_are_read_by_name():
     assert runs.build_model(config, 7).head.kmax == 0.3
 
 
-def test_the_picture_size_is_the_methods_own_unless_one_is_given():
+def test_the_input_size_is_that_of_the_method_unless_configured():
     assert [Config(method=name).input_size for name in ("CAM", "APViT")] == [224, 112]
     assert Config(method="APViT", image_size=64).input_size == 64
 
@@ -142,7 +142,7 @@ def test_weight_files_are_separated_by_commas():
     assert Config().weight_files == ()
 
 
-def test_training_pictures_are_loaded_a_little_larger_than_the_network_sees_them():
+def test_training_images_are_resized_a_little_larger_than_the_input():
     assert [Config(method=name).resize_size for name in ("CAM", "APViT")] == [256, 128]
     assert Config(data=DataConfig(resize_size=300)).resize_size == 300
 

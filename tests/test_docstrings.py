@@ -1,32 +1,25 @@
-"""The examples in the docstrings of the array modules run and print what they say."""
+"""The examples in docstrings run and print what they show."""
 
 import doctest
 import importlib
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+ROOT = pathlib.Path(__file__).parents[1]
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "aujax").rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8")
+]
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("au_maps", "augment", "bootstrap", "calibration", "cams", "codebook", "explain.explain", "explain.narrative"),
-        *(
-            "explain.page",
-            "explain.tables",
-            "report.html",
-            "losses",
-            "metrics",
-            "models.apvit",
-            "models.taps",
-            "occlusion",
-        ),
-        *("plain_yaml", "resize", "run_files", "statistics"),
-    ],
-)
+
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_are_right(name):
-    module = importlib.import_module(f"aujax.{name}")
-    outcome = doctest.testmod(module, extraglobs={"jax": jax, "jnp": jnp}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    module = importlib.import_module(name)
+    names = {"jax": jax, "jnp": jnp}
+    outcome = doctest.testmod(module, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert outcome.attempted > 0
     assert outcome.failed == 0

@@ -1,4 +1,4 @@
-"""Two ways through an epoch, resident and fed: the same faces, order and numbers; and when which one is taken."""
+"""An epoch over device-resident and streamed faces: the same order and numbers; and which is chosen."""
 
 import dataclasses
 import types
@@ -29,7 +29,7 @@ def opened(config, *, devices=1, **data):
 
 
 def trained(config, **options):
-    """Means and state after epoch 1, and what the run said of its steps and its data."""
+    """Means and state after epoch 1, the steps that were reported, and the description of the data."""
     (run, description, _), state = opened(config, **options)
     done = []
     state, means = run(state, 1, done.append)
@@ -37,8 +37,8 @@ def trained(config, **options):
 
 
 @pytest.fixture(scope="module")
-def fed(tiny_config):
-    """24 faces in batches of 16, so that the second one is filled up."""
+def streamed(tiny_config):
+    """24 faces in batches of 16, so that the second batch is padded."""
     return trained(tiny_config, cache="off")
 
 
@@ -50,30 +50,30 @@ def looped(tiny_config):
         return trained(tiny_config, devices=4, cache="device")
 
 
-def test_resident_faces_give_the_numbers_of_those_that_are_fed(fed, tiny_config):
+def test_device_resident_and_streamed_faces_give_the_same_numbers(streamed, tiny_config):
     means, state, *_ = trained(tiny_config, cache="device")
-    assert means == pytest.approx(fed[0], rel=1e-6)
-    chex.assert_trees_all_close(state, fed[1], rtol=1e-4, atol=1e-6)
+    assert means == pytest.approx(streamed[0], rel=1e-6)
+    chex.assert_trees_all_close(state, streamed[1], rtol=1e-4, atol=1e-6)
 
 
-def test_many_steps_in_one_program_on_four_devices_give_the_same_numbers(fed, looped):
-    assert looped[0] == pytest.approx(fed[0], rel=2e-4)
-    chex.assert_trees_all_close(looped[1].params, fed[1].params, rtol=2e-3, atol=2e-4)
+def test_many_steps_in_one_program_on_four_devices_give_the_same_numbers(streamed, looped):
+    assert looped[0] == pytest.approx(streamed[0], rel=2e-4)
+    chex.assert_trees_all_close(looped[1].params, streamed[1].params, rtol=2e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("way", ["fed", "looped"])
-def test_every_step_is_told(way, request):
-    assert sum(request.getfixturevalue(way)[2]) == 2
+@pytest.mark.parametrize("mode", ["streamed", "looped"])
+def test_every_step_is_reported(mode, request):
+    assert sum(request.getfixturevalue(mode)[2]) == 2
 
 
-def test_the_user_is_told_where_the_faces_are(fed, looped):
-    assert fed[3] == "faces loaded from disk by 1 threads"
+def test_the_description_says_where_the_faces_are(streamed, looped):
+    assert streamed[3] == "faces loaded from disk by 1 threads"
     assert looped[3] == "all faces in device memory, 26 KiB on each"
 
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """Steps are not compiled: a fed one needs 1 MiB and a quarter of that for each face, a resident one 8 MiB."""
+    """Steps are not compiled: a streamed step needs 1 MiB and a quarter of that for each face, a cached one 8 MiB."""
 
     def program(needed):
         def lowered(*arguments):
@@ -87,20 +87,20 @@ def sizes(monkeypatch):
 
 
 @pytest.mark.usefixtures("sizes")
-def test_faces_that_do_not_fit_beside_the_step_are_fed(tiny_config, monkeypatch):
+def test_faces_that_do_not_fit_beside_the_step_are_streamed(tiny_config, monkeypatch):
     monkeypatch.setattr(memory, "capacity", lambda mesh, state: 7 * 2**20)
     about = opened(tiny_config)[0].description
     assert about.endswith("; device-resident faces would take 8 MiB of each device, which has 7 MiB left")
 
 
 @pytest.mark.usefixtures("sizes")
-def test_faces_that_fit_are_resident(tiny_config, monkeypatch):
+def test_faces_that_fit_are_device_resident(tiny_config, monkeypatch):
     monkeypatch.setattr(memory, "capacity", lambda mesh, state: 8 * 2**20)
     assert opened(tiny_config)[0].description.startswith("all faces in device memory")
 
 
 @pytest.mark.usefixtures("sizes")
-def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, monkeypatch):
+def test_required_device_memory_that_is_too_small_is_refused(tiny_config, monkeypatch):
     monkeypatch.setattr(memory, "capacity", lambda mesh, state: 2**10)
     with pytest.raises(UserError, match=r"cache=device: 24 faces and the step need 104 KiB of each .* set it to auto"):
         opened(tiny_config, cache="device")
@@ -108,9 +108,9 @@ def test_faces_that_must_be_resident_and_do_not_fit_are_refused(tiny_config, mon
 
 @pytest.mark.usefixtures("sizes")
 @pytest.mark.parametrize(
-    ("room", "advice"), [(3, "the largest that fits is about 8"), (1, "not even a smaller one fits")]
+    ("capacity", "advice"), [(3, "the largest that fits is about 8"), (1, "not even a smaller one fits")]
 )
-def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(tiny_config, monkeypatch, room, advice):
-    monkeypatch.setattr(memory, "capacity", lambda mesh, state: room * 2**20)
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(tiny_config, monkeypatch, capacity, advice):
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: capacity * 2**20)
     with pytest.raises(UserError, match=rf"batch_size: a step of 16 faces needs 5 MiB of each device.*; {advice}.*; "):
         opened(tiny_config, cache="off")

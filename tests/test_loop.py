@@ -1,4 +1,4 @@
-"""Whole runs: what they leave, how they continue, what they refuse."""
+"""Whole runs: their files, continuation, and refused mistakes."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from aujax import evaluation, run_files, runs
+from aujax import run_files, runs
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
@@ -39,7 +39,7 @@ def test_validation_reports_accuracy_and_cosines(tiny_run):
     assert set(line["att_cos_by_layer"]) == {"layer1", "layer2", "layer3", "layer4", "layer5"}
 
 
-def test_the_run_folder_says_what_was_run(tiny_run, tiny_config):
+def test_the_run_folder_has_options_and_versions(tiny_run, tiny_config):
     assert json.loads((tiny_run / "config.json").read_text())["au_weight"] == tiny_config.au_weight
     manifest = json.loads((tiny_run / "manifest.json").read_text())
     assert {"versions", "devices", "data", "expressions"} <= set(manifest)
@@ -151,15 +151,17 @@ def test_data_without_a_validation_split_are_refused_with_what_to_do(tiny_config
 
 @pytest.mark.parametrize(("split", "faces"), [("validation", 8), ("test", 16)])
 def test_the_best_epoch_is_selected_on_the_configured_split(with_options, monkeypatch, split, faces):
-    def evaluate(reader, variables, batches, **_):
-        return evaluation.Evaluation({"faces": sum(int(batch.valid.sum()) for batch in batches)}, {})
+    def predict(eval_step, variables, batches, *, mesh):
+        return sum(int(batch.valid.sum()) for batch in batches)
 
-    monkeypatch.setattr(loop.evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(loop.evaluate, "predict", predict)
+    monkeypatch.setattr(loop.evaluate, "validation_metrics", lambda predictions, *_, **__: {"faces": predictions})
     config = with_options(model_selection=split)
     model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
     monkeypatch.setattr(loop.memory, "compile_for_batch", lambda lower, *_, **__: lower)
     state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
-    validate = loop._validation(model, config, data, loop.data_mesh(), state, keep_decoded=False)
+    training = loop.Training(model, None, config, loop.data_mesh())
+    validate = loop._validation(training, data, state, layer="layer5", keep_decoded=False)
     assert validate(state) == {"faces": faces}
 
 
@@ -198,7 +200,7 @@ def test_a_mistake_leaves_no_run_folder_behind(with_options, tmp_path, changed, 
 
 
 def test_validation_that_does_not_fit_is_refused_before_the_first_step(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "capacity", lambda mesh, held: 2**40 if isinstance(held, TrainState) else 2**10)
+    monkeypatch.setattr(memory, "capacity", lambda mesh, state: 2**40 if isinstance(state, TrainState) else 2**10)
     refusal = r"data\.eval_batch_size: validating 8 faces needs .*, which has 1 KiB left; not even a smaller one fits$"
     with pytest.raises(UserError, match=refusal):
         train_and_evaluate(tiny_config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""What fits into a device: what is counted, what is said."""
+"""Memory of programs and devices, and the messages where a program does not fit."""
 
 import types
 
@@ -21,7 +21,7 @@ def test_arguments_that_are_given_up_are_counted_once():
     assert memory.needed(kept) - memory.needed(given_up) == 4000
 
 
-def test_an_accelerator_tells_what_it_has_left():
+def test_an_accelerator_reports_its_free_memory():
     device = types.SimpleNamespace(memory_stats=lambda: {"bytes_limit": 1000, "bytes_in_use": 200})
     assert memory.available(device) == 800
 
@@ -44,7 +44,7 @@ def lowered_to(error):
     return types.SimpleNamespace(compile=fail)
 
 
-def test_a_program_that_the_compiler_finds_too_large_has_no_room():
+def test_a_program_that_the_compiler_finds_too_large_does_not_fit():
     with pytest.raises(memory.DoesNotFit, match=r"more than a device has \(RESOURCE_EXHAUSTED: 80 GiB\)"):
         memory.compiled(lowered_to("RESOURCE_EXHAUSTED: 80 GiB\nmore"))
 
@@ -63,9 +63,9 @@ def test_what_does_not_fit_is_refused_with_both_numbers():
         memory.check(4 * 2**20, 2**11)
 
 
-@pytest.mark.parametrize(("room", "expected"), [(1000, 128), (107 * 8, 104), (155, 0), (99, 0)])
-def test_the_largest_batch_is_a_multiple_that_fits(room, expected):
-    assert memory.largest_batch(lambda faces: 100 + 7 * faces, 640, unit=8, capacity=room) == expected
+@pytest.mark.parametrize(("capacity", "expected"), [(1000, 128), (107 * 8, 104), (155, 0), (99, 0)])
+def test_the_largest_batch_is_a_multiple_that_fits(capacity, expected):
+    assert memory.largest_batch(lambda faces: 100 + 7 * faces, 640, unit=8, capacity=capacity) == expected
 
 
 def test_the_largest_batch_is_tried_and_not_only_computed():
@@ -86,7 +86,7 @@ def test_a_batch_that_cannot_be_smaller_has_no_largest():
     assert memory.largest_batch(lambda faces: 100, 8, unit=8, capacity=10) == 0
 
 
-def test_a_full_device_is_told_to_the_user():
+def test_a_full_device_is_reported_to_the_user():
     with (
         pytest.raises(UserError, match=r"the memory of a device is full \(RESOURCE_EXHAUSTED: 3 GiB\); take a smaller"),
         memory.exhaustion_explained(),

@@ -7,10 +7,10 @@ import pytest
 
 from aujax import methods
 from aujax.config import from_config_dict
-from aujax.report import published
+from aujax.report import paper as tables_of_the_paper
 
 PATH = pathlib.Path(__file__).parents[1] / "configs" / "paper.py"
-PAPER = published.METHODS
+PAPER = tables_of_the_paper.METHODS
 SETTINGS = [(method, data, au) for method in PAPER for data in ("rafdb", "affectnet") for au in ("true", "false")]
 
 
@@ -63,7 +63,7 @@ def test_the_published_command_is_met(paper):
     )
 
 
-def test_apvit_sees_small_pictures(paper):
+def test_apvit_has_a_small_input(paper):
     assert config_of(paper, "method=APViT").input_size == 112
 
 

@@ -20,7 +20,7 @@ from aujax.training import process_watch
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = (
     *("--config=configs/synthetic.py", "--config.image_size=32", "--config.data.resize_size=36", "--config.epochs=3"),
-    # All faces in one step, so that what several steps make of rounding does not matter.
+    # All faces in one step, so that rounding does not accumulate over steps.
     *("--config.data.batch_size=24", "--config.data.eval_batch_size=8", "--config.optimizer.warmup_epochs=0"),
 )
 LOST_AFTER = 5
@@ -50,14 +50,15 @@ def start_two(data, workdir):
         **{"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"},
         "JAX_COORDINATOR_PORT": free_port(),
     }
-    told = ("--distributed", f"--lost_after={LOST_AFTER}")
+    options = ("--distributed", f"--lost_after={LOST_AFTER}")
     return [
-        start(data, workdir, *told, devices=2, SLURM_PROCID=index, SLURM_LOCALID=index, **job) for index in ("0", "1")
+        start(data, workdir, *options, devices=2, SLURM_PROCID=index, SLURM_LOCALID=index, **job)
+        for index in ("0", "1")
     ]
 
 
 def run_two(lines):
-    """What two processes say that join and then run these lines of Python, and their exit statuses."""
+    """Output and exit statuses of two processes that join and then run these lines of Python."""
     program = f"""
 import sys
 from aujax import commandline, processes
@@ -68,14 +69,14 @@ with process_watch.watched(), commandline.user_errors("train.py"):
 {textwrap.indent(textwrap.dedent(lines), "    ")}
 """
     both = [begin("-c", program, str(index)) for index in range(2)]
-    said = [one.communicate(timeout=100)[0] for one in both]
-    return said, [one.returncode for one in both]
+    outputs = [process.communicate(timeout=100)[0] for process in both]
+    return outputs, [process.returncode for process in both]
 
 
 def finish(started):
-    said = started.communicate(timeout=300)[0]
-    assert started.returncode == 0, said
-    return said
+    output = started.communicate(timeout=300)[0]
+    assert started.returncode == 0, output
+    return output
 
 
 def log(workdir):
@@ -84,11 +85,11 @@ def log(workdir):
 
 
 class Runs(NamedTuple):
-    """Two processes train; the second is killed after the first validation; one process with four devices goes on."""
+    """Two processes train; the second is killed after the first validation; one process with four devices continues."""
 
     together: dict  # the log of all that
     alone: dict  # the log of one process with one device
-    said: list[str]  # what each of the two said
+    outputs: list[str]  # of each of the two
     status: int  # with which the first one ended when the second was gone
 
 
@@ -96,61 +97,61 @@ class Runs(NamedTuple):
 def runs(tiny_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     first, second = start_two(tiny_data, folder / "together")
-    heard = []
+    lines = []
     for line in first.stdout:
-        heard.append(line)
+        lines.append(line)
         if line.startswith("epoch 1/3"):
             break
     second.kill()
     alone = start(tiny_data, folder / "alone", devices=1)
-    said = ["".join(heard) + first.communicate(timeout=300)[0], second.communicate()[0]]
-    assert "epoch 1/3" in said[0], said
+    outputs = ["".join(lines) + first.communicate(timeout=300)[0], second.communicate()[0]]
+    assert "epoch 1/3" in outputs[0], outputs
     finish(start(tiny_data, folder / "together", devices=4))
     finish(alone)
-    return Runs(log(folder / "together"), log(folder / "alone"), said, first.returncode)
+    return Runs(log(folder / "together"), log(folder / "alone"), outputs, first.returncode)
 
 
-def test_a_run_of_two_processes_goes_on_in_one_with_the_numbers_of_one(runs):
+def test_a_run_of_two_processes_continued_in_one_has_the_numbers_of_one(runs):
     assert list(runs.together) == list(runs.alone)
     assert list(runs.alone) == [(kind, epoch) for epoch in (1, 2, 3) for kind in ("train", "validation")]
     for epoch in (1, 2, 3):
         assert runs.together["train", epoch]["loss"] == pytest.approx(runs.alone["train", epoch]["loss"], rel=2e-3)
 
 
-def test_only_the_first_process_speaks(runs):
-    first, second = runs.said
+def test_only_process_0_prints(runs):
+    first, second = runs.outputs
     assert "4 x cpu" in first
     assert "epoch" not in second
 
 
-def test_a_process_that_loses_another_one_says_so_and_ends(runs):
-    told = runs.said[0].partition("error: ")[2].splitlines()
+def test_a_process_that_loses_another_one_reports_it_and_ends(runs):
+    message = runs.outputs[0].partition("error: ")[2].splitlines()
     lost = rf"process 1 on .+ was lost: no sign of life for {LOST_AFTER} seconds|another process was lost or .+ \(.+\)"
-    assert told, runs.said
-    assert re.fullmatch(lost, told[0])
-    assert told[1:] == ["Start all processes again with the same command: they continue from the last checkpoint."]
+    assert message, runs.outputs
+    assert re.fullmatch(lost, message[0])
+    assert message[1:] == ["Start all processes again with the same command: they continue from the last checkpoint."]
     assert runs.status == process_watch.STOPPED
 
 
 def test_processes_with_different_options_refuse_to_train_together():
     facts = '{"seed": 0, "config.au_weight": 4.0 * (1 - index), "fingerprint": "longer" * index}'
-    said, statuses = run_two(f"""
+    outputs, statuses = run_two(f"""
         processes.check_agreement({{"seed": 0}})
         processes.check_agreement({facts})
     """)
-    told = "error: process 1 has config.au_weight=0.0, process 0 has 4.0 (also different: fingerprint); start all"
-    assert [told in one for one in said] == [True, True], said
+    message = "error: process 1 has config.au_weight=0.0, process 0 has 4.0 (also different: fingerprint); start all"
+    assert [message in output for output in outputs] == [True, True], outputs
     assert statuses == [2, 2]
 
 
-def test_a_process_that_waits_for_one_that_failed_hears_why():
-    said, statuses = run_two("""
+def test_a_process_that_waits_for_a_failed_one_reports_the_reason():
+    outputs, statuses = run_two("""
         if index == 1:
             raise processes.UserError("face 7 cannot be decoded")
         processes.wait_for_all("a place that process 1 does not reach")
     """)
-    assert "error: face 7 cannot be decoded\ntrain.py --help" in said[1]
-    assert "error: process 1 stopped: face 7 cannot be decoded\nStart all" in said[0]
+    assert "error: face 7 cannot be decoded\ntrain.py --help" in outputs[1]
+    assert "error: process 1 stopped: face 7 cannot be decoded\nStart all" in outputs[0]
     assert statuses == [process_watch.STOPPED, 2]
 
 
@@ -162,12 +163,12 @@ def test_a_process_that_waits_for_one_that_failed_hears_why():
         ({"coordinator": "localhost:1", "count": 2, "index": 2}, "--process-id: expected 0 to 1 of 2 processes, got 2"),
     ],
 )
-def test_half_of_what_processes_need_to_meet_is_refused(options, message):
+def test_an_incomplete_address_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         process_watch.join(**options)
 
 
-def test_processes_that_nobody_tells_of_are_asked_for():
+def test_without_a_cluster_the_addresses_of_the_processes_are_requested():
     ended = subprocess.run(
         [sys.executable, "train.py", "--workdir=x", "--distributed"],
         cwd=ROOT,
@@ -181,7 +182,7 @@ def test_processes_that_nobody_tells_of_are_asked_for():
     assert "Traceback" not in ended.stderr
 
 
-def test_a_process_that_finds_no_other_gives_up():
+def test_a_process_that_cannot_reach_the_others_gives_up():
     lines = f"process_watch.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
     ended = begin("-c", f"from aujax.training import process_watch\n{lines}")
     assert "error: the other processes were not found within 1 seconds; start all of them" in ended.communicate()[0]
@@ -189,7 +190,7 @@ def test_a_process_that_finds_no_other_gives_up():
 
 
 @pytest.mark.parametrize(
-    ("facts", "told"),
+    ("facts", "message"),
     [
         ([{"a": 1, "b": [2]}, {"a": 1, "b": [2]}], None),
         ([{"loss": float("nan")}, {"loss": float("nan")}], None),
@@ -204,17 +205,17 @@ def test_a_process_that_finds_no_other_gives_up():
         ),
     ],
 )
-def test_the_first_difference_is_told_with_who_has_what(facts, told):
-    assert processes.difference(facts) == told
+def test_the_first_difference_is_reported_with_each_process_and_value(facts, message):
+    assert processes.difference(facts) == message
 
 
-def test_of_many_processes_some_are_named():
-    told = processes.difference([{"a": 0}] + 63 * [{"a": 1}])
-    assert told == "processes 1, 2, 3, 4, 5, 6 and 57 more have a=1, process 0 has 0"
+def test_of_many_processes_the_first_are_named():
+    message = processes.difference([{"a": 0}] + 63 * [{"a": 1}])
+    assert message == "processes 1, 2, 3, 4, 5, 6 and 57 more have a=1, process 0 has 0"
 
 
 class Signs(dict):
-    """The store through which processes hear of each other, for one process."""
+    """A key-value store like that of JAX's coordination service, for one process."""
 
     def key_value_dir_get(self, folder):
         return list(self.items())
@@ -266,16 +267,16 @@ def test_a_process_that_has_finished_is_not_missed(watch):
         ("INVALID_ARGUMENT: Executable expected 2 arguments", False),
     ],
 )
-def test_a_broken_connection_is_told_from_other_errors_of_the_device(message, broken):
+def test_a_broken_connection_is_distinguished_from_other_errors_of_the_device(message, broken):
     error = RuntimeError("in the loop")
     error.__cause__ = jax.errors.JaxRuntimeError(message)
     assert process_watch.broken_connection(error) == (message if broken else None)
 
 
 def test_a_process_that_ends_waits_for_the_others_only_while_they_are_well():
-    said, statuses = run_two("index and 1 / 0")
-    assert "ZeroDivisionError" in said[1]
-    assert "error: process 1 stopped: ZeroDivisionError: division by zero\n" in said[0]
+    outputs, statuses = run_two("index and 1 / 0")
+    assert "ZeroDivisionError" in outputs[1]
+    assert "error: process 1 stopped: ZeroDivisionError: division by zero\n" in outputs[0]
     assert statuses == [process_watch.STOPPED, process_watch.STOPPED]
 
 

@@ -17,7 +17,7 @@ from aujax.errors import UserError
 from aujax.evaluation.evaluate import evaluate
 from aujax.release import folders
 from aujax.report import page
-from aujax.results import compare
+from aujax.results import compare, schema
 from aujax.training.loop import train_and_evaluate
 
 
@@ -51,9 +51,10 @@ def evaluated(imported, tiny_data):
     return evaluate(run, runs.open_data(run, str(tiny_data)), imported, "test")
 
 
-def test_an_imported_run_is_evaluated_on_a_data_set_that_is_named(evaluated):
+def test_an_imported_run_is_evaluated_on_a_data_set_that_is_named(imported, evaluated):
+    assert len(schema.open_run(imported, "test").faces) == 16
     metrics = json.loads((evaluated / "metrics.json").read_text())
-    assert (metrics["num_examples"], metrics["method"], metrics["codebook"]) == (16, "CAM", "REFERENCE")
+    assert (metrics["method"], metrics["codebook"]) == ("CAM", "REFERENCE")
     assert (metrics["au_weight"], metrics["attention_layer"]) == (9.0, "layer5")
 
 

@@ -265,7 +265,7 @@ def test_command_ends_with_the_table_and_the_path_of_the_page(two_runs, tmp_path
     assert all(path.is_file() for path in written)
     table = " ".join(" ".join(lines[len(written) :]).split())
     assert table.startswith("Without With")
-    assert "Best baseline" in table
+    assert "Difference baseline" in table
     assert "0.814" in table
 
 

@@ -54,7 +54,7 @@ def trained(config, devices, batches=2):
 
 @pytest.fixture(scope="module")
 def with_a_partial_batch(tiny_config):
-    """24 faces in batches of 16: in the second one, half of the devices have faces that fill up and no others."""
+    """24 faces in batches of 16: in the second one, half of the devices have padding alone."""
     return dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, batch_size=16))
 
 
@@ -212,7 +212,7 @@ def test_cutmix_keeps_the_terms_of_faces_and_mixes_what_they_show(with_options):
 
 
 def views_of(config, batch, mix=augment.unmixed):
-    """What the first step's views are, on one device."""
+    """The views of the first step, on one device."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
 
     def views(batch):
@@ -245,7 +245,7 @@ def test_acol_erases_by_the_label_in_training(with_options):
     assert means["cross_entropy_erased_logits"] != pytest.approx(expected[1], rel=1e-4)
 
 
-def test_what_mixes_is_told_which_faces_only_fill_up_the_batch(with_a_partial_batch):
+def test_mixing_receives_which_faces_are_padding(with_a_partial_batch):
     def flag(key, views, *, valid, axis_name):
         return views._replace(has_map=valid)
 

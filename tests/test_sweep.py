@@ -1,4 +1,4 @@
-"""A sweep: its rows, what is left to do, and how one row's failure leaves the others alone."""
+"""A sweep: its rows, their states, and independence of rows that fail."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def test_the_papers_layers_are_those_of_its_table():
 
 
 @pytest.mark.parametrize("base", ["rafdb", "faces:small", "paper:method=TS-CAM,model_selection=test"])
-def test_a_sweep_stands_on_any_other_configuration(base):
+def test_a_sweep_accepts_any_other_configuration_as_its_base(base):
     name, _, setting = base.partition(":")
     shared = from_config_dict(config_files.options(str(ROOT / "configs" / f"{name}.py") + f":{setting}"))
     (first, *_) = sweep.rows_of(f"{LAMBDA}:{base}", {"data.dir": "somewhere"})
@@ -66,10 +66,10 @@ def test_a_sweep_stands_on_any_other_configuration(base):
 
 
 def test_more_seeds_leave_the_numbers_of_the_rows_as_they_are():
-    one, two = sweep.rows_of(LAMBDA, seeds=[3]), sweep.rows_of(LAMBDA, seeds=[3, 0])
-    assert two[: len(one)] == one
-    assert [row.config.seed for row in two[len(one) :]] == [0] * len(one)
-    assert len({row.name for row in two}) == 2 * len(one)
+    first, both = sweep.rows_of(LAMBDA, seeds=[3]), sweep.rows_of(LAMBDA, seeds=[3, 0])
+    assert both[: len(first)] == first
+    assert [row.config.seed for row in both[len(first) :]] == [0] * len(first)
+    assert len({row.name for row in both}) == 2 * len(first)
 
 
 def test_names_are_safe_in_paths(tmp_path):
@@ -96,18 +96,18 @@ _GET_CONFIG = "def get_config():\n    return Config().to_config_dict()\n"
         (f"{LAYERS}:paper:method=TS-CAM", {}, [], r"--config\.au_layers: TS-CAM has no layer 'layer1'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_trained(source, changes, seeds, message):
+def test_mistakes_are_reported_before_anything_is_trained(source, changes, seeds, message):
     with pytest.raises(UserError, match=message):
         sweep.rows_of(source, changes, seeds=seeds)
 
 
-def test_a_file_that_fails_is_told(tmp_path):
+def test_a_file_that_fails_is_reported(tmp_path):
     (tmp_path / "mine.py").write_text("ROWS = 1 / 0")
     with pytest.raises(UserError, match=r"--config=.*mine\.py: division by zero; compare it with configs/faces\.py"):
         sweep.rows_of(str(tmp_path / "mine.py"))
 
 
-def test_a_row_says_how_far_it_is(rows, done, faces):
+def test_the_state_of_a_row_is_what_is_left_to_do(rows, done, faces):
     row, folder = rows[1], done / "au_weight=4"
     assert sweep.state(rows[0], done, faces) == "to train"
     assert sweep.state(row, done, faces) == "to evaluate"  # not on validation yet
@@ -138,9 +138,9 @@ def test_finished_rows_are_skipped_and_a_failed_one_leaves_the_others_alone(rows
 
     assert sweep.run_all(rows, done, faces, start) == ["au_weight=0"]
     assert started == [0, 2]
-    told = capsys.readouterr()
-    assert "row 1 of 3, au_weight=4: finished, skipped" in told.out
-    assert "row 0 of 3, au_weight=0: was killed by signal 9; the same command tries it again" in told.err
+    printed = capsys.readouterr()
+    assert "row 1 of 3, au_weight=4: finished, skipped" in printed.out
+    assert "row 0 of 3, au_weight=0: was killed by signal 9; the same command tries it again" in printed.err
 
 
 def test_ctrl_c_in_a_row_ends_the_sweep(rows, tmp_path, faces):
@@ -157,7 +157,7 @@ def test_a_row_is_trained_and_then_evaluated_on_test_and_validation(rows, done, 
     folder = done / "au_weight=4"
     assert trained == [(rows[1].config, folder)]
     metrics = [json.loads((folder / "eval" / split / "metrics.json").read_text()) for split in ("validation", "test")]
-    assert [one["num_examples"] for one in metrics] == [8, 16]
+    assert [content["num_faces"] for content in metrics] == [8, 16]
     sweep.run_row(rows[1], done, faces)
     assert len(trained) == 1
     assert capsys.readouterr().out.endswith("is finished\n")
@@ -165,7 +165,7 @@ def test_a_row_is_trained_and_then_evaluated_on_test_and_validation(rows, done, 
 
 @pytest.fixture
 def command(tiny_data, tmp_path, monkeypatch):
-    """Runs the command on a sweep of two rows; the rows it starts are only noted, and the second one fails."""
+    """Runs the command on a sweep of two rows; the rows it starts are only recorded, and the second fails."""
     source = tmp_path / "mine.py"
     source.write_text(
         f"from aujax.config import Config\nROWS = [{{'au_weight': 0.0}}, {{'au_weight': 1.0}}]\n{_GET_CONFIG}"
@@ -189,7 +189,7 @@ def test_the_command_starts_itself_for_each_row_and_fails_if_one_does(command, c
     assert "au_weight=1,seed=0" in capsys.readouterr().out
 
 
-def test_the_list_says_what_there_is_to_do_and_runs_nothing(command, capsys):
+def test_the_list_has_the_states_and_runs_nothing(command, capsys):
     command("--list", "--seeds=0,1")
     assert capsys.readouterr().out.count("to train") == 4
     assert not command.started
@@ -210,12 +210,12 @@ def test_a_row_runs_in_the_same_process(command, monkeypatch):
         ("--config.data.dir=", "error: --config.data.dir: expected a prepared data set, got nothing"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told_in_two_lines(command, capsys, option, message):
+def test_mistakes_on_the_command_line_are_reported_in_two_lines(command, capsys, option, message):
     with pytest.raises(SystemExit, match="2"):
         command(option)
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith(message)
-    assert len(told) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(message)
+    assert len(lines) == 2
 
 
 def test_the_process_that_starts_the_rows_takes_no_device():
@@ -228,5 +228,5 @@ def test_the_process_that_starts_the_rows_takes_no_device():
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
-def test_a_commands_end_is_waited_for():
+def test_the_exit_status_of_a_command_is_returned():
     assert sweep._exit_status([sys.executable, "-c", "raise SystemExit(3)"]) == 3

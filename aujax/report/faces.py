@@ -87,7 +87,7 @@ def enlarge(map_: Map, size: tuple[int, int]) -> Float[np.ndarray, "height width
     [[0.   0.25 0.75 1.  ]]
     """
     image = Image.fromarray(np.asarray(map_, np.float32))
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def heat(map_: Map) -> Pixels:

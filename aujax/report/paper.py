@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from aujax.errors import UserError
 from aujax.report import output, plots, sections, tables
 from aujax.report.tables import NONE, Table, with_interval
@@ -459,14 +461,13 @@ def _weight_curves(
         plots.style(axes, title=name, x="weight of alignment (au_weight, the paper's λ)")
     for (column, numbers), colour, marker in zip(points.items(), plots.LINES, "os^", strict=False):
         axes, scale = (accuracy, 100) if column is CL else (cosines, 1)
-        known = [(w, number.mean) for w, number in zip(weights, numbers, strict=True) if number.mean.value is not None]
-        heights = [scale * (mean.value or 0) for _, mean in known]
+        # Missing ends of intervals become NaN, which is not drawn.
+        heights, low, high = scale * np.array([number.mean for number in numbers], float).T
         look = {"color": colour, "marker": marker, "markersize": 5}
-        axes.plot([weight for weight, _ in known], heights, label=column.heading, **look)
-        for weight, (_, low, high) in known:
-            if low is not None and high is not None:
-                axes.plot([weight, weight], [scale * low, scale * high], color=colour, linewidth=1)
-        if known[0][0] == 0:
+        axes.errorbar(
+            weights, heights, yerr=[heights - low, high - heights], elinewidth=1, label=column.heading, **look
+        )
+        if weights[0] == 0:
             axes.axhline(heights[0], color=colour, linestyle="--", linewidth=1)
         if published:
             values = [getattr(result, column.metric) for result in RESULTS[RAFDB]["CAM"]]

@@ -267,7 +267,8 @@ def _image_grid(
       note: below it.
       ends: of the colour bar.
     """
-    columns, rows = (max(image[axis] for image in images) + 1 for axis in (0, 1))
+    columns = max(left for left, *_ in images) + 1
+    rows = max(top for _, top, *_ in images) + 1
     # Inches for the row titles at the left, and for the column titles above.
     margin = max(
         (0.075 * len(line) for *_, text, side in texts if side == "right" for line in text.split("\n")), default=0

@@ -212,7 +212,7 @@ def definitions(metrics: Sequence[Any]) -> list[str]:
 
 def test_table(comparison: Comparison, family: str) -> Table | None:
     """Returns the paired tests of a family; None if there are none."""
-    tests = comparison.tests[comparison.tests["family"] == family]
+    tests: Any = comparison.tests[comparison.tests["family"] == family]
     rows = []
     for test in tests.to_dict("records"):
         metric = METRICS[test["metric"]]
@@ -238,7 +238,8 @@ def seed_table(comparison: Comparison, keys: Sequence[ScoreKey]) -> Table | None
     metadata = {run.name: run.metadata for run in comparison.runs}
     titles = {name: f"{each['method']}, AU weight {each['au_weight']:g} ({name}, …)" for name, each in metadata.items()}
     rows = []
-    for (name, minus), group in comparison.seeds.groupby(["setting", "minus"], sort=False):
+    seeds: Any = comparison.seeds
+    for (name, minus), group in seeds.groupby(["setting", "minus"], sort=False):
         known = group.set_index(list(ScoreKey._fields))
         cells = []
         for key in keys:
@@ -268,8 +269,8 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     few, counts, how = [], [], []
     for run in runs:
         assert run.faithfulness is not None
-        by_prediction = run.faithfulness.rows(metrics[0].key, attribute="predicted")
-        by_prediction = by_prediction[by_prediction["faces"] > 0]
+        drops: Any = run.faithfulness.rows(metrics[0].key, attribute="predicted")
+        by_prediction = drops[by_prediction["faces"] > 0]
         listed = [
             f"{row.group} {row.faces}" + (f" of {row.subjects} subjects" if row.subjects < row.faces else "")
             for row in by_prediction.itertuples()
@@ -306,7 +307,8 @@ def occlusion_text(run: EvaluatedRun) -> str:
     assert run.faithfulness is not None
     metadata = run.faithfulness.metadata
     count, subjects = run.faithfulness.count("target_drop", target="predicted")
-    drawn = int(run.faithfulness.rows("probability_drop")["faces"].max())
+    by_au: Any = run.faithfulness.rows("probability_drop")
+    drawn = int(by_au["faces"].max())
     others = {"without landmarks": metadata["num_faces"] - drawn,
               "without target AUs, non-target AUs or a control": drawn - count}  # fmt: skip
     listed = [f"{number:,} {reason}" for reason, number in others.items() if number]
@@ -574,7 +576,7 @@ def groups(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     """Returns the main numbers for every group that an attribute of the data set makes."""
     run = runs[0]
     metrics = [METRICS[key] for key in HEADLINE]
-    sizes: dict[str, pd.DataFrame] = {
+    sizes: dict[str, Any] = {
         name: run.tables.rows(metrics[0].key, attribute=name).set_index("group")
         for name in schema.attributes(run.faces)
     }

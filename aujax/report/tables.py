@@ -8,7 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import rich.box
@@ -298,7 +298,8 @@ def idea_table(comparison: Comparison) -> Table | None:
 
 def degenerate_sentence(run: EvaluatedRun) -> str:
     """Returns how many maps are degenerate, and where they are named; "" if none is."""
-    shares = {row.map: row.value for row in run.tables.rows("degenerate").itertuples() if row.value > 0}
+    rows: Any = run.tables.rows("degenerate")
+    shares = {row.map: row.value for row in rows.itertuples() if row.value > 0}
     if not shares:
         return ""
     faces = run.metadata["num_faces"]

@@ -210,6 +210,15 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def index_summary(summary: pd.DataFrame) -> dict[GroupKey, Interval]:
+    """Returns the rows of a summary by key, with None for missing numbers."""
+    rows = summary.astype(object).where(summary.notna(), None)
+    return {
+        GroupKey(ScoreKey(metric, name, target, condition), attribute, group): Interval(value, low, high)
+        for metric, name, target, condition, attribute, group, value, low, high, *_ in rows.itertuples(index=False)
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """Metadata, scores and summary of one set of files."""
@@ -222,11 +231,7 @@ class Tables:
     @functools.cached_property
     def index(self) -> dict[GroupKey, Interval]:
         """The rows of the summary by key."""
-        rows = self.summary.astype(object).where(self.summary.notna(), None)
-        return {
-            GroupKey(ScoreKey(metric, name, target, condition), attribute, group): Interval(value, low, high)
-            for metric, name, target, condition, attribute, group, value, low, high, *_ in rows.itertuples(index=False)
-        }
+        return index_summary(self.summary)
 
     def interval(
         self, metric: str, *, map: str = "", target: str = "", condition: str = "", attribute: str = "", group: str = ""

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from aujax.results import calibration, schema, statistics
-from aujax.results.registry import BASELINE, BASELINE_MAPS, METRICS, Faces
+from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, METRICS, Faces
 from aujax.results.schema import ScoreKey, Scores
 from aujax.results.statistics import Interval
 
@@ -135,36 +135,31 @@ def _natural_order(group: str) -> tuple[bool, list[tuple[int, str]]]:
 
 def headline(summary: pd.DataFrame, maps: Mapping[str, str]) -> dict[str, Any]:
     """Returns the main numbers by key, `att_cos_by_layer`, and the cosines of the baseline maps; None if missing."""
-    overall = summary[(summary["attribute"] == "") & (summary["condition"] == "")]
-    numbers: dict[str, Any] = {}
-    for key, metric in METRICS.items():
-        if metric.headline:
-            numbers[key] = _value(overall[(overall["metric"] == key)])
-    cosines = overall[(overall["metric"] == "cosine") & (overall["target"] == "label")].set_index("map")
-    by_map = {name: _value(cosines[cosines.index == name]) for name in maps}
-    numbers["att_cos_by_layer"] = {name: by_map[name] for name, kind in maps.items() if kind == "attention"}
-    numbers["baselines"] = {name: by_map[name] for name, kind in maps.items() if kind == BASELINE}
+    index = schema.index_summary(summary)
+
+    def value(metric: str, map: str = "", target: str = "") -> float | None:
+        key = schema.GroupKey(ScoreKey(metric, map, target))
+        return index[key].value if key in index else None
+
+    numbers: dict[str, Any] = {key: value(key) for key, metric in METRICS.items() if metric.headline}
+    for name, kind in (("att_cos_by_layer", ATTENTION), ("baselines", BASELINE)):
+        numbers[name] = {map: value("cosine", map, "label") for map in maps if maps[map] == kind}
     return numbers
-
-
-def _value(rows: pd.DataFrame) -> float | None:
-    if not len(rows) or pd.isna(rows["value"].iloc[0]):
-        return None
-    return float(rows["value"].iloc[0])
 
 
 def per_expression(summary: pd.DataFrame, expressions: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns the main numbers of each expression, for metrics.json."""
-    rows = summary[(summary["attribute"] == "expression")]
-    table: dict[str, dict[str, Any]] = {}
-    for name in expressions:
-        own = rows[rows["group"] == name].set_index("metric")
-        numbers = {key: _value(own[own.index == key]) for key in ("accuracy", "att_cos", "cam_cos")}
-        faces = {
-            key: int(own.loc[[key], "faces"].iloc[0]) if key in own.index else 0 for key in ("accuracy", "att_cos")
+    rows = summary[summary["attribute"] == "expression"].set_index(["group", "metric"])
+    values = rows["value"].astype(object).where(rows["value"].notna(), None).to_dict()
+    faces = rows["faces"].to_dict()
+    return {
+        name: {
+            "num_faces": faces.get((name, "accuracy"), 0),
+            "num_maps": faces.get((name, "att_cos"), 0),
+            **{key: values.get((name, key)) for key in ("accuracy", "att_cos", "cam_cos")},
         }
-        table[name] = {"num_faces": faces["accuracy"], "num_maps": faces["att_cos"], **numbers}
-    return table
+        for name in expressions
+    }
 
 
 def confusion_matrix(faces: Faces, classes: int) -> Int[np.ndarray, "true predicted"]:

@@ -38,6 +38,8 @@ from aujax.training.step import Means, TrainState
 
 log = logging.getLogger(__name__)
 
+# Metrics of a validation in log.jsonl.
+_LOGGED = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")
 _CALL_SECONDS = 1.0  # of steps in one call: long enough to cost nothing, short enough to be interrupted
 _IN_FLIGHT = 2  # streamed steps that wait on the devices, with their batches
 
@@ -72,9 +74,10 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
         f"best epoch selected on {config.model_selection}; compiling the step"
     )
     with memory.exhaustion_explained():
-        epochs = open_epochs(Training(model, tx, config, mesh), source, state)
+        training = Training(model, tx, config, mesh)
+        epochs = open_epochs(training, source, state)
         console.print(epochs.description)
-        validate = _validation(model, config, faces, mesh, state, keep_decoded=epochs.is_cached)
+        validate = _validation(training, faces, state, layer=layer, keep_decoded=epochs.is_cached)
         runs.start(workdir, config, faces)
         log = Log(workdir, step=int(state.step))
         progress = rich.progress.Progress(
@@ -103,8 +106,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                     continue
 
                 summary = validate(state)
-                names = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")
-                scores = {name: summary[name] for name in names}
+                scores = {name: summary[name] for name in _LOGGED}
                 log.write("validation", step, {"epoch": epoch, "split": config.model_selection} | scores)
                 checkpoints.save(step, state, {"accuracy": scores["accuracy"], "epoch": epoch})
                 attention = "" if scores["att_cos"] is None else f", att_cos {scores['att_cos']:.3f} ({layer})"
@@ -311,12 +313,18 @@ def _streamed(training: Training, source: FaceSource, state: TrainState) -> Epoc
 
 
 def _validation(
-    model: methods.Classifier, config: Config, faces: Faces, mesh: Mesh, state: TrainState, *, keep_decoded: bool
+    training: Training, faces: Faces, state: TrainState, *, layer: str, keep_decoded: bool
 ) -> Callable[[TrainState], dict[str, Any]]:
     """Returns state -> summary over the split that selects the best epoch.
 
-    With `keep_decoded` the host keeps the decoded faces between validations.
+    Args:
+      training: of the run.
+      faces: the data set.
+      state: structure, shapes and types of the states to validate.
+      layer: whose attention is reported.
+      keep_decoded: whether the host keeps the decoded faces between validations.
     """
+    model, _, config, mesh = training
     forward = evaluate.make_forward(model, config, mesh)
     program = memory.compile_for_batch(
         lambda size: forward.lower(state.variables, abstract(size, config.input_size, mesh)),
@@ -327,7 +335,6 @@ def _validation(
         work="validating",
     )
     eval_step = evaluate.make_eval_step(program, mesh)
-    layer = model.method.aligned(config.au_layers)[-1]
     split = functools.partial(evaluate.whole_split, faces.source(config.model_selection), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep_decoded else split
 
