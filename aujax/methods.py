@@ -14,12 +14,20 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from aujax import augment, cams
 from aujax.models import apvit, heads, resnet, vit
 from aujax.models.forward import Activations as Activations
-from aujax.models.forward import Variables, check_batch, nan_if_not_a_class, target_expression
+from aujax.models.forward import (
+    Expression,
+    Images,
+    Logits,
+    Variables,
+    check_batch,
+    nan_if_not_a_class,
+    target_expression,
+)
 from aujax.models.forward import apply_with_taps as apply_with_taps
 from aujax.models.forward import gradients_at_taps as gradients_at_taps
 from aujax.models.layers import AttentionDropout
@@ -27,8 +35,7 @@ from aujax.models.layers import AttentionDropout
 # ---- Backbones -------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class Backbone:
+class Backbone(NamedTuple):
     """A network without head: its family, its constructor, and the options of `build_model` that it has.
 
     A method can be built on every backbone of its own backbone's family.
@@ -118,14 +125,6 @@ class Option(NamedTuple):
     most: float = 1.0
     above: bool = False
 
-    def check(self, value: float) -> None:
-        """Raises a ValueError unless the option can take this value."""
-        inside = self.least < value <= self.most if self.above else self.least <= value <= self.most
-        if not inside or type(self.value)(value) != value:
-            kind = "an integer" if isinstance(self.value, int) else "a number"
-            start = f"above {self.least:g}, up to" if self.above else f"from {self.least:g} to"
-            raise ValueError(f"option {self.name} must be {kind} {start} {self.most:g}, got {value:g}")
-
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -184,8 +183,13 @@ class Method:
         options = []
         for option in self.options:
             value = values.get(option.name, option.value)
-            option.check(value)
-            options.append(option._replace(value=type(option.value)(value)))
+            inside = option.least <= value <= option.most and not (option.above and value == option.least)
+            kind = type(option.value)
+            if not inside or kind(value) != value:
+                numbers = "an integer" if kind is int else "a number"
+                start = f"above {option.least:g}, up to" if option.above else f"from {option.least:g} to"
+                raise ValueError(f"option {option.name} must be {numbers} {start} {option.most:g}, got {value:g}")
+            options.append(option._replace(value=kind(value)))
         return dataclasses.replace(self, options=tuple(options)) if values else self
 
 
@@ -276,11 +280,11 @@ class Classifier(nn.Module):
 
     def __call__(
         self,
-        image: Float[Array, "batch height width 3"],
+        image: Images,
         *,
         train: bool = False,
-        expression: Int[Array, " batch"] | None = None,
-    ) -> Float[Array, "batch classes"]:
+        expression: Expression = None,
+    ) -> Logits:
         """Returns the logits in float32; `train` selects batch statistics and random dropping of activations."""
         return self.head(self.backbone(image, train=train), expression)
 
@@ -333,7 +337,7 @@ def build_model(
     return Classifier(row, network.create(**fields, **row.backbone_fields(**values)), row.head(num_classes))
 
 
-def init(model: nn.Module, key: Array, image: Float[ArrayLike, "batch height width 3"]) -> dict[str, Any]:
+def init(model: nn.Module, key: Array, image: Images) -> dict[str, Any]:
     """Returns new variables `{"params": ..., "batch_stats": ...}` for images of that shape; pixels do not matter."""
     # The program runs once. On CPUs XLA would spend seconds on optimising the random initialisers.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -343,7 +347,7 @@ def init(model: nn.Module, key: Array, image: Float[ArrayLike, "batch height wid
 class Forward(NamedTuple):
     """Result of `forward`: logits, attention by layer name, and CAM (None for a method without CAM)."""
 
-    logits: Float[Array, "batch classes"]
+    logits: Logits
     attention: dict[str, Array]
     cam: Array | None
 
@@ -351,8 +355,8 @@ class Forward(NamedTuple):
 def forward(
     model: Classifier,
     variables: Variables,
-    image: Float[ArrayLike, "batch height width 3"],
-    expression: Int[ArrayLike, " batch"] | None = None,
+    image: Images,
+    expression: Expression = None,
 ) -> Forward:
     """Returns logits, attention of the method's layers, and CAM of `expression` (by default the predicted class).
 

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _DAMAGED = "the file is damaged or half-copied, copy or download it again"
 _RESAVE = "in PyTorch, torch.save(torch.load(FILE, weights_only=True), 'new.pth') writes a file that can be read"
 # The dtypes of safetensors that NumPy or ml_dtypes has under the same name.
-_SAFETENSORS = ("F32", "F64", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
+_SAFETENSORS = "F32, F64, F16, BF16, I64, I32, I16, I8, U64, U32, U16, U8, BOOL"
 _STORAGES = {
     "torch.FloatStorage": np.float32,
     "torch.DoubleStorage": np.float64,
@@ -52,12 +52,15 @@ _FUNCTIONS = {
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
 }
-_INSTRUCTIONS = {
-    *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
-    *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "BINPUT", "LONG_BINPUT"),
-    *("BINGET", "LONG_BINGET", "GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
-}
+# The instructions that torch.save writes, in the format of today and in those before.
+_INSTRUCTIONS = frozenset(
+    """
+    PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE BINSTRING SHORT_BINSTRING
+    EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT
+    BINGET LONG_BINGET GLOBAL REDUCE BUILD BINPERSID
+    """.split()  # noqa: SIM905 - names without quotes are easier to read
+)
+# The instructions that make a `_StateDict`, see `_unpickle`.
 _NEW_STATE_DICT = b"ccollections\nOrderedDict\n)R"
 # The first bytes of a file of PyTorch before 1.6.
 _LEGACY_MARK = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
@@ -138,9 +141,9 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, "np") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
-                if (dtype := file.get_slice(name).get_dtype()) not in _SAFETENSORS:
+                if (dtype := file.get_slice(name).get_dtype()) not in _SAFETENSORS.split(", "):
                     raise UserError(
-                        f"{path}: tensors must be of {', '.join(_SAFETENSORS)}, got {name} of {dtype}: "
+                        f"{path}: tensors must be of {_SAFETENSORS}, got {name} of {dtype}: "
                         "in PyTorch, convert them with .float() and save the file again"
                     )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -153,28 +156,42 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
-            opened = (_open_zip if file.peek(2).startswith(b"PK") else _open_legacy)(file)
-            tensors = _tensors(opened.content)
+            open_file = _open_zip if file.peek(2).startswith(b"PK") else _open_legacy
+            content, storages, load = open_file(file)
+            tensors = _tensors(content)
+            # Both are checked before memory is allocated: a file of a few bytes can describe tensors of any size.
             size = path.stat().st_size
-            if (total := sum(storage.size for storage in opened.storages.values())) > size:
+            if (total := sum(storage.size for storage in storages.values())) > size:
                 raise UserError(f"a file of {size} bytes cannot hold tensors of {total}: {_DAMAGED}")
-            stored = sum(storage.count for storage in opened.storages.values())
+            stored = sum(storage.count for storage in storages.values())
             if (used := sum(math.prod(tensor.shape) for tensor in tensors.values())) > _VIEWS * stored:
                 raise UserError(
                     f"tensors may share their numbers {_VIEWS} times, got {used} numbers in tensors and {stored} in "
                     "the file: in PyTorch, save {name: tensor.clone() for name, tensor in weights.items()}"
                 )
             # Ordered by storage, so that each storage is read once and only one is in memory.
-            load = functools.lru_cache(maxsize=1)(opened.load)
-            by_storage = sorted(tensors.items(), key=lambda item: item[1].storage.key)
-            arrays = {name: tensor.array(load(tensor.storage)) for name, tensor in by_storage}
+            load = functools.lru_cache(maxsize=1)(load)
+            arrays = dict.fromkeys(tensors, np.empty(0))
+            for name, tensor in sorted(tensors.items(), key=lambda item: item[1].storage.key):
+                arrays[name] = _view_of(load(tensor.storage), tensor)
+            return arrays
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     # A damaged pickle or archive can raise nearly any exception; pickle's documentation leaves the list open.
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{path} must be a file of torch.save, but reading it failed ({reason}): {_DAMAGED}") from error
-    return {name: arrays[name] for name in tensors}
+
+
+def _view_of(data: bytes, tensor: "Tensor") -> np.ndarray:
+    """Returns a tensor from the bytes of its storage, as a copy in C order."""
+    dtype = tensor.storage.dtype
+    if len(data) != tensor.storage.size:
+        raise UserError(f"a storage must have {tensor.storage.size} bytes, got {len(data)}: {_DAMAGED}")
+    if 0 in tensor.shape:
+        return np.zeros(tensor.shape, dtype)
+    steps = [stride * dtype.itemsize for stride in tensor.strides]
+    return np.ndarray(tensor.shape, dtype, data, tensor.offset * dtype.itemsize, steps).copy()
 
 
 _READERS = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}
@@ -201,24 +218,9 @@ class Tensor(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
-    def array(self, data: bytes) -> np.ndarray:
-        """Returns the view of these bytes of the storage as a copy in C order."""
-        dtype = self.storage.dtype
-        if len(data) != self.storage.size:
-            raise UserError(f"a storage must have {self.storage.size} bytes, got {len(data)}: {_DAMAGED}")
-        if 0 in self.shape:
-            return np.zeros(self.shape, dtype)
-        steps = tuple(stride * dtype.itemsize for stride in self.strides)
-        flat = np.frombuffer(data, dtype)[self.offset :]
-        return np.lib.stride_tricks.as_strided(flat, self.shape, steps).copy()
 
-
-class _Opened(NamedTuple):
-    """The content of a torch file, its storages by key, and a function that reads the bytes of a storage."""
-
-    content: Any
-    storages: dict[str, Storage]
-    load: Callable[[Storage], bytes]
+# The content of a torch file, its storages by key, and a function that reads the bytes of a storage.
+_Opened = tuple[Any, dict[str, Storage], Callable[[Storage], bytes]]
 
 
 def _open_zip(file: io.BufferedReader) -> _Opened:
@@ -231,7 +233,7 @@ def _open_zip(file: io.BufferedReader) -> _Opened:
     if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
         raise UserError(f"numbers must be little-endian, got a file of a big-endian machine: {_RESAVE}")
     content, storages = _unpickle(io.BytesIO(archive.read(records["data.pkl"])))
-    return _Opened(content, storages, lambda storage: archive.read(records[f"data/{storage.key}"]))
+    return content, storages, lambda storage: archive.read(records[f"data/{storage.key}"])
 
 
 def _open_legacy(file: io.BufferedReader) -> _Opened:
@@ -258,7 +260,7 @@ def _open_legacy(file: io.BufferedReader) -> _Opened:
             raise UserError(f"a storage must hold {storage.count} numbers, got {count}: {_DAMAGED}")
         starts[key] = memory.tell()
         memory.seek(storage.size, io.SEEK_CUR)
-    return _Opened(content, storages, lambda storage: memory[starts[storage.key] : starts[storage.key] + storage.size])
+    return content, storages, lambda storage: memory[starts[storage.key] : starts[storage.key] + storage.size]
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:

@@ -363,6 +363,18 @@ def test_a_run_builds_the_backbone_of_its_configuration(rematerialize):
             lambda: methods.build_model("APViT", options={"keep": 0}),
             "option keep must be a number above 0, up to 1, got 0",
         ),
+        (
+            lambda: methods.build_model("APViT", options={"keep": 90}),
+            "option keep must be a number above 0, up to 1, got 90",
+        ),
+        (
+            lambda: methods.build_model("APViT", options={"tokens": 197}),
+            "option tokens must be an integer from 1 to 196, got 197",
+        ),
+        (
+            lambda: methods.build_model("APViT", options={"tokens": 0}),
+            "option tokens must be an integer from 1 to 196, got 0",
+        ),
     ],
 )
 def test_an_invalid_choice_is_refused_with_the_valid_ones(call, message):

@@ -12,11 +12,12 @@ import pytest
 import torch_files
 from released_folders import SIZE, TINY, imported_run, left_over, options, released_folder, weights
 
-from aujax import evaluation_files, methods, runs
+from aujax import methods, runs
 from aujax.errors import UserError
+from aujax.evaluation.evaluate import evaluate
 from aujax.release import folders
 from aujax.report import page
-from aujax.results import compare
+from aujax.results import compare, schema
 from aujax.training.loop import train_and_evaluate
 
 
@@ -46,18 +47,20 @@ def test_the_run_computes_what_a_network_of_these_tensors_computes(imported):
 @pytest.fixture(scope="module")
 def evaluated(imported, tiny_data):
     """Its evaluation on a data set that is named."""
-    return evaluation_files.evaluate_run(imported, "test", data_dir=str(tiny_data))
+    run = runs.load_run(imported)
+    return evaluate(run, runs.open_data(run, str(tiny_data)), imported, "test")
 
 
-def test_an_imported_run_is_evaluated_on_a_data_set_that_is_named(evaluated):
+def test_an_imported_run_is_evaluated_on_a_data_set_that_is_named(imported, evaluated):
+    assert len(schema.open_run(imported, "test").faces) == 16
     metrics = json.loads((evaluated / "metrics.json").read_text())
-    assert (metrics["num_examples"], metrics["method"], metrics["codebook"]) == (16, "CAM", "REFERENCE")
+    assert (metrics["method"], metrics["codebook"]) == ("CAM", "REFERENCE")
     assert (metrics["au_weight"], metrics["attention_layer"]) == (9.0, "layer5")
 
 
 def test_without_a_data_set_the_evaluation_says_what_to_give(imported):
     with pytest.raises(UserError, match=r"--data-dir: expected a prepared data set, got nothing, .*AffectNet; give"):
-        evaluation_files.evaluate_run(imported, "test")
+        runs.open_data(runs.load_run(imported), None)
 
 
 def test_an_imported_run_is_reported_like_others(imported, evaluated, tmp_path):
@@ -68,7 +71,7 @@ def test_data_known_by_name_alone_are_compared_by_it(tmp_path):
     folders = [evaluated_runs.make_run(tmp_path / name) for name in ("one", "other")]
     for folder, name in zip(folders, ("AffectNet", "RAF-DB"), strict=True):
         (folder / "manifest.json").write_text(json.dumps({"data": {"name": name, "fingerprint": None}}))
-    differ = compare.differences(compare.open_runs(folders, "test")[0])
+    differ = compare.differences([evaluated_runs.open_test(folder) for folder in folders])
     assert differ == {"training data": ["AffectNet", "RAF-DB"]}
 
 

@@ -126,7 +126,7 @@ def test_options_of_the_method_may_be_others():
     ("method", "message"),
     [
         ("CAM", r"expected 8 classes, the file has 7:\n  misshaped .*expected \(8,"),
-        ("WILDCAT", r"expected 8 classes of 5 maps, the file has 7:\n  misshaped .*expected \(40,"),
+        ("WILDCAT", r"expected 8 classes, the file has 7:\n  misshaped .*expected \(40,"),
         ("ACoL", r"expected 8 classes, the file has 7:\n  misshaped .*expected \(8,"),
         ("TS-CAM", r"expected 8 classes, the file has 7:\n  misshaped .*expected \(8,"),
         ("APViT", r"expected 8 classes, the file has 7:\n  misshaped .*expected \(8,"),

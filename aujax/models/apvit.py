@@ -141,15 +141,6 @@ class APViT(nn.Module):
     axis_name: str | None = None
     rematerialize: bool = False
 
-    def __post_init__(self):
-        if not 1 <= self.tokens <= _POSITIONS:
-            raise ValueError(f"tokens must be from 1 to {_POSITIONS}, got {self.tokens}: the published model keeps 160")
-        if not 0 < self.keep <= 1:
-            raise ValueError(
-                f"keep must be a fraction above 0 and up to 1, got {self.keep}: the published model's is 0.9"
-            )
-        super().__post_init__()
-
     @nn.compact
     def __call__(self, image: Images, *, train: bool = False) -> Float[Array, "batch channels"]:
         """Returns the class token after the last LayerNorm; `train` affects BatchNorm only."""

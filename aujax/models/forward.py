@@ -12,12 +12,15 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 from aujax.models import taps
 
 Variables = Mapping[str, Any]
+Images = Float[ArrayLike, "batch height width 3"]
+Expression = Int[ArrayLike, " batch"] | None
+Logits = Float[Array, "batch classes"]
 
 
 class Activations(NamedTuple):
     """Result of a forward pass: logits, activations by tap name, and BatchNorm statistics (updated in training)."""
 
-    logits: Float[Array, "batch classes"]
+    logits: Logits
     activations: dict[str, Array]
     batch_stats: Variables
 
@@ -25,10 +28,10 @@ class Activations(NamedTuple):
 def apply_with_taps(
     model: nn.Module,
     variables: Variables,
-    image: Float[ArrayLike, "batch height width 3"],
+    image: Images,
     *,
     train: bool = False,
-    expression: Int[ArrayLike, " batch"] | None = None,
+    expression: Expression = None,
     key: Key[Array, ""] | None = None,
 ) -> Activations:
     """Returns logits, all tapped activations and BatchNorm statistics of one forward pass.
@@ -49,8 +52,8 @@ def apply_with_taps(
 def gradients_at_taps(
     model: nn.Module,
     variables: Variables,
-    image: Float[ArrayLike, "batch height width 3"],
-    expression: Int[ArrayLike, " batch"] | None = None,
+    image: Images,
+    expression: Expression = None,
     *,
     at: str | Sequence[str],
 ) -> tuple[Activations, dict[str, Array]]:
@@ -108,15 +111,13 @@ def check_batch(image: ArrayLike, expression: ArrayLike | None) -> tuple[Array, 
     return image, expression
 
 
-def target_expression(
-    logits: Float[Array, "batch classes"], expression: Int[Array, " batch"] | None
-) -> Int[Array, " batch"]:
+def target_expression(logits: Logits, expression: Int[Array, " batch"] | None) -> Int[Array, " batch"]:
     """Returns the class to explain for each image: `expression`, or the predicted class if that is None."""
     return logits.argmax(axis=-1) if expression is None else expression
 
 
 def nan_if_not_a_class(
-    x: Float[Array, "batch ..."], expression: Int[Array, " batch"], logits: Float[Array, "batch classes"]
+    x: Float[Array, "batch ..."], expression: Int[Array, " batch"], logits: Logits
 ) -> Float[Array, "batch ..."]:
     """Returns `x`, with NaN for images whose expression is not a class of the network."""
     is_class = (expression >= 0) & (expression < logits.shape[-1])

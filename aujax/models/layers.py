@@ -142,7 +142,7 @@ def _device_varying(parameter: Array, x: Array) -> Array:
     Inside `shard_map` the transpose of this cast sums the parameter's gradient over those axes, which JAX inserts by
     itself for its own operations but not around a `custom_vjp`.
     """
-    axes = tuple(set.difference(*(set(jax.typeof(a).manual_axis_type.varying) for a in (x, parameter))))
+    axes = tuple(set(jax.typeof(x).manual_axis_type.varying) - set(jax.typeof(parameter).manual_axis_type.varying))
     return jax.lax.pcast(parameter, axes, to="varying") if axes else parameter
 
 

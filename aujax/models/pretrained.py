@@ -125,36 +125,28 @@ def _units_of_all_stages(backbone: Any, numbers: Mapping[str, int]) -> dict[str,
     return {"n": sum(backbone.units[: numbers["s"] - 1]) + numbers["u"]}
 
 
-class Released(NamedTuple):
-    """The authors' names for the tensors of a family of networks, and the prefix of the names of its head."""
-
-    rows: Rows
-    head_prefix: str
-    renumber: Renumber | None = None
-
-
-RELEASED = {
-    "resnet": Released(_rows(_RESNET, "encoder."), "classification_head.", _after_dropouts),
-    "vit": Released(_rows(_BLOCKS + _PATCHES), ""),
-    "apvit": Released(
-        _rows(_IR_50, "extractor.") + _rows(_BLOCKS + _APVIT, "vit."), "classification_head.", _units_by_stage
-    ),
+# The authors' names for the tensors of a family of networks, and of the heads.
+RELEASED: dict[str, tuple[Rows, Renumber | None]] = {
+    "resnet": (_rows(_RESNET, "encoder."), _after_dropouts),
+    "vit": (_rows(_BLOCKS + _PATCHES), None),
+    "apvit": (_rows(_IR_50, "extractor.") + _rows(_BLOCKS + _APVIT, "vit."), _units_by_stage),
 }
+_FC = "classification_head.fc head/fc affine"
 RELEASED_HEADS = {
-    heads.LinearHead: "fc head/fc affine",
-    heads.WildcatHead: "to_modalities head/to_modalities affine",
-    heads.PeakHead: "conv head/conv affine",
+    heads.LinearHead: _FC,
+    heads.WildcatHead: "classification_head.to_modalities head/to_modalities affine",
+    heads.PeakHead: "classification_head.conv head/conv affine",
     # PyTorch counts the rectifiers between the convolutions too.
     heads.AcolHead: """
-acol_pooler.classifier_A.0   head/branch_a/conv1   affine
-acol_pooler.classifier_A.2   head/branch_a/conv2   affine
-acol_pooler.classifier_A.4   head/branch_a/conv3   affine
-acol_pooler.classifier_B.0   head/branch_b/conv1   affine
-acol_pooler.classifier_B.2   head/branch_b/conv2   affine
-acol_pooler.classifier_B.4   head/branch_b/conv3   affine
+classification_head.acol_pooler.classifier_A.0   head/branch_a/conv1   affine
+classification_head.acol_pooler.classifier_A.2   head/branch_a/conv2   affine
+classification_head.acol_pooler.classifier_A.4   head/branch_a/conv3   affine
+classification_head.acol_pooler.classifier_B.0   head/branch_b/conv1   affine
+classification_head.acol_pooler.classifier_B.2   head/branch_b/conv2   affine
+classification_head.acol_pooler.classifier_B.4   head/branch_b/conv3   affine
 """,
     heads.TokenHead: "head head/conv affine",
-    heads.ClassTokenHead: "fc head/fc affine",
+    heads.ClassTokenHead: _FC,
 }
 
 
@@ -167,7 +159,7 @@ class WeightFile(NamedTuple):
       rows: its names for our paths.
       covers: regular expression of the paths, below `params` and `batch_stats`, that it must fill.
       ignored: regular expression of the names that are not used here.
-      renumber: as in `Released`.
+      renumber: the numbers in its names, where they differ from ours.
     """
 
     title: str
@@ -363,13 +355,12 @@ def _build(
 
 
 def _head_rows(model: methods.Classifier) -> Rows:
-    prefix = RELEASED[methods.BACKBONES[model.method.backbone].family].head_prefix
-    return _rows(RELEASED_HEADS.get(type(model.head), ""), prefix)
+    return _rows(RELEASED_HEADS.get(type(model.head), ""))
 
 
 def _released_names(model: methods.Classifier, paths: Collection[str]) -> dict[str, str]:
-    released = RELEASED[methods.BACKBONES[model.method.backbone].family]
-    return _names(paths, (*released.rows, *_head_rows(model)), released.renumber, model.backbone)
+    rows, renumber = RELEASED[methods.BACKBONES[model.method.backbone].family]
+    return _names(paths, rows + _head_rows(model), renumber, model.backbone)
 
 
 def _names(paths: Collection[str], rows: Rows, renumber: Renumber | None, backbone: Any) -> dict[str, str]:
@@ -441,8 +432,8 @@ def _torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _listed(problems: Mapping[str, Sequence[str]]) -> str:
     """Returns the first problems of each kind, a line each, and the number of the others."""
-    lines = [f"{kind} {line}" for kind, found in problems.items() for line in found[:_LISTED]]
-    lines += [f"and {len(found) - _LISTED} more {kind}" for kind, found in problems.items() if len(found) > _LISTED]
+    lines = [f"{kind} {line}" for kind, listed in problems.items() for line in listed[:_LISTED]]
+    lines += [f"and {len(listed) - _LISTED} more {kind}" for kind, listed in problems.items() if len(listed) > _LISTED]
     return "".join(f"\n  {line}" for line in lines)
 
 

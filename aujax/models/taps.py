@@ -23,9 +23,12 @@ def tap(module: nn.Module, name: str, x: Float[Array, "..."]) -> Float[Array, ".
     if module.has_variable("perturbations", name):
         x = x + module.get_variable("perturbations", name)
     # By default Flax appends to a tuple; here the activation itself is stored.
-    store: Any = lambda _, new: new  # noqa: E731
-    module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=store)
+    module.sow("intermediates", name, x, init_fn=lambda: None, reduce_fn=_newest)
     return x
+
+
+def _newest(_: Any, new: Any) -> Any:
+    return new
 
 
 def read(intermediates: Tree) -> dict[str, Any]:
