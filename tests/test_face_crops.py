@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from small_folders import blocks, write_image
 
-from aujax.data import alignment, detectors, face_crops, feed, images, video
+from aujax.data import alignment, face_crops, feed, images, video
 from aujax.data.face_crops import FaceCrop, InputImage, Problem
+from aujax.data.landmarks import load_dlib
 from aujax.data.synthetic import draw_face
 
 
@@ -38,7 +39,7 @@ def side_by_side():
 
 @pytest.fixture(scope="module")
 def two_faces():
-    found = face_crops.detector_finder(detectors.load_dlib())(InputImage("two", side_by_side()))
+    found = face_crops.detector_finder(load_dlib())(InputImage("two", side_by_side()))
     assert len(found) == 2
     return found
 
@@ -46,7 +47,7 @@ def two_faces():
 def test_all_faces_are_detected_the_most_prominent_first(two_faces):
     larger, smaller = (one.box for one in two_faces)
     assert larger[2] <= 200 <= smaller[0]
-    expected = detectors.load_dlib().faces(side_by_side())[0].landmarks
+    expected = load_dlib().faces(side_by_side())[0].landmarks
     np.testing.assert_array_equal(two_faces[0].landmarks, expected)
 
 
@@ -142,12 +143,12 @@ def test_unusable_files_are_problems_and_the_others_are_loaded(tmp_path):
 
 def test_photograph_without_a_face_is_a_problem():
     blank = np.full((120, 100, 3), 128, np.uint8)
-    found = load(blank, find=face_crops.detector_finder(detectors.load_dlib()))
+    found = load(blank, find=face_crops.detector_finder(load_dlib()))
     assert found == [Problem("image 1", "no face found")]
 
 
 def test_image_one_pixel_high_has_no_face():
-    strip, find = np.zeros((1, 3000, 3), np.uint8), face_crops.detector_finder(detectors.load_dlib())
+    strip, find = np.zeros((1, 3000, 3), np.uint8), face_crops.detector_finder(load_dlib())
     assert load(strip, find=find) == [Problem("image 1", "no face found")]
 
 

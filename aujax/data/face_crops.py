@@ -16,9 +16,8 @@ from PIL import Image
 
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
-from aujax.data.detectors import Box, Detector
 from aujax.data.images import Pixels
-from aujax.data.landmarks import Landmarks
+from aujax.data.landmarks import Box, Detector, Landmarks
 from aujax.errors import UserError
 
 # Which of the faces in a photograph are selected: the most prominent one, or all.

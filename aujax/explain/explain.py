@@ -20,9 +20,8 @@ from aujax import au_maps, augment, cams, codebook, methods, metrics, occlusion,
 from aujax.codebook import Codebook
 from aujax.data import alignment, face_crops, store
 from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, to_mesh
-from aujax.data.detectors import DETECTORS
 from aujax.data.face_crops import FaceCrop, Finder, Problem, Source
-from aujax.data.landmarks import Landmarks, read_landmarks
+from aujax.data.landmarks import DETECTORS, Landmarks, read_landmarks
 from aujax.errors import UserError
 from aujax.explain import narrative
 from aujax.explain.explanation import Explanation, Region
