@@ -18,10 +18,10 @@ import numpy as np
 import timing
 import training
 
+from aujax import cli
 from aujax.config import Config, DataConfig
 from aujax.data import device_cache, feed
 from aujax.data.batch import data_mesh, to_mesh
-from aujax.data.prepare import __main__ as prepare
 from aujax.data.store import FaceSource, open_faces
 from aujax.training import loop
 from aujax.training import step as steps
@@ -30,7 +30,7 @@ from aujax.training import step as steps
 def draw(folder: pathlib.Path, count: int) -> str:
     """Returns the folder of a new data set of drawn faces."""
     sizes = [f"--train={count}", "--validation=7", "--test=7", "--size=256"]
-    prepare.main(["synthetic", f"--out={folder}", *sizes])
+    cli.main(["prepare", "synthetic", f"--out={folder}", *sizes])
     return str(folder)
 
 

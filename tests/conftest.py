@@ -27,11 +27,11 @@ from aujax.config import Config, DataConfig, OptimizerConfig
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A prepared data set of drawn faces: 24 to train on, 8 to validate, 16 to test."""
-    from aujax.data.prepare import __main__ as prepare
+    from aujax import cli
 
     out = tmp_path_factory.mktemp("data") / "faces"
     sizes = ["--train=24", "--validation=8", "--test=16", "--size=48"]
-    assert prepare.main(["synthetic", f"--out={out}", "--jobs=1", *sizes]) == 0
+    cli.main(["prepare", "synthetic", f"--out={out}", "--jobs=1", *sizes])
     return out
 
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from aujax.data.prepare import __main__ as prepare
-from aujax.data.sources import SOURCES
-from aujax.data.sources.listing import Listing
+from aujax import cli
+from aujax.data.prepare.__main__ import SOURCES
+from aujax.data.sources import Listing
 from aujax.data.synthetic import draw_face
 
 NAMES = ["happy", "sad", "neutral", "surprise"] * 6
@@ -53,8 +53,9 @@ def landmarks_within(width: float, height: float, *, seed: int = 0) -> np.ndarra
     return (points * (width, height)).astype(np.float32)
 
 
-def run(*arguments: object) -> int:
-    return prepare.main([str(argument) for argument in (*arguments, "--jobs=1")])
+def run(*arguments: object) -> None:
+    """Runs `aujax prepare`; a mistake ends it with SystemExit."""
+    cli.main(["prepare", *map(str, arguments), "--jobs=1"])
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -76,6 +77,7 @@ def listing(name: str, *arguments: object) -> Listing:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--landmarks", default="")
     SOURCES[name].add_options(parser)
     return SOURCES[name].list_images(parser.parse_args([str(argument) for argument in arguments]))
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from small_folders import blocks, write_image
 
-from aujax.data import alignment, detectors, face_crops, feed, images, video
+from aujax.data import alignment, face_crops, feed, images, video
 from aujax.data.face_crops import FaceCrop, InputImage, Problem
+from aujax.data.landmarks import load_dlib
 from aujax.data.synthetic import draw_face
 
 
@@ -44,7 +45,7 @@ def two_faces():
 def test_all_faces_are_detected_the_most_prominent_first(two_faces):
     larger, smaller = (one.box for one in two_faces)
     assert larger[2] <= 200 <= smaller[0]
-    expected = detectors.load_dlib().faces(side_by_side())[0].landmarks
+    expected = load_dlib().faces(side_by_side())[0].landmarks
     np.testing.assert_array_equal(two_faces[0].landmarks, expected)
 
 

@@ -70,7 +70,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "cv2": ("data/*",),
     "PIL": ("data/*", "report/*"),
-    "dlib": ("data/detectors.py",),
+    "dlib": ("data/landmarks.py",),
     "tensorflow_datasets": ("data/*",),
     "grain": ("data/*",),
     "orbax": ("checkpoints.py",),

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from aujax import run_files, runs
+from aujax import cli, run_files, runs
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.metrics import Mean
@@ -101,11 +101,8 @@ def test_an_option_newer_than_the_run_had_its_default(tiny_run, tiny_config, wit
 
 
 def test_other_data_in_the_same_folder_is_refused(tiny_run, tiny_config, tmp_path):
-    from aujax.data.prepare import __main__ as prepare
-
-    prepare.main(
-        ["synthetic", f"--out={tmp_path / 'other'}", "--train=7", "--validation=7", "--test=7", "--size=48", "--seed=1"]
-    )
+    sizes = ["--train=7", "--validation=7", "--test=7", "--size=48"]
+    cli.main(["prepare", "synthetic", f"--out={tmp_path / 'other'}", "--seed=1", *sizes])
     data = dataclasses.replace(tiny_config.data, dir=str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"was started on data with fingerprint .*choose another --workdir"):
         train_and_evaluate(dataclasses.replace(tiny_config, data=data), tiny_run)

@@ -17,10 +17,10 @@ from small_folders import (
     write_image,
 )
 
+from aujax import cli
 from aujax.data import alignment, images
-from aujax.data.detectors import DETECTORS, DlibDetector
-from aujax.data.prepare import __main__ as prepare
-from aujax.data.sources import SOURCES
+from aujax.data.landmarks import DETECTORS, DlibDetector
+from aujax.data.prepare.__main__ import SOURCES
 from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 
@@ -31,7 +31,7 @@ def source(tmp_path):
 
 
 def test_folder_becomes_a_data_set_with_three_splits_and_no_shared_person(tmp_path, source):
-    assert run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--test=0.25") == 0
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--test=0.25")
     faces = open_faces(tmp_path / "out")
     assert sum(faces.splits.values()) == len(NAMES)
     people = [{face["subject_id"] for face in faces.source(split)} for split in ("train", "validation", "test")]
@@ -80,7 +80,7 @@ def test_other_options_need_another_folder_or_overwrite(tmp_path, source, capsys
     command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     run(*command)
     assert "prepared with other options (--seed was 0, now 1)" in refused(capsys, *command, "--seed=1")
-    assert run(*command, "--seed=1", "--overwrite") == 0
+    run(*command, "--seed=1", "--overwrite")
     assert open_faces(tmp_path / "out").about["seed"] == 1
 
 
@@ -146,7 +146,7 @@ def test_detected_landmarks_are_kept_and_not_computed_again(tmp_path, monkeypatc
 def test_detection_in_processes_gives_the_same_data_set(tmp_path):
     source = drawn_folder(tmp_path / "source")
     run("folder", "--source", source, "--out", tmp_path / "one")
-    prepare.main(["folder", f"--source={source}", f"--out={tmp_path / 'two'}", "--jobs=2"])
+    cli.main(["prepare", "folder", f"--source={source}", f"--out={tmp_path / 'two'}", "--jobs=2"])
     assert open_faces(tmp_path / "one").fingerprint == open_faces(tmp_path / "two").fingerprint
 
 
@@ -241,6 +241,6 @@ def test_command_line_runs_as_a_module_and_writes_nowhere_else(tmp_path, source)
 @pytest.mark.parametrize("name", SOURCES)
 def test_help_of_every_source_shows_its_options(name, capsys):
     with pytest.raises(SystemExit) as stop:
-        prepare.main([name, "--help"])
+        cli.main(["prepare", name, "--help"])
     assert stop.value.code == 0
     assert "--align" in capsys.readouterr().out

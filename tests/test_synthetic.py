@@ -10,8 +10,7 @@ from aujax import codebook
 from aujax.data import synthetic
 from aujax.data.synthetic import portrait, scene
 from aujax.data.synthetic.canvas import Canvas
-from aujax.data.synthetic.face import AU_MOTION, MEAN_FACE, face_points, rotation
-from aujax.data.synthetic.person import make_person
+from aujax.data.synthetic.person import AU_MOTION, MEAN_FACE, face_points, make_person, rotation
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +123,8 @@ def test_positive_yaw_turns_the_nose_to_the_right_and_positive_pitch_down():
 def test_a_disc_lands_on_the_pixel_that_was_asked_for():
     canvas = Canvas(128, 40.0)
     canvas.paint[...] = 0
-    canvas.disc(np.array([37.25, 80.5]), 0.1, (255, 255, 255))
-    image = canvas.finish(np.array([0.0, 0.0, 1.0]), 1.0, (1.0, 1.0, 1.0))[..., 0].astype(float)
+    canvas.disc(np.array([37.25, 80.5]), 0.1, np.full(3, 255.0))
+    image = canvas.finish(np.array([0.0, 0.0, 1.0]), 1.0, np.ones(3))[..., 0].astype(float)
     y, x = np.indices(image.shape)
     np.testing.assert_allclose(
         [(image * x).sum() / image.sum(), (image * y).sum() / image.sum()], [37.25, 80.5], atol=0.1

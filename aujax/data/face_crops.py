@@ -16,9 +16,8 @@ from PIL import Image
 
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
-from aujax.data.detectors import DETECTORS, Box
 from aujax.data.images import Pixels
-from aujax.data.landmarks import Landmarks, read_landmarks
+from aujax.data.landmarks import DETECTORS, Box, Landmarks, read_landmarks
 from aujax.errors import UserError
 
 # Which of the faces in a photograph are selected: the most prominent one, or all.

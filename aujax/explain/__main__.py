@@ -18,7 +18,7 @@ from aujax.commandline import keep_compiled_programs
 from aujax.data import face_crops, video
 from aujax.data.face_crops import Problem
 from aujax.data.landmarks import READERS
-from aujax.data.sources.listing import whole_number
+from aujax.data.sources import whole_number
 from aujax.data.workers import track
 from aujax.errors import UserError
 from aujax.explain import page, tables

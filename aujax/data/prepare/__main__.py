@@ -10,22 +10,28 @@ An interrupted preparation continues when the same command is run again; detecte
 """
 
 import argparse
+import dataclasses
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from aujax import cli
 from aujax.commandline import user_errors
-from aujax.data import store
-from aujax.data.detectors import DETECTORS
-from aujax.data.landmarks import read_landmarks
-from aujax.data.prepare.prepare import Options, prepare
-from aujax.data.prepare.report import Report, render
-from aujax.data.sources import SOURCES
-from aujax.data.sources.listing import whole_number
+from aujax.data import store, synthetic
+from aujax.data.landmarks import DETECTORS, read_landmarks
+from aujax.data.prepare.prepare import Options, Report, prepare, render
+from aujax.data.sources import affectnet, folder, folds, rafdb, whole_number
 from aujax.errors import UserError
 
+# The first argument of the command.
+SOURCES = {
+    "synthetic": synthetic.SOURCE,
+    "folder": folder.SOURCE,
+    "rafdb": rafdb.SOURCE,
+    "affectnet": affectnet.SOURCE,
+    "folds": folds.SOURCE,
+}
 REPORT = "report.txt"
 _ALIGNMENTS = {
     "none": "none: images are stored as they are",
@@ -35,13 +41,11 @@ _DEFAULT_DETECTOR = "dlib"
 # What an interrupted preparation may leave in the output folder.
 _OWN_FILES = {store.METADATA, store.LANDMARK_CACHE, REPORT, "faces", f"{store.METADATA}.partial"}
 # Options that do not change the prepared faces.
-_NOT_RECORDED = {"verb", "out", "jobs", "overwrite", "allow_unreadable"}
+_NOT_RECORDED = {"out", "jobs", "overwrite", "allow_unreadable"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a subcommand for each source, with its options."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     sources = parser.add_subparsers(dest="name", required=True, metavar="SOURCE", title="sources")
     try:
         processors = len(os.sched_getaffinity(0))
@@ -117,40 +121,37 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
         landmarks_size = int(width), int(height)
 
     detector = None
-    given = any(image.landmarks is not None for image in listing.images)
-    if given and not options.landmarks:
+    landmarks = options.landmarks or _DEFAULT_DETECTOR
+    if not options.landmarks and any(image.landmarks is not None for image in listing.images):
         landmarks = "those of the data set"
         landmark_terms = "They come with the data, under the same terms."
-    elif (options.landmarks or _DEFAULT_DETECTOR) in DETECTORS:
-        landmarks = options.landmarks or _DEFAULT_DETECTOR
-        listing = listing.with_landmarks({})
-        detector = DETECTORS[landmarks].load(options.landmarks_model)
-        landmark_terms = DETECTORS[landmarks].terms
     else:
-        path = Path(options.landmarks)
-        found = read_landmarks(path, [image.id for image in listing.images])
-        listing = listing.with_landmarks(found)
-        landmarks = str(path)
-        missing = len(listing.images) - len(found)
-        if missing:
-            landmarks += f", which does not name {missing} of the images"
-        landmark_terms = "They come from a file, whose author states their terms."
+        named = {}
+        if landmarks in DETECTORS:
+            detector = DETECTORS[landmarks].load(options.landmarks_model)
+            landmark_terms = DETECTORS[landmarks].terms
+        else:
+            named = read_landmarks(Path(landmarks), [image.id for image in listing.images])
+            missing = len(listing.images) - len(named)
+            if missing:
+                landmarks += f", which does not name {missing} of the images"
+            landmark_terms = "They come from a file, whose author states their terms."
+        images = [dataclasses.replace(image, landmarks=named.get(image.id)) for image in listing.images]
+        listing = dataclasses.replace(listing, images=images)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={out}: expected a folder to write to, got {error}; choose another") from error
     report = Report(
-        headings=[
+        [
             ("data set", str(out)),
             ("source", f"{options.name} {options.source}".strip()),
             ("layout", listing.layout),
             ("terms", source.terms),
             ("alignment", _ALIGNMENTS[options.align]),
             ("landmarks", f"{landmarks}. {landmark_terms}"),
-        ],
-        expressions=listing.expressions,
-        notes=listing.notes,
+        ]
     )
     shared = Options(
         align=options.align == "five-point",
@@ -166,7 +167,7 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     about = {**about, "terms": source.terms, "cropped": source.cropped, "detector_terms": landmark_terms}
     faces = prepare(listing, out, shared, report, about)
     report.headings.append(("fingerprint", faces.fingerprint[:16]))
-    return render(report)
+    return render(report, listing)
 
 
 def _is_prepared(out: Path, about: dict[str, Any]) -> bool:
@@ -195,13 +196,5 @@ def _is_prepared(out: Path, about: dict[str, Any]) -> bool:
     return True
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command `aujax prepare` and returns the exit status 0."""
-    parser = argparse.ArgumentParser(prog="aujax prepare")
-    add_arguments(parser)
-    run(parser.parse_args(arguments))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.main(["prepare", *sys.argv[1:]])

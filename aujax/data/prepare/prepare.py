@@ -1,4 +1,4 @@
-"""The steps from the images of a source to stored faces: check, split, crop or align, detect landmarks, write.
+"""The steps from the images of a source to stored faces and a report: check, split, crop or align, detect landmarks.
 
 Each image is read and decoded twice: first for a hash of its content (copies of an image must not be in two splits) and
 to exclude unreadable images before the faces are split; then to be stored. A new detection of landmarks is appended to
@@ -6,33 +6,39 @@ to exclude unreadable images before the faces are split; then to be stored. A ne
 
 The original bytes are stored where nothing has to change. A face that is cropped or re-encoded becomes a JPEG of
 quality 95, or a PNG if the source's image is lossless; an aligned face is always such a JPEG.
+
+Faces of one subject, and copies of one image, are a *unit* and stay in one split. Units are assigned, largest first and
+otherwise in an order sampled from the seed, to the split that is furthest below its share of their expressions, so that
+the classes stay in proportion as well as the units allow.
 """
 
 import contextlib
 import errno
+import functools
 import hashlib
 import math
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
-from aujax.data.detectors import Detection, Detector, LandmarkCache
-from aujax.data.landmarks import Landmarks
-from aujax.data.prepare.report import Report, ReportedFace
-from aujax.data.sources.listing import Listing, SourceImage
-from aujax.data.splits import SPLITS, assign_splits, join_units
+from aujax.data.landmarks import Detection, Detector, LandmarkCache, Landmarks
+from aujax.data.sources import Listing, SourceImage
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
 
+SPLITS = ("train", "validation", "test")
 _SAMPLE_SIZE = 200  # images whose landmarks are compared with the size of the image
 _UNREADABLE_SHARE = 0.01
+_MAX_LISTED = 20  # lines of each list in the report
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Options:
       align: warp faces by five points; a face without landmarks is resized to the same size.
       detector: for images without landmarks; None leaves them without.
       landmarks_size: (width, height) of the images that given landmarks belong to; None: these images.
-      validation, test, seed: see `splits.assign_splits`.
+      validation, test, seed: see `assign_splits`.
       jobs: the number of threads or processes.
       allow_unreadable: the accepted number of unreadable images; None: one in a hundred, and at least one.
     """
@@ -55,15 +61,7 @@ class Options:
     test: float
     seed: int
     jobs: int
-    allow_unreadable: int | None = None
-
-
-class Task(NamedTuple):
-    """An image to store, with the detection on it that is in the cache already, if any."""
-
-    image: SourceImage
-    options: Options
-    detection: Detection | None
+    allow_unreadable: int | None
 
 
 class StoredFace(NamedTuple):
@@ -80,6 +78,24 @@ class StoredFace(NamedTuple):
     landmarks: Landmarks | None = None
     detection: Detection | None = None
     problem: str = ""
+
+
+class ReportedFace(NamedTuple):
+    """A stored face; `content` is the hash of its image."""
+
+    image: SourceImage
+    split: str
+    content: str
+    has_landmarks: bool
+
+
+@dataclass
+class Report:
+    """The contents of the report: (name, text) of its first lines, (id, reason) of unusable images, stored faces."""
+
+    headings: list[tuple[str, str]]
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    faces: list[ReportedFace] = field(default_factory=list)
 
 
 def prepare(listing: Listing, out: Path, options: Options, report: Report, about: dict[str, Any]) -> store.Faces:
@@ -125,8 +141,7 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
             return store.write_faces(out, records, expressions=listing.expressions, splits=used, about=about)
     except (OSError, RuntimeError) as error:
         # array_record reports a full disk as a RuntimeError.
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if full:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             free = shutil.disk_usage(out).free / 1e6
             kept = f" The landmarks detected so far are kept in {cache.path}." if cache.path.exists() else ""
             raise UserError(
@@ -138,19 +153,229 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         raise
 
 
-def store_face(task: Task) -> StoredFace:
+def _content_hash(image: SourceImage) -> tuple[str, str]:
+    """Returns a hash of the image's bytes and its face box, and "" or why the image cannot be read."""
+    try:
+        data = image.read()
+        images.decode(data)
+    except (OSError, ValueError) as error:
+        return "", images.read_problem(error)
+    digest = hashlib.sha256(data)
+    if image.box is not None:
+        digest.update(repr(image.box).encode())
+    return digest.hexdigest(), ""
+
+
+def _check_problems(problems: Sequence[tuple[str, str]], total: int, allowed: int | None) -> None:
+    if allowed is None:
+        allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
+    if len(problems) > allowed:
+        raise UserError(
+            f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected "
+            f"({_first_problems(problems)}). Is the data set copied in full? Copy these files again, "
+            f"or continue without them with --allow-unreadable={len(problems)}"
+        )
+
+
+def _first_problems(problems: Sequence[tuple[str, str]]) -> str:
+    texts = [f"{name}: {problem}" for name, problem in problems[:5]]
+    if len(problems) > 5:
+        texts.append("...")
+    return "; ".join(texts)
+
+
+def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | None) -> None:
+    """Raises a UserError if the landmarks of most sampled images lie outside the image or in a corner of it."""
+    marked = [image for image in readable if image.landmarks is not None]
+    checked, misplaced = 0, []
+    for image in marked[:: max(1, len(marked) // _SAMPLE_SIZE)]:
+        try:
+            pixels = images.decode(image.read())
+        except (OSError, ValueError):
+            continue  # unreadable images are reported when they are stored
+        checked += 1
+        size = np.array(pixels.shape[1::-1])
+        landmarks = _given_landmarks(image, landmarks_size, pixels)
+        assert landmarks is not None
+        relative = landmarks / size
+        inside = np.all((relative > -0.2) & (relative < 1.2), axis=1).mean()
+        # A whole image that is one face has landmarks in its lower right half too.
+        in_corner = image.box is None and relative.max() < 0.55
+        if inside < 0.8 or in_corner:
+            misplaced.append((image.id, *size, *landmarks.max(0)))
+    if len(misplaced) > max(1, checked / 2):
+        name, width, height, x, y = misplaced[0]
+        raise UserError(
+            f"the landmarks were found on images of another size: {name} has {width} x {height} pixels, its "
+            f"landmarks reach x = {x:.0f}, y = {y:.0f} ({len(misplaced)} of {checked} checked images are like "
+            "this). Give the images that the landmarks belong to; or, if these are the same images resized, give the "
+            "original size with --landmarks-size=WIDTHxHEIGHT; or use --landmarks=dlib"
+        )
+
+
+def _given_landmarks(image: SourceImage, size: tuple[int, int] | None, pixels: images.Pixels) -> Landmarks | None:
+    """Returns the landmarks that come with an image, in its pixels.
+
+    `size` is (width, height) of the image that they were detected on; None: this image.
+    """
+    if image.landmarks is None or size is None:
+        return image.landmarks
+    scale = np.array(pixels.shape[1::-1], np.float32) / np.array(size, np.float32)
+    return rescale_landmarks(image.landmarks, scale)
+
+
+def assign_splits(
+    expressions: Sequence[int],
+    given: Sequence[str],
+    units: Sequence[int],
+    *,
+    validation: float,
+    test: float,
+    seed: int,
+) -> list[str]:
+    """Returns a split for each face: its given one, or one sampled for faces that are given to train or to no split.
+
+    A validation or test split that the data set has is kept as it is; a split that it lacks is sampled.
+
+    Args:
+      expressions: the class of each face.
+      given: "train", "validation", "test" or "" for each face.
+      units: faces with equal units stay together.
+      validation: fraction of the sampled faces; 0 for no validation split. Not used if that split is given.
+      test: likewise.
+      seed: of the order in which units are assigned.
+
+    Raises:
+      UserError: fractions out of range, or a split without faces.
+    """
+    shares = {}
+    for split, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise UserError(f"--{split}: expected a fraction from 0 to below 1, got {share}")
+        if share and split not in given:
+            shares[split] = share
+    if sum(shares.values()) >= 1:
+        raise UserError(
+            f"--validation={validation} and --test={test}: expected a sum below 1, which leaves faces to train on"
+        )
+    free = [row for row, split in enumerate(given) if split in ("", "train")]
+    if not free:
+        raise UserError("expected faces to train on, but the source gives all of them to validation or test")
+    splits = [split or "train" for split in given]
+    if not shares:
+        return splits
+
+    shares = {"train": 1 - sum(shares.values()), **shares}
+    members = defaultdict(list)
+    for row in free:
+        members[units[row]].append(row)
+    if len(members) < len(shares):
+        raise UserError(
+            f"expected at least {len(shares)} people or photographs, to share among {', '.join(shares)}; got "
+            f"{len(members)}; give more faces, or choose --validation=0 or --test=0"
+        )
+    classes = np.unique([expressions[row] for row in free], return_inverse=True)[1]
+    class_of = dict(zip(free, classes, strict=True))
+    totals = np.bincount(classes)
+    fractions = np.array(list(shares.values()))[:, None]
+    missing = fractions * totals  # faces of each class that each split lacks
+    rows_of_unit = list(members.values())
+    order = np.random.default_rng(seed).permutation(len(members))
+    for unit in sorted(order, key=lambda unit: -len(rows_of_unit[unit])):
+        counts = np.bincount([class_of[row] for row in rows_of_unit[unit]], minlength=len(totals))
+        # The increase of the squared distance from the target, per class in units of the class's size. Dividing by the
+        # split's fraction makes a face missing from a small split weigh more than one missing from a large split.
+        increase = ((missing - counts) ** 2 - missing**2) / totals / fractions
+        neediest = int(np.argmin(increase.sum(1)))
+        missing[neediest] -= counts
+        for row in rows_of_unit[unit]:
+            splits[row] = list(shares)[neediest]
+    for split in shares:
+        if split not in splits:
+            raise UserError(
+                f"the split {split!r} is empty: {len(free)} faces are too few for --validation={validation} and "
+                f"--test={test}; give more faces or other fractions, or choose 0 for no such split"
+            )
+    return splits
+
+
+def join_units(*keys: Sequence[str]) -> list[int]:
+    """Returns the unit of each face: faces with an equal value in any of `keys` are joined; "" joins nothing."""
+    rows, firsts = [], []  # a face, and the first face with the same value
+    for values in keys:
+        first: dict[str, int] = {}
+        for row, value in enumerate(values):
+            if value:
+                rows.append(row)
+                firsts.append(first.setdefault(value, row))
+    count = len(keys[0])
+    graph = coo_array((np.ones(len(rows)), (rows, firsts)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].tolist()
+
+
+def _stored_records(
+    readable: Sequence[SourceImage],
+    splits: Sequence[str],
+    hashes: dict[str, str],
+    cache: LandmarkCache,
+    options: Options,
+    report: Report,
+) -> Generator[tuple[str, store.Record], None, None]:
+    """Yields the split and the record of each face, in order; adds new detections to the cache."""
+    total = len(readable) + len(report.problems)
+    settings = options.detector.settings() if options.detector is not None else ""
+    keys, tasks = [], []
+    detecting = False
+    for image in readable:
+        # The detector is given the image after an alignment by annotated points: the detection depends on them.
+        points = image.points.tolist() if options.align and image.points is not None else None
+        keys.append(hashlib.sha256(f"{hashes[image.id]} {points} {settings}".encode()).hexdigest())
+        tasks.append((image, cache.get(keys[-1]) if options.detector is not None else None))
+        detecting |= options.detector is not None and image.landmarks is None and tasks[-1][1] is None
+    faces = parallel_map(
+        functools.partial(_store_face, options),
+        tasks,
+        jobs=options.jobs,
+        description="Detecting landmarks" if detecting else "Storing faces",
+        in_processes=detecting,  # dlib holds the interpreter lock
+        chunksize=1,
+    )
+    with contextlib.closing(faces):
+        for image, split, key, face in zip(readable, splits, keys, faces, strict=True):
+            if face.problem:
+                report.problems.append((image.id, face.problem))
+                _check_problems(report.problems, total, options.allow_unreadable)
+                continue
+            if face.detection is not None:
+                cache.add(key, face.detection)
+            has_landmarks = face.landmarks is not None
+            report.faces.append(ReportedFace(image, split, hashes[image.id], has_landmarks))
+            record = {
+                "image": face.data,
+                "landmarks": face.landmarks if has_landmarks else np.zeros((68, 2), np.float32),
+                "has_landmarks": has_landmarks,
+                "expression": image.expression,
+                "id": image.id,
+                "subject_id": image.subject_id,
+                "aus": list(image.aus),
+                "attributes": dict(image.attributes),
+            }
+            yield split, record
+
+
+def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) -> StoredFace:
     """Returns the face of one image, cropped or aligned, with its landmarks; problems are returned, not raised.
+
+    The task is the image, and the detection on it if it is in the cache.
 
     Raises:
       UserError: the detector cannot be used at all.
     """
-    image, options, detection = task
+    image, detection = task
     try:
         data = image.read()
         pixels = images.decode(data)
-        landmarks = image.landmarks
-        if landmarks is not None:
-            landmarks = _in_pixels(landmarks, options.landmarks_size, pixels)
+        landmarks = _given_landmarks(image, options.landmarks_size, pixels)
         points = image.points
         if points is None and landmarks is not None:
             points = alignment.five_points(landmarks)
@@ -191,128 +416,6 @@ def store_face(task: Task) -> StoredFace:
         return StoredFace(problem=images.read_problem(error))
 
 
-def _stored_records(
-    readable: Sequence[SourceImage],
-    splits: Sequence[str],
-    hashes: dict[str, str],
-    cache: LandmarkCache,
-    options: Options,
-    report: Report,
-) -> Generator[tuple[str, store.Record], None, None]:
-    """Yields the split and the record of each face, in order; adds new detections to the cache."""
-    total = len(readable) + len(report.problems)
-    settings = options.detector.settings() if options.detector is not None else ""
-    keys, tasks = [], []
-    for image in readable:
-        # The detector is given the image after an alignment by annotated points: the detection depends on them.
-        points = image.points.tolist() if options.align and image.points is not None else None
-        keys.append(hashlib.sha256(f"{hashes[image.id]} {points} {settings}".encode()).hexdigest())
-        tasks.append(Task(image, options, cache.get(keys[-1]) if options.detector is not None else None))
-    detecting = options.detector is not None and any(
-        task.detection is None and task.image.landmarks is None for task in tasks
-    )
-    faces = parallel_map(
-        store_face,
-        tasks,
-        jobs=options.jobs,
-        description="Detecting landmarks" if detecting else "Storing faces",
-        in_processes=detecting,  # dlib holds the interpreter lock
-        chunksize=1,
-    )
-    with contextlib.closing(faces):
-        for image, split, key, face in zip(readable, splits, keys, faces, strict=True):
-            if face.problem:
-                report.problems.append((image.id, face.problem))
-                _check_problems(report.problems, total, options.allow_unreadable)
-                continue
-            if face.detection is not None:
-                cache.add(key, face.detection)
-            has_landmarks = face.landmarks is not None
-            report.faces.append(
-                ReportedFace(image.id, image.expression, split, image.subject_id, hashes[image.id], has_landmarks)
-            )
-            yield (
-                split,
-                {
-                    "image": face.data,
-                    "landmarks": face.landmarks if has_landmarks else np.zeros((68, 2), np.float32),
-                    "has_landmarks": has_landmarks,
-                    "expression": image.expression,
-                    "id": image.id,
-                    "subject_id": image.subject_id,
-                    "aus": list(image.aus),
-                    "attributes": dict(image.attributes),
-                },
-            )
-
-
-def _content_hash(image: SourceImage) -> tuple[str, str]:
-    """Returns a hash of the image's bytes and its face box, and "" or why the image cannot be read."""
-    try:
-        data = image.read()
-        images.decode(data)
-    except (OSError, ValueError) as error:
-        return "", images.read_problem(error)
-    digest = hashlib.sha256(data)
-    if image.box is not None:
-        digest.update(repr(image.box).encode())
-    return digest.hexdigest(), ""
-
-
-def _check_problems(problems: Sequence[tuple[str, str]], total: int, allowed: int | None) -> None:
-    if allowed is None:
-        allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
-    if len(problems) > allowed:
-        raise UserError(
-            f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected "
-            f"({_first_problems(problems)}). Is the data set copied in full? Copy these files again, "
-            f"or continue without them with --allow-unreadable={len(problems)}"
-        )
-
-
-def _first_problems(problems: Sequence[tuple[str, str]]) -> str:
-    texts = [f"{name}: {problem}" for name, problem in problems[:5]]
-    if len(problems) > 5:
-        texts.append("...")
-    return "; ".join(texts)
-
-
-def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | None) -> None:
-    """Raises a UserError if the landmarks of most sampled images lie outside the image or in a corner of it."""
-    marked = [(image, image.landmarks) for image in readable if image.landmarks is not None]
-    checked, misplaced = 0, []
-    for image, landmarks in marked[:: max(1, len(marked) // _SAMPLE_SIZE)]:
-        try:
-            pixels = images.decode(image.read())
-        except (OSError, ValueError):
-            continue  # unreadable images are reported when they are stored
-        checked += 1
-        size = np.array(pixels.shape[1::-1])
-        landmarks = _in_pixels(landmarks, landmarks_size, pixels)
-        relative = landmarks / size
-        inside = np.all((relative > -0.2) & (relative < 1.2), axis=1).mean()
-        # A whole image that is one face has landmarks in its lower right half too.
-        in_corner = image.box is None and relative.max() < 0.55
-        if inside < 0.8 or in_corner:
-            misplaced.append((image.id, size, landmarks.max(0)))
-    if len(misplaced) > max(1, checked / 2):
-        name, (width, height), (x, y) = misplaced[0]
-        raise UserError(
-            f"the landmarks were found on images of another size: {name} has {width} x {height} pixels, its "
-            f"landmarks reach x = {x:.0f}, y = {y:.0f} ({len(misplaced)} of {checked} checked images are like "
-            "this). Give the images that the landmarks belong to; or, if these are the same images resized, give the "
-            "original size with --landmarks-size=WIDTHxHEIGHT; or use --landmarks=dlib"
-        )
-
-
-def _in_pixels(landmarks: Landmarks, size: tuple[int, int] | None, pixels: images.Pixels) -> Landmarks:
-    """Returns the landmarks in pixels of this image; `size` is that of the image they were found on, None: this one."""
-    if size is None:
-        return landmarks
-    scale = np.array(pixels.shape[1::-1], np.float32) / np.array(size, np.float32)
-    return rescale_landmarks(landmarks, scale)
-
-
 def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tuple[images.Pixels, np.ndarray]:
     """Returns the part of the image in the box, and the matrix that moves points of the image there."""
     height, width = pixels.shape[:2]
@@ -323,3 +426,57 @@ def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tupl
     if right - left < 2 or bottom - top < 2:
         raise ValueError(f"its face box {box} lies outside the image of {width} x {height} pixels")
     return np.ascontiguousarray(pixels[top:bottom, left:right]), np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
+
+
+def render(report: Report, listing: Listing) -> str:
+    """Returns the headings, the table of classes and splits, then problems, leaks between splits and notes."""
+    width = max(len(name) for name, _ in report.headings)
+    lines = [f"{name:<{width}}  {text}" for name, text in report.headings]
+
+    # The table of how many faces of each expression are in each split and have landmarks.
+    splits = [split for split in SPLITS if any(face.split == split for face in report.faces)]
+    rows = [["expression", *splits, "all", "landmarks", "no landmarks"]]
+    for index, name in enumerate([*listing.expressions, "all"]):
+        faces = [face for face in report.faces if index in (face.image.expression, len(listing.expressions))]
+        marked = sum(face.has_landmarks for face in faces)
+        counts = [sum(face.split == split for face in faces) for split in splits]
+        rows.append([name, *map(str, [*counts, len(faces), marked, len(faces) - marked])])
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines.append("")
+    for name, *counts in rows:
+        lines.append("  ".join([name.ljust(first), *map(str.rjust, counts, others)]))
+    lines.append("")
+
+    same_content = defaultdict(list)
+    splits_of_subject: dict[str, Counter[str]] = defaultdict(Counter)
+    for face in report.faces:
+        same_content[face.content].append(face)
+        splits_of_subject[face.image.subject_id][face.split] += 1
+    leaks, contradictions, subjects = [], [], []
+    for copies in same_content.values():
+        if len({face.split for face in copies}) > 1:
+            leaks.append(" = ".join(f"{face.image.id} ({face.split})" for face in copies))
+        if len({face.image.expression for face in copies}) > 1:
+            named = [f"{face.image.id} ({listing.expressions[face.image.expression]})" for face in copies]
+            contradictions.append(" = ".join(named))
+    for subject, counts in splits_of_subject.items():
+        if subject and len(counts) > 1:
+            subjects.append(f"{subject}: " + ", ".join(f"{count} in {split}" for split, count in counts.items()))
+    for title, items in (
+        ("unreadable images, left out", [f"{name}: {reason}" for name, reason in report.problems]),
+        ("copies of one image in two splits", leaks),
+        ("subjects in two splits", subjects),
+        ("copies of one image with two expressions", contradictions),
+    ):
+        lines.append(f"{title}: {len(items) or 'none'}")
+        lines += [f"  {item}" for item in items[:_MAX_LISTED]]
+        if len(items) > _MAX_LISTED:
+            lines.append(f"  and {len(items) - _MAX_LISTED} more")
+
+    lines += [f"note: {note}" for note in listing.notes]
+    for split in splits:
+        present = {face.image.expression for face in report.faces if face.split == split}
+        missing = [name for index, name in enumerate(listing.expressions) if index not in present]
+        if missing:
+            lines.append(f"note: {split} has no {', '.join(missing)}: results there do not cover these classes")
+    return "\n".join(lines) + "\n"

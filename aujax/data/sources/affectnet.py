@@ -17,7 +17,7 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import as_landmarks, load_npy
-from aujax.data.sources.listing import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
+from aujax.data.sources import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
 from aujax.data.workers import parallel_map, track
 from aujax.errors import UserError
 
@@ -30,6 +30,8 @@ COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_heig
 _LIST_FOLDERS = (".", "Manually_Annotated_file_lists", "Manually_Annotated/Manually_Annotated_file_lists")
 _IMAGE_FOLDERS = ("Manually_Annotated/Manually_Annotated_Images", "Manually_Annotated_Images", "images", ".")
 
+Face = SourceImage | int  # the code of the expression for a face that is left out
+
 
 def list_affectnet(options: argparse.Namespace) -> Listing:
     """Returns the faces of AffectNet below `options.source`, without those labelled 7 or more.
@@ -40,66 +42,66 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
     source = Path(options.source)
     if not source.is_dir():
         raise UserError(f"--source={source}: no such folder; give AffectNet's own")
-    left_out: Counter[int] = Counter()
     lists = [source / folder for folder in _LIST_FOLDERS]
     lists = [folder for folder in lists if any((folder / f"{name}.csv").is_file() for name, _ in SPLITS.values())]
     if any((source / folder / "annotations").is_dir() for _, folder in SPLITS.values()):
-        listing = _list_npy(source, options.jobs, left_out)
+        layout = "train_set and val_set with .npy annotations"
+        faces, notes = _list_npy(source, options.jobs)
     elif lists:
-        listing = _list_csv(source, lists[0], left_out)
+        root = next(source / folder for folder in _IMAGE_FOLDERS if (source / folder).is_dir())
+        layout = f"CSV lists in {lists[0]}, images in {root}"
+        faces, notes = _list_csv(root, lists[0])
     else:
         raise UserError(
             f"--source={source}: expected AffectNet: training.csv and validation.csv, or train_set and val_set with "
             f"images and annotations; found {folder_contents(source)}. Unpack it so, or use the source folder with "
             "--classes"
         )
+    images = [face for face in faces if isinstance(face, SourceImage)]
+    left_out = Counter(face for face in faces if not isinstance(face, SourceImage))
     if left_out:
         counts = ", ".join(f"{count} labelled {code}" for code, count in sorted(left_out.items()))
-        listing.notes.append(f"left out, being none of the seven expressions: {counts}")
-    return listing
+        notes.append(f"left out, being none of the seven expressions: {counts}")
+    return Listing(images, EXPRESSIONS, layout, notes)
 
 
-def _list_csv(source: Path, lists: Path, left_out: Counter[int]) -> Listing:
-    images, notes = [], []
-    root = next(source / folder for folder in _IMAGE_FOLDERS if (source / folder).is_dir())
+def _list_csv(root: Path, lists: Path) -> tuple[list[Face], list[str]]:
+    """Returns the faces, their images below `root`, and notes."""
+    faces, notes = [], []
     for split, (name, _) in SPLITS.items():
         path = lists / f"{name}.csv"
         if not path.is_file():
             notes.append(f"{path} is not there")
             continue
-        columns: tuple[str, ...] = COLUMNS
+        columns = COLUMNS
         with open_table(path) as file:
             for line, fields in track(enumerate(csv.reader(file), start=1), None, f"Reading {path.name}"):
                 if line == 1 and COLUMNS[-1] in fields:
-                    columns = tuple(fields)
-                    if missing := [name for name in COLUMNS if name not in columns]:
+                    columns = fields
+                    missing = [name for name in COLUMNS if name not in columns]
+                    if missing:
                         raise UserError(
                             f"{path}: expected columns {', '.join(missing)} too; copy AffectNet's list again"
                         )
                 elif fields:
                     row = dict(zip(columns, fields, strict=False))
-                    code, image = _csv_image(root, row, split, f"{path}, line {line}")
-                    if image is None:
-                        left_out[code] += 1
-                    else:
-                        images.append(image)
-    return Listing(images, EXPRESSIONS, f"CSV lists in {lists}, images in {root}", notes)
+                    faces.append(_csv_face(root, row, split, f"{path}, line {line}"))
+    return faces, notes
 
 
-def _csv_image(root: Path, row: dict[str, str], split: str, where: str) -> tuple[int, SourceImage | None]:
-    """Returns the code of the expression and the image, or None for a code that is left out."""
+def _csv_face(root: Path, row: dict[str, str], split: str, where: str) -> Face:
     if not row.keys() >= set(COLUMNS):
         raise UserError(f"{where}: expected {', '.join(COLUMNS)}, got {len(row)} fields")
     try:
         code = _code(row["expression"])
         if code >= len(CODES):
-            return code, None
+            return code
         left, top, width, height = (float(row[name]) for name in COLUMNS[1:5])
         numbers = np.array([float(number) for number in row["facial_landmarks"].split(";") if number])
     except ValueError as error:
         raise UserError(f"{where}: expected {', '.join(COLUMNS)}; {error}") from error
     path = row["subDirectory_filePath"]
-    return code, SourceImage(
+    return SourceImage(
         id=path,
         expression=EXPRESSIONS.index(CODES[code]),
         read=(root / path).read_bytes,
@@ -109,8 +111,9 @@ def _csv_image(root: Path, row: dict[str, str], split: str, where: str) -> tuple
     )
 
 
-def _list_npy(source: Path, jobs: int, left_out: Counter[int]) -> Listing:
-    images, notes = [], []
+def _list_npy(source: Path, jobs: int) -> tuple[list[Face], list[str]]:
+    """Returns the faces and notes."""
+    faces, notes = [], []
     for split, (_, folder) in SPLITS.items():
         annotations = sorted((source / folder / "annotations").glob("*_exp.npy"))
         if not annotations:
@@ -119,27 +122,22 @@ def _list_npy(source: Path, jobs: int, left_out: Counter[int]) -> Listing:
         unlabelled = sum(path.stem not in labelled for path in (source / folder / "images").glob("*.jpg"))
         if unlabelled:
             notes.append(f"{unlabelled} images of {folder} have no annotation and are left out")
-        read = functools.partial(_npy_image, source, split)
-        for code, image in parallel_map(read, annotations, jobs=jobs, description=f"Reading {folder}"):
-            if image is None:
-                left_out[code] += 1
-            else:
-                images.append(image)
-    return Listing(images, EXPRESSIONS, "train_set and val_set with .npy annotations", notes)
+        read = functools.partial(_npy_face, source, split)
+        faces += parallel_map(read, annotations, jobs=jobs, description=f"Reading {folder}")
+    return faces, notes
 
 
-def _npy_image(source: Path, split: str, annotation: Path) -> tuple[int, SourceImage | None]:
-    """Returns the code of the expression and the image, or None for a code that is left out."""
+def _npy_face(source: Path, split: str, annotation: Path) -> Face:
     name = annotation.name.removesuffix("_exp.npy")
     try:
         code = _code(str(load_npy(annotation).item()))
     except ValueError as error:
         raise UserError(f"{annotation}: expected one number from 0 to {HIGHEST_CODE}, {error}") from error
     if code >= len(CODES):
-        return code, None
+        return code
     image = annotation.parent.parent / "images" / f"{name}.jpg"
     landmarks = annotation.with_name(f"{name}_lnd.npy")
-    return code, SourceImage(
+    return SourceImage(
         id=image.relative_to(source).as_posix(),
         expression=EXPRESSIONS.index(CODES[code]),
         read=image.read_bytes,

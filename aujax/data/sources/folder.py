@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.images import files_below
-from aujax.data.sources.listing import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
+from aujax.data.sources import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
 from aujax.errors import UserError
 
 LABELS = "labels.csv"
@@ -36,16 +36,16 @@ COLUMNS = {
     "subject_id": ("subject_id", "group", "identity", "person", "subject"),
     "split": ("split", "usage", "set"),
 }
-# Besides the name itself, in any case.
-SYNONYMS = {
-    "Neutral": ("neutrality", "neu", "noexpression"),
-    "Happiness": ("happy", "joy", "joyful", "smile", "smiling", "hap"),
-    "Surprise": ("surprised", "surprising", "sur"),
-    "Fear": ("fearful", "afraid", "scared", "fea"),
-    "Anger": ("angry", "mad", "ang"),
-    "Disgust": ("disgusted", "dis"),
-    "Sadness": ("sad", "unhappy"),
-}
+# An expression and further names that mean it, compared as `_key` writes them.
+SYNONYMS = """
+    Neutral neutrality neu noexpression
+    Happiness happy joy joyful smile smiling hap
+    Surprise surprised surprising sur
+    Fear fearful afraid scared fea
+    Anger angry mad ang
+    Disgust disgusted dis
+    Sadness sad unhappy
+"""
 LEFT_OUT = "none"
 
 
@@ -95,10 +95,10 @@ def expression_ids(
     unused = [name for name in classes if name not in counts]
     if unused:
         raise UserError(f"--classes: {unused[0]!r} is no class of this source; it has {', '.join(sorted(counts))}")
-    known = {}
-    for index, expression in enumerate(expressions):
-        for name in (expression, *SYNONYMS.get(expression, ())):
-            known[_key(name)] = index
+    known = {_key(expression): index for index, expression in enumerate(expressions)}
+    for expression, *synonyms in map(str.split, SYNONYMS.strip().splitlines()):
+        for name in synonyms if expression in expressions else ():
+            known.setdefault(name, expressions.index(expression))
     ids: dict[str, int | None] = {}
     unknown = []
     for name in sorted(counts):
@@ -137,11 +137,8 @@ def list_folder(options: argparse.Namespace) -> Listing:
     source = Path(options.source)
     if not source.exists():
         raise UserError(f"--source={source}: no such file or folder; correct the path")
-    if source.is_file():
-        return _list_csv(source, options)
-    if (source / LABELS).is_file():
-        return _list_csv(source / LABELS, options)
-    return _list_class_folders(source, options)
+    table = source if source.is_file() else source / LABELS
+    return _list_csv(table, options) if table.is_file() else _list_class_folders(source, options)
 
 
 def _list_csv(path: Path, options: argparse.Namespace) -> Listing:

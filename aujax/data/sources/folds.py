@@ -8,17 +8,15 @@ have the attributes of `rafdb` if the folder basic still holds its annotations.
 
 import argparse
 import reprlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import READERS
-from aujax.data.sources import rafdb
-from aujax.data.sources.listing import Listing, Source, SourceImage, add_split_options, open_table
+from aujax.data.sources import Listing, Source, SourceImage, add_split_options, open_table, rafdb
 from aujax.errors import UserError
 
 CLASSES, IDS, LABELS, LANDMARKS = "class_id.yaml", "image_ids.txt", "class_labels.txt", "landmarks.txt"
@@ -70,8 +68,13 @@ def list_folds(options: argparse.Namespace) -> Listing:
             continue
         labels = _labels(folds / split / LABELS, ids[split], classes)
         landmarks = {}
-        if not getattr(options, "landmarks", ""):  # else the command line names other landmarks
-            landmarks = _landmarks(folds / split / LANDMARKS, ids[split])
+        if not options.landmarks:  # else the command line names other landmarks
+            path = folds / split / LANDMARKS
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; {_COPY}, or detect landmarks with --landmarks=dlib")
+            # The names must be equal, unlike in `read_landmarks`: files of several splits may have the same name.
+            landmarks = READERS[".txt"](path, ids[split])
+            _check_complete(path, ids[split], landmarks)
         for name in ids[split]:
             images.append(
                 SourceImage(
@@ -140,16 +143,7 @@ def _labels(path: Path, ids: Sequence[str], classes: dict[int, int]) -> dict[str
     return labels
 
 
-def _landmarks(path: Path, ids: Sequence[str]) -> dict[str, np.ndarray | None]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {_COPY}, or detect landmarks with --landmarks=dlib")
-    # The names must be equal, unlike in `read_landmarks`: files of several splits may have the same name.
-    landmarks = READERS[".txt"](path, ids)
-    _check_complete(path, ids, landmarks)
-    return landmarks
-
-
-def _check_complete(path: Path, ids: Sequence[str], names: Collection[str]) -> None:
+def _check_complete(path: Path, ids: Sequence[str], names: dict[str, Any]) -> None:
     missing = [name for name in ids if name not in names]
     if missing:
         raise UserError(

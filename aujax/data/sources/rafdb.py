@@ -10,24 +10,16 @@ import argparse
 import csv
 import functools
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.images import files_below
+from aujax.data.sources import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
 from aujax.data.sources.folder import SPLIT_NAMES, class_files, expression_ids
-from aujax.data.sources.listing import (
-    Listing,
-    Source,
-    SourceImage,
-    add_split_options,
-    folder_contents,
-    open_table,
-    open_zip,
-    read_zip_member,
-)
 from aujax.errors import UserError
 
 CODES = {
@@ -63,14 +55,12 @@ def list_rafdb(options: argparse.Namespace) -> Listing:
     source = Path(options.source)
     if not source.is_dir():
         raise UserError(f"--source={source}: no such folder; give the folder of RAF-DB that holds EmoLabel and Image")
-    listing = None
-    for root in (source, source / "basic"):
-        for name in LISTS:
-            if listing is None and (root / "EmoLabel" / name).is_file():
-                listing = _list_official(root, root / "EmoLabel" / name, options)
-    for root in (source, source / "DATASET"):
-        if listing is None:
-            listing = _list_copy(root)
+    lists = [root / "EmoLabel" / name for root in (source, source / "basic") for name in LISTS]
+    labels = next((path for path in lists if path.is_file()), None)
+    if labels is None:
+        listing = _list_copy(source) or _list_copy(source / "DATASET")
+    else:
+        listing = _list_official(labels, options)
     if listing is None:
         raise UserError(
             f"--source={source}: expected RAF-DB: EmoLabel/{LISTS[0]} with Image/aligned (or aligned.zip), or folders "
@@ -85,8 +75,9 @@ def list_rafdb(options: argparse.Namespace) -> Listing:
     return listing
 
 
-def _list_official(root: Path, labels: Path, options: argparse.Namespace) -> Listing:
+def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
     original = options.images == "original"
+    root = labels.parent.parent
     folder = root / "Image" / options.images
     files, where = _members(folder)
     if where is None:
@@ -95,49 +86,44 @@ def _list_official(root: Path, labels: Path, options: argparse.Namespace) -> Lis
             f"{folder}: expected this folder or {folder.name}.zip, found {others}; copy it from RAF-DB, or choose "
             "--images=aligned or --images=original"
         )
-    manual, _ = _members(root / "Annotation" / "manual")
+    manual_folder = root / "Annotation" / "manual"
+    manual, _ = _members(manual_folder)
     boxes: Readers = {}
     notes = []
     if not manual:
-        note = f"{root / 'Annotation' / 'manual'} is not there: gender, race and age are not known"
+        note = f"{manual_folder} is not there: gender, race and age are not known"
         if original:
             note += ", and faces are aligned by detected landmarks instead of the annotated points"
         notes.append(note)
     if original:
-        boxes, _ = _members(root / "Annotation" / "boundingbox")
+        box_folder = root / "Annotation" / "boundingbox"
+        boxes, _ = _members(box_folder)
         if not boxes:
-            place = root / "Annotation" / "boundingbox"
-            notes.append(f"{place} is not there: whole images are stored instead of the faces in them")
+            notes.append(f"{box_folder} is not there: whole images are stored instead of the faces in them")
     images = []
-    for stem, code in _official_labels(labels):
-        name = f"{stem}{_SUFFIXES[options.images]}.jpg"
-        annotation = f"{stem}_manu_attri.txt"
-        rows = _numbers(manual, annotation)
-        box = [number for row in _numbers(boxes, f"{stem}_boundingbox.txt") for number in row]
-        images.append(
-            SourceImage(
-                id=f"Image/{options.images}/{name}",
-                expression=EXPRESSIONS.index(CODES[code]),
-                read=files.get(name, (folder / name).read_bytes),
-                split="train" if stem.startswith("train") else "test",
-                box=(box[0], box[1], box[2], box[3]) if len(box) >= 4 else None,
-                points=_points(rows) if original else None,
-                attributes=_attributes(rows, annotation),
-            )
-        )
-    return Listing(images, EXPRESSIONS, f"official, labels {labels.name}, images {where}", notes)
-
-
-def _official_labels(path: Path) -> Iterator[tuple[str, str]]:
-    """Yields the name, without its ending, and the code of each image of the official list."""
-    with open_table(path) as file:
+    with open_table(labels) as file:
         for line, text in enumerate(file.read().splitlines(), start=1):
-            fields = text.split()
-            if not fields:
+            if not text.strip():
                 continue
-            if len(fields) < 2 or fields[1] not in CODES or not fields[0].startswith(("train", "test")):
-                raise UserError(f"{path}, line {line}: expected a name and a code, 'train_00001.jpg 5', got {text!r}")
-            yield PurePosixPath(fields[0]).stem, fields[1]
+            image, code, *_ = [*text.split(), ""]
+            if code not in CODES or not image.startswith(("train", "test")):
+                raise UserError(f"{labels}, line {line}: expected a name and a code, 'train_00001.jpg 5', got {text!r}")
+            stem = PurePosixPath(image).stem
+            name = f"{stem}{_SUFFIXES[options.images]}.jpg"
+            points, attributes = _annotation(manual, stem)
+            box = [number for row in _numbers(boxes, f"{stem}_boundingbox.txt") for number in row]
+            images.append(
+                SourceImage(
+                    id=f"Image/{options.images}/{name}",
+                    expression=EXPRESSIONS.index(CODES[code]),
+                    read=files.get(name, (folder / name).read_bytes),
+                    split="train" if stem.startswith("train") else "test",
+                    box=(box[0], box[1], box[2], box[3]) if len(box) >= 4 else None,
+                    points=points if original else None,
+                    attributes=attributes,
+                )
+            )
+    return Listing(images, EXPRESSIONS, f"official, labels {labels.name}, images {where}", notes)
 
 
 def _members(folder: Path) -> tuple[Readers, Path | None]:
@@ -148,7 +134,7 @@ def _members(folder: Path) -> tuple[Readers, Path | None]:
     if not archive.is_file():
         return {}, None
     try:
-        members = open_zip(archive).infolist()
+        members = _open_zip(archive).infolist()
     except zipfile.BadZipFile as error:
         raise UserError(f"{archive}: expected a zip archive, {error}; copy it again") from error
     if any(member.flag_bits & 1 for member in members):
@@ -157,8 +143,21 @@ def _members(folder: Path) -> tuple[Readers, Path | None]:
     for member in members:
         if not member.is_dir() and "__MACOSX" not in member.filename:
             name = PurePosixPath(member.filename).name
-            readers[name] = functools.partial(read_zip_member, archive, member.filename)
+            readers[name] = functools.partial(_read_member, archive, member.filename)
     return readers, archive
+
+
+@functools.cache
+def _open_zip(archive: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(archive)
+
+
+def _read_member(archive: Path, member: str) -> bytes:
+    """Returns the bytes of a member of a zip archive; can be used in another process, where it is opened again."""
+    try:
+        return _open_zip(archive).read(member)
+    except (EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise OSError(f"{archive}: {member}: {error}") from error
 
 
 def _numbers(readers: Readers, name: str) -> list[list[float]]:
@@ -172,26 +171,20 @@ def _numbers(readers: Readers, name: str) -> list[list[float]]:
         raise UserError(f"{name}: expected numbers, {error}; copy the annotations again") from error
 
 
-def _points(rows: list[list[float]]) -> np.ndarray | None:
-    rows = rows[:_POINTS]
-    if len(rows) < _POINTS or any(len(row) != 2 for row in rows):
-        return None
-    # Eyes, nose, mouth corners; sorted by x, because the files do not agree on which eye and corner comes first.
-    return np.array([*sorted(rows[:2]), rows[2], *sorted(rows[3:])], np.float32)
-
-
 def attributes_below(basic: Path) -> Callable[[str], dict[str, str]]:
     """Returns a function from the stem of an image's name to its attributes in the annotations of the folder basic."""
     manual, _ = _members(basic / "Annotation" / "manual")
-
-    def attributes(stem: str) -> dict[str, str]:
-        name = f"{stem}_manu_attri.txt"
-        return _attributes(_numbers(manual, name), name)
-
-    return attributes
+    return lambda stem: _annotation(manual, stem)[1]
 
 
-def _attributes(rows: list[list[float]], name: str) -> dict[str, str]:
+def _annotation(manual: Readers, stem: str) -> tuple[np.ndarray | None, dict[str, str]]:
+    """Returns the five points of an image, if they are annotated, and its attributes."""
+    name = f"{stem}_manu_attri.txt"
+    rows = _numbers(manual, name)
+    points = None
+    if len(rows) >= _POINTS and all(len(row) == 2 for row in rows[:_POINTS]):
+        # Eyes, nose, mouth corners; sorted by x, because the files do not agree on which eye and corner comes first.
+        points = np.array([*sorted(rows[:2]), rows[2], *sorted(rows[3:_POINTS])], np.float32)
     codes = [number for row in rows[_POINTS:] for number in row]
     attributes = {}
     for code, (attribute, meanings) in zip(codes, ATTRIBUTES.items(), strict=False):
@@ -201,7 +194,7 @@ def _attributes(rows: list[list[float]], name: str) -> dict[str, str]:
                 f"{code:g}; copy the annotations again"
             )
         attributes[attribute] = meanings[int(code)]
-    return attributes
+    return points, attributes
 
 
 def _list_copy(root: Path) -> Listing | None:
@@ -209,22 +202,19 @@ def _list_copy(root: Path) -> Listing | None:
     folders = {}
     for child in sorted(root.iterdir()) if root.is_dir() else ():
         split = SPLIT_NAMES.get(child.name.casefold())
-        if child.is_dir() and split is not None:
+        if child.is_dir() and split:
             # RAF-DB has two parts; the copies that call the second one valid mean the test part.
             folders["test" if split == "validation" else split] = child
-    images: list[SourceImage] = []
+    images = []
     for split, folder in folders.items():
-        labelled = _class_images(root, folder) or _flat_images(root, folder)
-        images += [
-            SourceImage(path.relative_to(root).as_posix(), EXPRESSIONS.index(name), path.read_bytes, split)
-            for path, name in labelled
-        ]
+        for path, expression in _class_images(root, folder) or _flat_images(root, folder):
+            images.append(SourceImage(path.relative_to(root).as_posix(), expression, path.read_bytes, split))
     shape = " and ".join(folder.name for folder in folders.values())
     return Listing(images, EXPRESSIONS, f"copy with folders {shape}") if images else None
 
 
-def _class_images(root: Path, folder: Path) -> list[tuple[Path, str]]:
-    """Returns the images of a folder with one subfolder per expression, each with the expression's name."""
+def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
+    """Returns the images of a folder with one subfolder per expression, each with the expression's index."""
     files = class_files(folder)
     try:
         ids = expression_ids([CODES.get(name, name) for name in files])
@@ -239,12 +229,12 @@ def _class_images(root: Path, folder: Path) -> list[tuple[Path, str]]:
     for name, paths in files.items():
         index = ids[CODES.get(name, name)]
         assert index is not None  # only `classes` leaves a class out
-        images += [(path, EXPRESSIONS[index]) for path in paths]
+        images += [(path, index) for path in paths]
     return images
 
 
-def _flat_images(root: Path, folder: Path) -> list[tuple[Path, str]]:
-    """Returns the images of a folder that a CSV file of names and codes lists, each with the expression's name."""
+def _flat_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
+    """Returns the images of a folder that a CSV file of names and codes lists, each with the expression's index."""
     paths = {path.name: path for path in files_below(folder)}
     places = (root / f"{folder.name}_labels.csv", folder / "labels.csv", folder / f"{folder.name}_labels.csv")
     labels = next((place for place in places if place.is_file()), None)
@@ -254,11 +244,10 @@ def _flat_images(root: Path, folder: Path) -> list[tuple[Path, str]]:
         rows = [row for row in csv.reader(file) if len(row) >= 2]
     images = []
     for line, (name, code, *_) in enumerate(rows, start=1):
-        if line == 1 and code not in CODES:
-            continue  # the header
-        if code not in CODES:
+        if code in CODES:
+            images.append((paths.get(name, folder / name), EXPRESSIONS.index(CODES[code])))
+        elif line > 1:  # not the header
             raise UserError(f"{labels}, line {line}: expected a label from 1 to 7, got {code!r}")
-        images.append((paths.get(name, folder / name), CODES[code]))
     return images
 
 

@@ -1,24 +1,29 @@
 """A canvas for drawn faces: anti-aliased shapes, soft gains over them, and light from a relief.
 
-Points given to a canvas are (x, y) pixels of the finished image, pixel centres at whole numbers. Colours
-are RGB in 0..255. Small images are painted at twice their size. Three layers lie over the paint and are
-multiplied onto it in `Canvas.finish`: `fine` (wrinkles), `broad` (soft tints) and `relief` (heights, which
-the light turns into shading); the last two have half the resolution.
+Points given to a canvas are (x, y) pixels of the finished image, pixel centres at whole numbers. Colours are
+arrays of red, green and blue from 0 to 255. Small images are painted at twice their size. Three layers lie over the
+paint and are multiplied onto it in `Canvas.finish`: `fine` (wrinkles), `broad` (soft tints) and `relief` (heights,
+which the light turns into shading; `head` is the dome they lie on). All but `fine` have half the resolution.
 """
 
-import copy
+import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Colour = tuple[float | int, float | int, float | int]
+Colour = Float[np.ndarray, "3"]
 # OpenCV takes points with a fraction as integers: a pixel has _ONE steps.
 _SUBPIXEL_BITS = 4
 _ONE = 1 << _SUBPIXEL_BITS
 _NEUTRAL = 128  # the value of a layer of gains that changes nothing
+
+
+def table(text: str) -> np.ndarray:
+    """Returns the numbers of a table in text, a row per line."""
+    return np.array([line.split() for line in text.strip().splitlines()], float)
 
 
 @functools.lru_cache(maxsize=128)
@@ -52,9 +57,10 @@ def ribbon(
     points: Float[np.ndarray, "*batch n 2"], widths: Float[np.ndarray, "*batch n"]
 ) -> Float[np.ndarray, "*batch m 2"]:
     """Returns the outline of a stroke along `points` whose width at each point is `widths` pixels."""
-    after = np.concatenate([points[..., 1:, :], points[..., -1:, :]], -2)
-    before = np.concatenate([points[..., :1, :], points[..., :-1, :]], -2)
-    x, y = np.moveaxis(after - before, -1, 0)
+    # The direction at a point is that from its predecessor to its successor; "clip" repeats the ends.
+    rows = np.arange(points.shape[-2])
+    directions = points.take(rows + 1, -2, mode="clip") - points.take(rows - 1, -2, mode="clip")
+    x, y = np.moveaxis(directions, -1, 0)
     half = widths / (2 * np.sqrt(x * x + y * y + 1e-6))
     normal = np.stack([-y * half, x * half], -1)
     return np.concatenate([points + normal, (points - normal)[..., ::-1, :]], -2)
@@ -62,14 +68,12 @@ def ribbon(
 
 def shade(colour: Colour, factor: float) -> Colour:
     """Returns the colour made darker (factor < 1) or lighter (factor > 1)."""
-    red, green, blue = (min(max(c * factor, 0.0), 255.0) for c in colour)
-    return red, green, blue
+    return np.clip(colour * factor, 0.0, 255.0)
 
 
 def mix(first: Colour, second: Colour, weight: float) -> Colour:
     """Returns the colour `weight` of the way from `first` to `second`."""
-    red, green, blue = (a + (b - a) * weight for a, b in zip(first, second, strict=True))
-    return red, green, blue
+    return first + (second - first) * weight
 
 
 class Canvas:
@@ -78,7 +82,7 @@ class Canvas:
     def __init__(self, size: int, unit: float):
         self.size, self.unit = size, unit
         self.zoom = 2 if size < 192 else 1
-        self.shift = np.full(2, _ONE * (self.zoom - 1) / 2)
+        self.corner = np.zeros(2, np.int32)  # where the paint begins, in steps; not 0 inside `clipped`
         self.paint = np.empty((size * self.zoom, size * self.zoom, 3), np.uint8)
         self.fine = np.full((size, size), _NEUTRAL, np.uint8)
         coarse = (size + 1) // 2
@@ -90,91 +94,89 @@ class Canvas:
         """Returns an offset (dx, dy), or several, in pixels, given in inter-ocular units."""
         return np.array(units) * self.unit
 
+    def _steps(self, points: np.ndarray, zoom: float) -> np.ndarray:
+        """Returns the points in steps of the pixels of a layer with `zoom` pixels per pixel of the image."""
+        return np.rint(points * (_ONE * zoom) + (zoom - 1) * _ONE / 2).astype(np.int32)
+
     def _painted(self, points: np.ndarray) -> np.ndarray:
         """Returns the points in steps of the paint's pixels."""
-        return np.rint(points * (_ONE * self.zoom) + self.shift).astype(np.int32)
+        return self._steps(points, self.zoom) - self.corner
 
-    def _fixed(self, points: np.ndarray, layer: np.ndarray) -> np.ndarray:
-        """Returns the points in steps of a layer's pixels."""
-        zoom = _ONE * layer.shape[0] / self.size
-        return np.rint(points * zoom + (zoom - _ONE) / 2).astype(np.int32)
-
-    def _fill_layer(self, layer: np.ndarray, outline: np.ndarray, value, line: int = cv2.LINE_8) -> None:
-        cv2.fillPoly(layer, [self._fixed(outline, layer)], value, line, _SUBPIXEL_BITS)
+    def fill_layer(self, layer: np.ndarray, outline: np.ndarray, value) -> None:
+        """Sets one of the canvas's layers to a value inside a polygon."""
+        line = cv2.LINE_AA if layer is self.fine else cv2.LINE_8  # the other layers are blurred later
+        cv2.fillPoly(layer, [self._steps(outline, layer.shape[0] / self.size)], value, line, _SUBPIXEL_BITS)
 
     def fill(self, outline: np.ndarray, colour: Colour) -> None:
         """Fills a polygon."""
-        cv2.fillPoly(self.paint, [self._painted(outline)], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.fillPoly(self.paint, [self._painted(outline)], colour.tolist(), cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def lines(self, curves: Iterable[np.ndarray], colour: Colour, width: float) -> None:
         """Draws curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
         pixels = max(1, round(width * self.unit * self.zoom))
         fixed = [self._painted(line) for line in curves]
-        cv2.polylines(self.paint, fixed, False, colour, pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.polylines(self.paint, fixed, False, colour.tolist(), pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def disc(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
         """Fills a circle of `radius` inter-ocular units."""
-        x, y = self._painted(centre).tolist()
         fixed = round(radius * self.unit * self.zoom * _ONE)
-        cv2.circle(self.paint, (x, y), fixed, colour, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.circle(
+            self.paint, self._painted(centre).tolist(), fixed, colour.tolist(), cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS
+        )
 
     def cover(self, outline: np.ndarray, colour: Colour) -> None:
         """Fills a polygon that lies in front of the face: it hides wrinkles and tints too."""
         self.fill(outline, colour)
-        self._fill_layer(self.fine, outline, _NEUTRAL, cv2.LINE_AA)
-        self._fill_layer(self.broad, outline, (_NEUTRAL,) * 3)
+        self.fill_layer(self.fine, outline, _NEUTRAL)
+        self.fill_layer(self.broad, outline, (_NEUTRAL,) * 3)
 
-    def clipped(self, outline: np.ndarray, draw: Callable[["Canvas"], None], opacity: float = 1.0) -> None:
-        """Blends what `draw(canvas)` paints inside `outline` over the paint, at `opacity`."""
-        fixed, side = self._painted(outline), self.paint.shape[0]
-        # The outline's bounding box with a margin for anti-aliasing: only this part is copied and blended.
-        x0, y0 = np.clip((fixed.min(0) >> _SUBPIXEL_BITS) - 1, 0, side).tolist()
-        x1, y1 = np.clip((fixed.max(0) >> _SUBPIXEL_BITS) + 3, 0, side).tolist()
-        if x0 >= x1 or y0 >= y1:
-            return
-        corner = np.array([x0, y0])
-        part = copy.copy(self)
-        part.paint = self.paint[y0:y1, x0:x1].copy()
-        part.shift = self.shift - corner * _ONE
-        draw(part)
-        mask = np.zeros((y1 - y0, x1 - x0), np.uint8)
-        inside = (fixed - (corner << _SUBPIXEL_BITS)).astype(np.int32)
-        cv2.fillPoly(mask, [inside], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
+    @contextlib.contextmanager
+    def clipped(self, outline: np.ndarray, opacity: float = 1.0) -> Iterator[None]:
+        """Blends what the `with` block paints inside `outline` over the paint, at `opacity`."""
+        whole, steps = self.paint, self._painted(outline)
+        # Only the outline's bounding box is copied and blended, with a margin for anti-aliasing. It is a part of the
+        # faces: OpenCV's lines differ by a level where they cross the edge of what they are drawn on.
+        side = whole.shape[0]
+        x0, y0 = np.clip((steps.min(0) >> _SUBPIXEL_BITS) - 1, 0, side - 1).tolist()
+        x1, y1 = np.clip((steps.max(0) >> _SUBPIXEL_BITS) + 3, 1, side).tolist()
+        below = whole[y0:y1, x0:x1]
+        self.paint = below.copy()
+        self.corner = np.array([x0, y0], np.int32) * _ONE
+        yield
+        mask = np.zeros(below.shape[:2], np.uint8)
+        cv2.fillPoly(mask, [self._painted(outline)], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
         weight = mask.astype(np.float32) * (1 / 255)
-        below = self.paint[y0:y1, x0:x1]
-        below[...] = cv2.blendLinear(part.paint, below, weight, 1.0 - weight)
+        below[...] = cv2.blendLinear(self.paint, below, weight, 1.0 - weight)
+        self.paint = whole
+        self.corner = np.zeros(2, np.int32)
 
     def glaze(self, outline: np.ndarray, colour: Colour, opacity: float) -> None:
         """Fills a polygon at `opacity`."""
-        self.clipped(outline, lambda canvas: canvas.fill(outline, colour), opacity)
+        with self.clipped(outline, opacity):
+            self.fill(outline, colour)
 
     def creases(self, outlines: Float[np.ndarray, "k n 2"], depths: Float[np.ndarray, "k"]) -> None:
         """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
         values = np.clip(_NEUTRAL * (1.0 - depths), 0, 255).tolist()
         for outline, value in zip(outlines, values, strict=True):
-            self._fill_layer(self.fine, outline, value, cv2.LINE_AA)
+            self.fill_layer(self.fine, outline, value)
 
-    def tint(self, outline: np.ndarray, gain: Colour) -> None:
-        """Multiplies the paint under a polygon by `gain` for red, green and blue, with soft edges."""
-        self._fill_layer(self.broad, outline, tuple(min(_NEUTRAL * g, 255.0) for g in gain))
-
-    def raise_polygon(self, outline: np.ndarray, height: float) -> None:
-        """Sets the relief under a polygon to a height (in tenths of the inter-ocular distance)."""
-        self._fill_layer(self.relief, outline, height)
+    def tint(self, outline: np.ndarray, *gains: float) -> None:
+        """Multiplies the paint under a polygon by gains for red, green and blue, with soft edges."""
+        self.fill_layer(self.broad, outline, np.minimum(_NEUTRAL * np.array(gains), 255.0))
 
     def raise_disc(self, centre: np.ndarray, radius: float, height: float) -> None:
-        """Sets the relief under a circle of `radius` inter-ocular units."""
-        x, y = self._fixed(centre, self.relief).tolist()
-        fixed = round(radius * self.unit * self.relief.shape[0] / self.size * _ONE)
-        cv2.circle(self.relief, (x, y), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS)
+        """Sets the relief under a circle of `radius` inter-ocular units to a height (in tenths of such a unit)."""
+        zoom = self.relief.shape[0] / self.size
+        fixed = round(radius * self.unit * zoom * _ONE)
+        cv2.circle(
+            self.relief, self._steps(centre, zoom).tolist(), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS
+        )
 
-    def raise_head(self, outline: np.ndarray) -> None:
-        """Sets the outline of the head, which is lit as a dome."""
-        self._fill_layer(self.head, outline, 1.0)
-
-    def _light(self, direction: np.ndarray, ambient: float) -> np.ndarray:
-        """Returns the gain of the light on the relief (Lambert's law), 1 outside the head."""
+    def finish(self, direction: np.ndarray, ambient: float, colour: Colour) -> UInt8[np.ndarray, "size size 3"]:
+        """Returns the image lit from `direction` (unit vector towards the light); `colour` is a gain for R, G, B."""
         unit = self.unit * self.relief.shape[0] / self.size
+        # Lambert's law on the heights; outside the head the gain is 1.
         height = cv2.GaussianBlur(self.relief, (0, 0), 0.07 * unit) * (0.1 * unit)
         dome = cv2.GaussianBlur(self.head, (0, 0), 0.3 * unit)
         height += dome * (0.9 * unit)
@@ -183,14 +185,10 @@ class Canvas:
         x, y, z = direction
         lambert = (z - x * gx - y * gy) / np.sqrt(1.0 + gx * gx + gy * gy)
         light = ambient + (1.0 - ambient) * np.maximum(lambert, 0.0) / z
-        weight = np.minimum(2.0 * dome, 1.0)
-        return 1.0 + (light - 1.0) * weight
+        light = 1.0 + (light - 1.0) * np.minimum(2.0 * dome, 1.0)
 
-    def finish(self, direction: np.ndarray, ambient: float, colour: Colour) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the image lit from `direction` (unit vector towards the light); `colour` is a gain for R, G, B."""
-        unit = self.unit * self.broad.shape[0] / self.size
         gain = cv2.GaussianBlur(self.broad, (0, 0), 0.07 * unit).astype(np.float32)
-        gain *= self._light(direction, ambient)[..., None] * (np.asarray(colour, np.float32) / _NEUTRAL)
+        gain *= light[..., None] * (colour.astype(np.float32) / _NEUTRAL)
         gain = cv2.resize(gain, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         fine = cv2.GaussianBlur(self.fine, (0, 0), max(0.016 * self.unit, 0.3)).astype(np.float32)
         gain *= (fine * (1.0 / _NEUTRAL))[..., None]

@@ -1,77 +1,336 @@
-"""A drawn person: everything about a face that stays the same from image to image, with the hair as 3-D curves.
+"""A drawn person: the 3-D points of the face, how action units move them, and the looks, the same in all images.
 
-Lengths are in inter-ocular units, in the coordinates of `face`.
+Points are (x, y, z) in units of the distance between the two eye centres: x to the image's right, y down, z
+towards the viewer; the origin lies between the eyes. Rows 0 to 67 are the iBUG-68 landmarks, the rows after
+them are points for painting only (`CROWN`, `HAIRLINE`, `EARS`, `IRISES`, `TEETH`). The tables hold the image's left
+half and the midline; the right half is their mirror image.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from aujax.data.synthetic.canvas import Colour, curve, mix, shade
-from aujax.data.synthetic.face import CROWN, EARS, HAIRLINE, IRISES, MEAN_FACE
+from aujax.codebook import MIRRORED
+from aujax.data.synthetic.canvas import Colour, curve, mix, shade, table
+
+Points = Float[np.ndarray, "points 3"]
+View = Callable[[np.ndarray], np.ndarray]  # projects 3-D points to (x, y) pixels
+
+CROWN, HAIRLINE, EARS = slice(68, 81), slice(81, 92), slice(92, 104)
+IRISES, TEETH = slice(104, 106), slice(106, 107)
+# The point on the other side of the face; a point of the midline is its own partner.
+_PARTNERS = (*MIRRORED, *range(80, 67, -1), *range(91, 80, -1), *range(98, 104), *range(92, 98), 105, 104, 106)
+
+# Columns: point, x, y, z.
+_HALF_FACE = table("""
+     0   -1.12  -0.02  -0.52
+     1   -1.11   0.28  -0.50
+     2   -1.06   0.58  -0.46
+     3   -0.97   0.87  -0.40
+     4   -0.82   1.14  -0.30
+     5   -0.62   1.36  -0.18
+     6   -0.42   1.52  -0.06
+     7   -0.21   1.62   0.04
+     8    0.00   1.65   0.07
+    17   -0.92  -0.27  -0.16
+    18   -0.78  -0.38  -0.01
+    19   -0.60  -0.42   0.08
+    20   -0.42  -0.40   0.13
+    21   -0.24  -0.35   0.16
+    27    0.00  -0.06   0.16
+    28    0.00   0.14   0.27
+    29    0.00   0.34   0.38
+    30    0.00   0.53   0.47
+    31   -0.23   0.63   0.18
+    32   -0.12   0.68   0.25
+    33    0.00   0.71   0.28
+    36   -0.75   0.03  -0.10
+    37   -0.60  -0.09   0.00
+    38   -0.41  -0.09   0.03
+    39   -0.27   0.05   0.02
+    40   -0.41   0.09   0.03
+    41   -0.59   0.09   0.00
+    48   -0.39   1.05   0.08
+    49   -0.25   0.97   0.21
+    50   -0.10   0.92   0.28
+    51    0.00   0.94   0.29
+    57    0.00   1.18   0.27
+    58   -0.13   1.17   0.25
+    59   -0.27   1.12   0.18
+    60   -0.35   1.05   0.10
+    61   -0.13  1.035   0.23
+    62    0.00  1.045   0.25
+    66    0.00   1.05   0.25
+    67   -0.13   1.04   0.23
+    68   -1.13  -0.10  -0.50
+    69   -1.15  -0.45  -0.50
+    70   -1.09  -0.85  -0.50
+    71   -0.92  -1.20  -0.50
+    72   -0.64  -1.48  -0.50
+    73   -0.33  -1.63  -0.50
+    74    0.00  -1.67  -0.50
+    81   -1.10   0.05  -0.46
+    82   -1.04  -0.35  -0.36
+    83   -0.97  -0.72  -0.20
+    84   -0.78  -1.00  -0.08
+    85   -0.42  -1.16   0.00
+    86    0.00  -1.20   0.02
+    92   -1.07  -0.10  -0.56
+    93   -1.20  -0.22  -0.56
+    94   -1.30  -0.12  -0.56
+    95   -1.27   0.20  -0.56
+    96   -1.18   0.46  -0.56
+    97   -1.08   0.48  -0.56
+   104  -0.505   0.00   0.00
+   106    0.00   1.11   0.20
+""")
+
+# How AUs move landmarks of the left half and the midline: the AU, then landmark: dx dy at intensity 1, in hundredths of
+# the inter-ocular distance; the right half moves by (-dx, dy). Directions follow the FACS manual, sizes are ours.
+_MOTION = """
+     1   18: 0 -2  19: 0 -8  20: 0 -20  21: 0 -25  38: 0 -1
+     2   17: 0 -13  18: 0 -21  19: 0 -17  20: 0 -7  37: 0 -1
+     4   17: 1 0  18: 3 6  19: 5 12  20: 7 14  21: 8 14  37: 0 1  38: 0 1.5
+     5   37: 0 -8.5  38: 0 -8.5  40: 0 1  41: 0 1
+     6   2: -1 -1  17: 0 3  18: 0 2  36: 1.5 0  37: 0 2  40: 0 -4  41: 0 -5.5
+     7   37: 0 5  38: 0 4.5  40: 0 -4.5  41: 0 -4.5
+     9   19: 2 6  20: 4 10  21: 5 12  29: 0 -3  30: 0 -5  31: -3 -10  32: -1 -8  33: 0 -6  37: 0 2  38: 0 3
+     9   40: 0 -4  41: 0 -3.5  49: 0 -5  50: 0 -6  51: 0 -5
+    10   31: -2 -5  32: 0 -4  33: 0 -3  48: 0 2  49: -1 -12  50: 0 -13  51: 0 -11  60: 0 2  61: 0 -7  62: 0 -7
+    10   66: 0 -5  67: 0 -5
+    12   3: -3 -3  4: -3 -3  31: -3 -1  48: -17 -17  49: -10 -6  50: -2 -1  57: 0 1  58: -4 0  59: -10 -6
+    12   60: -16 -16  61: -4 -2  62: 0 1  66: 0 2  67: -4 0
+    15   48: -3 15  49: -2 4  58: 0 1  59: -4 9  60: -2 14  61: 0 1  67: 0 2
+    16   48: -1 2  57: 0 12  58: -2 12  59: -3 10  60: -1 2  66: 0 6  67: -1 6
+    17   6: 0 -2  7: 0 -5  8: 0 -6  48: 0 3  50: 0 -2  51: 0 -3  57: 0 -9  58: 0 -8  59: 0 -4  60: 0 3
+    17   61: 0 -4  62: 0 -5  66: 0 -6  67: 0 -5
+    20   4: -2 1  5: -2 1  48: -22 7  49: -13 4  50: -3 2  51: 0 1  57: 0 -1  58: -7 -1  59: -15 2  60: -21 6
+    20   61: -7 0  67: -7 2
+    23   48: 7 0  49: 3 3.5  50: 1 5  51: 0 4.5  57: 0 -6  58: 2 -6  59: 3 -3.5  60: 6 0
+    24   48: 3 1  49: 1 5  50: 0 7  51: 0 6.5  57: 0 -8.5  58: 1 -8  59: 1 -4.5  60: 2 1
+    25   49: 0 -1.5  50: 0 -2.5  51: 0 -2.5  57: 0 6  58: 0 6  59: 0 3  61: 0 -5  62: 0 -4.5  66: 0 8.5
+    25   67: 0 8
+    26   3: 1 3  4: 2 8  5: 2 14  6: 2 20  7: 1 23  8: 0 24  48: 5 6  57: 0 23  58: 0 22  59: 2 14  60: 5 6
+    26   61: 0 -1.5  62: 0 -1.5  66: 0 24  67: -1 22
+    27   2: 1 2  3: 3 7  4: 4 16  5: 4 27  6: 3 37  7: 1 41  8: 0 42  48: 7 13  49: 3 0  50: 0 -3  51: 0 -3
+    27   57: 0 42  58: -1 40  59: 2 27  60: 7 13  61: 0 -5  62: 0 -4.5  66: 0 44  67: -1 42
+"""
+
+# Lines that AUs carve into the skin. A line runs through four points, given as (dx, dy) from the anchor landmark; the
+# depth is the share of the light that the line takes away at intensity 1. Columns:
+# AU, anchor, dx dy of each point, width, depth.
+_CREASES = table("""
+     1 21   -0.3  -0.25  -0.12  -0.29   0.06   -0.3   0.24  -0.28   0.035  0.3
+     1 21  -0.28  -0.41   -0.1  -0.45   0.08  -0.46   0.24  -0.44    0.03 0.26
+     2 18  -0.12  -0.16    0.0  -0.24   0.16  -0.28   0.36  -0.29   0.032 0.28
+     2 18  -0.02  -0.36    0.1  -0.42   0.24  -0.45    0.4  -0.45   0.028 0.22
+     4 21   0.13  -0.14   0.15  -0.04   0.15   0.07   0.11   0.17   0.035 0.45
+     4 21   0.04    0.1   0.09   0.14   0.13   0.19   0.15   0.25    0.04  0.2
+     5 37   -0.1  -0.03   0.03  -0.09   0.17  -0.09    0.3  -0.01    0.02  0.3
+     6 36  -0.07  -0.03  -0.15  -0.07  -0.21  -0.11  -0.26  -0.16   0.026  0.4
+     6 36  -0.08   0.02  -0.16   0.02  -0.23   0.01   -0.3  -0.02   0.026 0.42
+     6 36  -0.07   0.06  -0.14    0.1  -0.19   0.13  -0.24   0.15   0.024 0.36
+     6 41  -0.17   0.06  -0.04    0.1   0.12   0.11   0.28   0.09    0.04 0.34
+     7 41  -0.12  0.035    0.0   0.06   0.13   0.06   0.27   0.03   0.025 0.34
+     9 27  -0.13   0.05  -0.05   0.02   0.05   0.02   0.13   0.05    0.03  0.5
+     9 27  -0.15   0.13  -0.06   0.09   0.06   0.09   0.15   0.13    0.03  0.5
+     9 27  -0.17   0.21  -0.08  0.165   0.08  0.165   0.17   0.21   0.026  0.4
+     9 31    0.0   -0.3   0.03  -0.23   0.03  -0.16  -0.01   -0.1    0.03 0.35
+     9 31  -0.01  -0.14  -0.09  -0.06  -0.13   0.04  -0.16   0.14   0.045 0.45
+    10 31  -0.03   -0.1  -0.11  -0.02  -0.18    0.1  -0.24   0.24    0.05  0.5
+    12 48   0.12  -0.42   0.01  -0.31  -0.07  -0.18  -0.11  -0.02    0.05 0.45
+    12 48  -0.04  -0.06  -0.06  -0.02  -0.06   0.03  -0.04   0.07    0.03 0.35
+    15 48  -0.03    0.0  -0.06   0.06  -0.08   0.12  -0.09   0.19    0.04 0.45
+    15 48   0.13   -0.4   0.04  -0.33  -0.03  -0.24  -0.08  -0.14   0.035 0.22
+    16 57  -0.22   0.05  -0.08   0.08   0.08   0.08   0.22   0.05    0.04  0.3
+    17 57   -0.2   0.15  -0.07    0.1   0.07    0.1    0.2   0.15   0.045 0.45
+    17 57   -0.1   0.22  -0.08   0.25  -0.11   0.27  -0.08    0.3    0.03  0.3
+    17 57   0.09    0.2   0.07   0.23    0.1   0.26   0.07   0.29    0.03  0.3
+    17 57  -0.02   0.25   0.02   0.27  -0.02   0.31   0.01   0.34    0.03 0.28
+    20 48  -0.07   -0.1  -0.11  -0.02  -0.11   0.07  -0.08   0.15    0.04  0.4
+    20 59  -0.05    0.1   0.04   0.14   0.12   0.15    0.2   0.14    0.03 0.25
+    23 50  -0.06  -0.07  -0.06 -0.045  -0.055  -0.02  -0.05    0.0   0.016 0.35
+    23 50   0.02  -0.08   0.02 -0.055   0.02  -0.03   0.02  -0.01   0.016  0.3
+    24 48  -0.03  -0.07  -0.06  -0.02  -0.06   0.04  -0.02   0.09   0.035  0.4
+    24 57  -0.22   0.04  -0.08   0.07   0.08   0.07   0.22   0.04    0.04 0.35
+    26 48  -0.05  -0.26  -0.12  -0.12  -0.14   0.03   -0.1   0.18    0.05 0.16
+    27 48  -0.02  -0.36  -0.12  -0.18  -0.16   0.02  -0.11   0.24    0.06 0.28
+""")
+
+# Round swellings (height > 0) and hollows that AUs make; the height is in tenths of the inter-ocular distance. Columns:
+# AU, anchor, dx dy of the centre, radius, height.
+_BULGES = table("""
+     4 21   0.08  0.02   0.09  1.2
+     6 41  -0.06   0.3    0.2  1.2
+     9 31  -0.02  -0.1   0.09  1.2
+    10 49  -0.03  -0.1   0.12  1.0
+    12 48   -0.2  -0.3   0.22  1.8
+    15 48  -0.12  0.12    0.1  0.8
+    17 57    0.0  0.24   0.14  1.4
+    24 51    0.0 -0.07   0.12  0.8
+    26 48   -0.3   0.0   0.18 -0.8
+    27 48   -0.3   0.0   0.22 -1.4
+""")
+
+
+def _mean_face() -> Points:
+    points = np.zeros((len(_PARTNERS), 3), np.float32)
+    for number, x, y, z in _HALF_FACE:
+        points[_PARTNERS[int(number)]] = -x, y, z
+        points[int(number)] = x, y, z
+    return points
+
+
+def _motions() -> dict[int, Points]:
+    """Returns the displacements of all points at intensity 1, by AU."""
+    motions: dict[int, Points] = {}
+    for line in _MOTION.strip().splitlines():
+        au, *numbers = line.replace(":", " ").split()
+        motion = motions.setdefault(int(au), np.zeros((len(_PARTNERS), 3), np.float32))
+        for number, dx, dy in np.array(numbers, float).reshape(-1, 3):
+            motion[_PARTNERS[int(number)]] = -dx, dy, 0.0
+            motion[int(number)] = dx, dy, 0.0
+    return {au: motion / 100 for au, motion in motions.items()}
+
+
+def _both_sides(rows: np.ndarray, points: int) -> np.ndarray:
+    """Returns the rows of a table with `points` pairs (dx, dy), each followed by its mirror image if it has one."""
+    result = []
+    for row in rows:
+        result.append(row)
+        mirrored = row.copy()
+        mirrored[1] = _PARTNERS[int(row[1])]
+        mirrored[2 : 2 + 2 * points : 2] *= -1
+        if mirrored[1] != row[1]:
+            result.append(mirrored)
+    return np.array(result)
+
+
+MEAN_FACE = _mean_face()
+AU_MOTION = _motions()
+CREASES = _both_sides(_CREASES, 4)
+BULGES = _both_sides(_BULGES, 1)
+# Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
+# upper and lower lid.
+_UPPER_LIP, _UPPER_INNER = np.array([49, 50, 51, 52, 53]), np.array([61, 61, 62, 63, 63])
+_LOWER_LIP, _LOWER_INNER = np.array([59, 58, 57, 56, 55]), np.array([67, 67, 66, 65, 65])
+_UPPER_LID, _LOWER_LID = np.array([37, 38, 43, 44]), np.array([41, 40, 47, 46])
+
+
+def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: float = 0.0) -> Points:
+    """Returns the points of the face `rest` with action units: `intensities[au]` is 0 for none, 1 for the strongest.
+
+    `asymmetry` a makes the image's right half move by 1 + a of the intensity and the left half by 1 - a. Lips
+    and lids never pass through each other. An AU that is not in `AU_MOTION` raises KeyError.
+    """
+    moved = rest.copy()
+    side = (1.0 + asymmetry * np.sign(MEAN_FACE[:, :1])).astype(np.float32)
+    for au, intensity in intensities.items():
+        moved += (AU_MOTION[au] * np.float32(intensity)) * side
+    y = moved[:, 1]
+    # Points that passed each other meet halfway; the lids keep a gap, the inner lips may close.
+    for upper, lower, gap in ((np.array([61, 62, 63]), np.array([67, 66, 65]), 0.0), (_UPPER_LID, _LOWER_LID, 0.05)):
+        excess = np.maximum(y[upper] + gap - y[lower], 0.0) / 2
+        y[upper] -= excess
+        y[lower] += excess
+    # The lips keep some thickness.
+    y[_UPPER_LIP] = np.minimum(y[_UPPER_LIP], y[_UPPER_INNER] - [0.02, 0.03, 0.03, 0.03, 0.02])
+    y[_LOWER_LIP] = np.maximum(y[_LOWER_LIP], y[_LOWER_INNER] + [0.02, 0.04, 0.04, 0.04, 0.02])
+    return moved
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
+    """Returns R, used as `points @ R.T`; angles in radians: yaw turns the nose right, pitch down, roll is clockwise."""
+    cy, cp, cr = np.cos([yaw, pitch, roll])
+    sy, sp, sr = np.sin([yaw, pitch, roll])
+    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
+    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+    return (tilt @ nod @ turn).astype(np.float32)
+
 
 # sRGB, from the lightest to the darkest; a person's tone is uniform over the whole range.
-SKIN_TONES: tuple[Colour, ...] = (
-    *((247, 219, 200), (240, 199, 170), (226, 176, 140), (203, 148, 108)),
-    *((176, 122, 84), (141, 93, 63), (106, 71, 52), (86, 60, 47)),
-)
-HAIR_COLOURS: tuple[Colour, ...] = (
-    *((24, 20, 20), (44, 30, 24), (78, 50, 32), (118, 78, 46)),
-    *((126, 58, 34), (192, 152, 92), (222, 190, 132)),
-)
-IRIS_COLOURS: tuple[Colour, ...] = (
-    *((62, 38, 24), (92, 58, 34), (120, 88, 48)),
-    *((92, 112, 74), (84, 118, 148), (120, 140, 158)),
-)
-FABRICS: tuple[Colour, ...] = (
-    *((38, 44, 66), (120, 36, 44), (232, 228, 218), (60, 92, 82), (140, 124, 160)),
-    *((214, 172, 90), (40, 40, 42), (92, 132, 176), (176, 92, 110), (108, 108, 112)),
-)
+SKIN_TONES = table("""
+    247 219 200
+    240 199 170
+    226 176 140
+    203 148 108
+    176 122  84
+    141  93  63
+    106  71  52
+     86  60  47
+""")
+HAIR_COLOURS = table("""
+     24  20  20
+     44  30  24
+     78  50  32
+    118  78  46
+    126  58  34
+    192 152  92
+    222 190 132
+""")
+IRIS_COLOURS = table("""
+     62  38  24
+     92  58  34
+    120  88  48
+     92 112  74
+     84 118 148
+    120 140 158
+""")
+FABRICS = table("""
+     38  44  66
+    120  36  44
+    232 228 218
+     60  92  82
+    140 124 160
+    214 172  90
+     40  40  42
+     92 132 176
+    176  92 110
+    108 108 112
+""")
+# Of blood in light and in dark skin, of grey and white hair, and of lipsticks.
+_BLOOD = table("178 84 84\n112 52 52")
+_GREY = table("120 118 118\n236 234 230")
+_LIPSTICKS = table("168 30 48\n190 72 92\n120 30 52\n206 96 84")
 
+_X, _Y, _Z = MEAN_FACE.T
 _ALL = np.arange(len(MEAN_FACE))
 _JAW, _BROWS, _NOSE, _EYES, _MOUTH = np.split(_ALL[:68], [17, 27, 36, 48])
-_EYES_IRISES = np.concatenate([_EYES, _ALL[IRISES]])
-_TOP = np.concatenate([_ALL[CROWN], _ALL[HAIRLINE]])
-_OUTLINE = np.concatenate([_JAW, _ALL[CROWN], _ALL[EARS]])
+_HEAD = np.r_[_JAW, CROWN, HAIRLINE, EARS]
 
-# The ways in which the faces of people differ from the mean face: (standard deviation, points, displacement of those
-# points as a function of their mean-face x, y, z), such as a wider head, a heavier jaw, a longer nose.
+# The ways in which the faces of people differ from the mean face, such as a wider head, a heavier jaw, a longer nose:
+# standard deviation, points, axis of their displacement (0 for x), and the displacement as a function of the mean face.
 _MODES = (
-    (0.045, np.concatenate([_OUTLINE, _ALL[HAIRLINE]]), lambda x, y, z: (x, 0, 0)),
-    (0.07, _JAW, lambda x, y, z: (x * np.clip(y, 0, 1.3), 0, 0)),
-    (0.04, _ALL, lambda x, y, z: (0, np.maximum(y, 0), 0)),
-    (0.05, _JAW, lambda x, y, z: (0, np.clip(y - 0.8, 0, 1), 0)),
-    (0.05, _TOP, lambda x, y, z: (0, y, 0)),
-    (0.06, _ALL[HAIRLINE], lambda x, y, z: (0, 1 - x**2, 0)),
-    (0.14, _EYES, lambda x, y, z: (0, y, 0)),
-    (0.05, _EYES, lambda x, y, z: (x - 0.505 * np.sign(x), 0, 0)),
-    (0.07, _EYES, lambda x, y, z: (0, 0.505 - np.abs(x), 0)),
-    (0.022, np.concatenate([_EYES_IRISES, _BROWS]), lambda x, y, z: (np.sign(x), 0, 0)),
-    (0.032, _BROWS, lambda x, y, z: (0, 1, 0)),
-    (0.1, _BROWS, lambda x, y, z: (0, 0.58 - np.abs(x), 0)),
-    (0.25, _BROWS, lambda x, y, z: (0, (np.abs(x) - 0.58) ** 2 - 0.06, 0)),
-    (0.13, _NOSE, lambda x, y, z: (x, 0, 0)),
-    (0.06, _NOSE, lambda x, y, z: (0, y, 0)),
-    (0.2, _NOSE, lambda x, y, z: (0, 0, np.maximum(z - 0.1, 0))),
-    (0.08, _MOUTH, lambda x, y, z: (x, 0, 0)),
-    (0.2, np.arange(48, 60), lambda x, y, z: (0, y - 1.05, 0)),
-    (0.025, _MOUTH, lambda x, y, z: (0, 1, 0)),
-    (0.028, _MOUTH, lambda x, y, z: (0, (x / 0.39) ** 2, 0)),
+    (0.045, _HEAD, 0, _X),
+    (0.07, _JAW, 0, _X * np.clip(_Y, 0, 1.3)),
+    (0.04, _ALL, 1, np.maximum(_Y, 0)),
+    (0.05, _JAW, 1, np.clip(_Y - 0.8, 0, 1)),
+    (0.05, np.r_[CROWN, HAIRLINE], 1, _Y),
+    (0.06, _ALL[HAIRLINE], 1, 1 - _X**2),
+    (0.14, _EYES, 1, _Y),
+    (0.05, _EYES, 0, _X - 0.505 * np.sign(_X)),
+    (0.07, _EYES, 1, 0.505 - np.abs(_X)),
+    (0.022, np.r_[_EYES, IRISES, _BROWS], 0, np.sign(_X)),
+    (0.032, _BROWS, 1, np.ones_like(_X)),
+    (0.1, _BROWS, 1, 0.58 - np.abs(_X)),
+    (0.25, _BROWS, 1, (np.abs(_X) - 0.58) ** 2 - 0.06),
+    (0.13, _NOSE, 0, _X),
+    (0.06, _NOSE, 1, _Y),
+    (0.2, _NOSE, 2, np.maximum(_Z - 0.1, 0)),
+    (0.08, _MOUTH, 0, _X),
+    (0.2, np.arange(48, 60), 1, _Y - 1.05),
+    (0.025, _MOUTH, 1, np.ones_like(_X)),
+    (0.028, _MOUTH, 1, (_X / 0.39) ** 2),
 )
-
-
-def _displacements() -> np.ndarray:
-    table = np.zeros((len(_MODES), *MEAN_FACE.shape), np.float32)
-    for row, (_, points, motion) in enumerate(_MODES):
-        for axis, values in enumerate(motion(*MEAN_FACE[points].T)):
-            table[row, points, axis] = values
-    return table
-
-
-_SPREADS = np.array([row[0] for row in _MODES], np.float32)
-_DISPLACEMENTS = _displacements()
+_SPREADS = np.array([spread for spread, *_ in _MODES], np.float32)
+_DISPLACEMENTS = np.zeros((len(_MODES), *MEAN_FACE.shape), np.float32)
+for _row, (_, _points, _axis, _values) in enumerate(_MODES):
+    _DISPLACEMENTS[_row, _points, _axis] = _values[_points]
 _SAMPLES = 41  # points of a curve of hair
 
 
@@ -79,42 +338,49 @@ class HairStyle(NamedTuple):
     """A way to wear hair or a head cover.
 
     Attributes:
+      weight: how often it is worn, relative to the others.
       volume: thickness over the crown.
       fringe: how far the hair reaches below the hairline.
       part: how far the part is from the middle.
       side: y of the lower end at the temples (down, 0 at the eyes).
-      back: y of the lower end behind the head; None for none.
+      back: y of the lower end behind the head; 0 for none.
       curl: standard deviation of the waves.
-      fabric: a head cover instead of hair.
-      bun: whether there is a bun on the crown.
+      fabric: 1 for a head cover instead of hair.
+      bun: 1 for a bun on the crown.
     """
 
+    name: str
+    weight: float
     volume: float
-    fringe: float = 0.0
-    part: float = 0.0
-    side: float = -0.1
-    back: float | None = None
-    curl: float = 0.0
-    fabric: bool = False
-    bun: bool = False
+    fringe: float
+    part: float
+    side: float
+    back: float
+    curl: float
+    fabric: float
+    bun: float
 
 
-STYLES = (
-    HairStyle(0.04, side=-0.05),  # cropped
-    HairStyle(0.05, fringe=-0.22),  # receding
-    HairStyle(0.14, fringe=0.08, part=0.25),  # short
-    HairStyle(0.2, fringe=0.2, part=0.5, side=0.05),  # side swept
-    HairStyle(0.16, fringe=0.42, side=0.12, back=1.0),  # fringe
-    HairStyle(0.2, fringe=0.05, part=0.3, side=1.25, back=1.35),  # bob
-    HairStyle(0.14, fringe=-0.05, part=0.2, side=1.9, back=3.0),  # long
-    HairStyle(0.22, fringe=0.1, part=0.4, side=1.7, back=2.4, curl=0.035),  # wavy
-    HairStyle(0.3, fringe=0.16, side=0.2, back=0.7, curl=0.06),  # curly
-    HairStyle(0.52, fringe=0.02, side=0.1, back=0.5, curl=0.035),  # afro
-    HairStyle(0.06, fringe=-0.08, side=-0.1, bun=True),  # bun
-    HairStyle(0.12, fringe=0.16, side=1.5, back=2.6, fabric=True),  # headscarf
-    HairStyle(0.14, fringe=0.36, side=-0.25, fabric=True),  # beanie
-)
-STYLE_WEIGHTS = np.array([13, 7, 15, 11, 7, 9, 11, 9, 6, 5, 5, 3, 3], float)
+# The columns are the attributes of `HairStyle`.
+_STYLES = """
+    cropped     13  0.04   0.00  0.00  -0.05  0.00  0.000  0  0
+    receding     7  0.05  -0.22  0.00  -0.10  0.00  0.000  0  0
+    short       15  0.14   0.08  0.25  -0.10  0.00  0.000  0  0
+    side-swept  11  0.20   0.20  0.50   0.05  0.00  0.000  0  0
+    fringe       7  0.16   0.42  0.00   0.12  1.00  0.000  0  0
+    bob          9  0.20   0.05  0.30   1.25  1.35  0.000  0  0
+    long        11  0.14  -0.05  0.20   1.90  3.00  0.000  0  0
+    wavy         9  0.22   0.10  0.40   1.70  2.40  0.035  0  0
+    curly        6  0.30   0.16  0.00   0.20  0.70  0.060  0  0
+    afro         5  0.52   0.02  0.00   0.10  0.50  0.035  0  0
+    bun          5  0.06  -0.08  0.00  -0.10  0.00  0.000  0  1
+    headscarf    3  0.12   0.16  0.00   1.50  2.60  0.000  1  0
+    beanie       3  0.14   0.36  0.00  -0.25  0.00  0.000  1  0
+"""
+STYLES = []
+for _line in _STYLES.strip().splitlines():
+    _name, *_numbers = _line.split()
+    STYLES.append(HairStyle(_name, *map(float, _numbers)))
 
 
 class Hair(NamedTuple):
@@ -127,6 +393,11 @@ class Hair(NamedTuple):
     bun: np.ndarray | None
 
 
+def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
+    """Returns a colour of `FABRICS`, made darker or lighter by a random factor from `low` to `high`."""
+    return shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(low, high))
+
+
 def _resampled(points: np.ndarray, count: int) -> np.ndarray:
     """Returns `count` points of the smooth curve through `points`."""
     points = curve(points, steps=6)
@@ -136,16 +407,16 @@ def _resampled(points: np.ndarray, count: int) -> np.ndarray:
     return points[low] * (1 - weight) + points[low + 1] * weight
 
 
-def _hair(style: HairStyle, rest: np.ndarray, rng: np.random.Generator) -> Hair:
-    """Returns the hair of this style on the head with the points `rest` (see `face`)."""
+def _hair(style: HairStyle, rest: Points, rng: np.random.Generator) -> Hair:
+    """Returns the hair of this style on the head with the points `rest`."""
     # The outer edge is the crown moved away from a point above the eyes, least at the sides, down to the temples.
     outer = rest[CROWN].copy()
     away = outer[:, :2] - [0.0, -0.3]
     away /= np.sqrt((away**2).sum(1, keepdims=True))
     outer[:, :2] += away * (style.volume * np.clip(0.45 - 0.55 * away[:, 1:], 0.3, 1.0))
     end = abs(outer[0, 0]) + 0.4 * style.volume
-    temples = np.array([(-end, style.side, -0.5), (end, style.side, -0.5)], np.float32)
-    outer = _resampled(np.concatenate([temples[:1], outer, temples[1:]]), _SAMPLES)
+    outer = np.array([(-end, style.side, -0.5), *outer, (end, style.side, -0.5)], np.float32)
+    outer = _resampled(outer, _SAMPLES)
     outer[:, :2] += style.curl * rng.standard_normal((_SAMPLES, 2))
 
     # The inner edge is the hairline, lowered by the fringe, with a part on one side.
@@ -153,16 +424,16 @@ def _hair(style: HairStyle, rest: np.ndarray, rng: np.random.Generator) -> Hair:
     across = inner[:, 0] / np.abs(inner[:, 0]).max()
     side = rng.choice([-1.0, 1.0])
     inner[:, 1] += (style.fringe - 0.3 * style.part * side * across) * (1.0 - across**2)
-    temples = np.array([(-1.08, style.side, -0.4), (1.08, style.side, -0.4)], np.float32)
+    inner = np.array([(-1.08, style.side, -0.4), *inner, (1.08, style.side, -0.4)], np.float32)
     if style.side > 0.5:  # long hair falls over the edge of the face
-        inner[[0, -1], 0] *= 0.93
-        temples[:, 0] *= 0.92
-    inner = _resampled(np.concatenate([temples[:1], inner, temples[1:]]), _SAMPLES)
+        inner[[0, -1], 0] *= 0.92
+        inner[[1, -2], 0] *= 0.93
+    inner = _resampled(inner, _SAMPLES)
     ragged = 0.012 + 0.5 * style.curl if not style.fabric else 0.0
     inner[:, 1] += ragged * rng.standard_normal(_SAMPLES)
 
     back = None
-    if style.back is not None:
+    if style.back:
         wide = 1.2 + 0.5 * style.volume
         low = [(wide, 0.4 * style.back, -0.6), (wide * 0.95, style.back, -0.6)]
         low += [(0.0, style.back * 1.04, -0.6)] + [(-x, y, z) for x, y, z in reversed(low)]
@@ -190,7 +461,7 @@ class Person:
     `glasses` are radius, squareness and colour of the rims, or None.
     """
 
-    rest: np.ndarray
+    rest: Points
     skin: Colour
     lips: Colour
     iris: Colour
@@ -216,24 +487,28 @@ def make_person(seed: int, identity: int) -> Person:
     position = tone * (len(SKIN_TONES) - 1)
     low = min(int(position), len(SKIN_TONES) - 2)
     skin = mix(SKIN_TONES[low], SKIN_TONES[low + 1], position - low)
-    skin = tuple(np.clip(np.array(skin) * rng.uniform(0.96, 1.04, 3), 20, 255).tolist())
+    skin = np.clip(skin * rng.uniform(0.96, 1.04, 3), 20, 255)
 
     weights = np.clip(rng.standard_normal(len(_MODES)), -2.2, 2.2).astype(np.float32) * _SPREADS
     rest = MEAN_FACE + np.tensordot(weights, _DISPLACEMENTS, 1)
     rest[:60, :2] += 0.008 * rng.standard_normal((60, 2))
 
-    likely = np.array([style.side < 0.1 and style.back is None and not style.bun for style in STYLES])
-    style_weights = STYLE_WEIGHTS * np.where(likely == masculine, 1.0, 0.12)
-    style = STYLES[rng.choice(len(STYLES), p=style_weights / style_weights.sum())]
-    hair_colour = _hair_colour(tone, age, rng)
+    likely = np.array([style.side < 0.1 and not style.back and not style.bun for style in STYLES])
+    weights = np.array([style.weight for style in STYLES]) * np.where(likely == masculine, 1.0, 0.12)
+    style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
+    if rng.random() < max(0.0, age - 0.45) * 1.4:
+        hair_colour = mix(_GREY[0], _GREY[1], rng.random())
+    else:
+        count = 2 if rng.random() < min(1.0, 0.2 + 1.2 * tone) else len(HAIR_COLOURS)  # the first two are dark
+        colour = HAIR_COLOURS[rng.integers(0, count)]
+        hair_colour = shade(colour, rng.uniform(0.85, 1.15))
     bald = masculine and rng.random() < 0.04 + 0.14 * age
-    blood = mix((178, 84, 84), (112, 52, 52), tone)
-    lips = mix(skin, blood, rng.uniform(0.4, 0.65))
+    lips = mix(skin, mix(_BLOOD[0], _BLOOD[1], tone), rng.uniform(0.4, 0.65))
     if not masculine and rng.random() < 0.35:  # lipstick
-        lips = mix(lips, ((168, 30, 48), (190, 72, 92), (120, 30, 52), (206, 96, 84))[rng.integers(4)], 0.7)
+        lips = mix(lips, _LIPSTICKS[rng.integers(4)], 0.7)
     beards = ("none", "stubble", "moustache", "goatee", "full")
     beard = beards[rng.choice(5, p=[0.52, 0.2, 0.07, 0.08, 0.13])] if masculine else "none"
-    frame = shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.4, 0.9))
+    frame = random_fabric(rng, 0.4, 0.9)
     # The arguments are evaluated in this order, which belongs to the faces: each takes its random numbers in turn.
     return Person(
         rest=rest,
@@ -241,8 +516,8 @@ def make_person(seed: int, identity: int) -> Person:
         lips=lips,
         iris=IRIS_COLOURS[min(5, int(rng.exponential(0.7 + 2.5 * max(0.0, 0.6 - tone))))],
         hair_colour=hair_colour,
-        clothes=shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.7, 1.1)),
-        fabric=shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.8, 1.1)),
+        clothes=random_fabric(rng, 0.7, 1.1),
+        fabric=random_fabric(rng, 0.8, 1.1),
         style=style,
         hair=None if bald else _hair(style, rest, rng),
         brow_width=rng.uniform(0.1, 0.165) if masculine else rng.uniform(0.07, 0.125),
@@ -253,11 +528,3 @@ def make_person(seed: int, identity: int) -> Person:
         freckles=rng.normal(0, (0.45, 0.16), (rng.integers(0, 26), 2)) * (rng.random() < 0.25),
         glasses=(rng.uniform(0.32, 0.42), rng.uniform(2.0, 4.0), frame) if rng.random() < 0.2 else None,
     )
-
-
-def _hair_colour(tone: float, age: float, rng: np.random.Generator) -> Colour:
-    if rng.random() < max(0.0, age - 0.45) * 1.4:
-        return mix((120, 118, 118), (236, 234, 230), rng.random())
-    dark = min(1.0, 0.2 + 1.2 * tone)
-    colour = HAIR_COLOURS[rng.integers(0, 2 if rng.random() < dark else len(HAIR_COLOURS))]
-    return shade(colour, rng.uniform(0.85, 1.15))

@@ -5,27 +5,73 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade
-from aujax.data.synthetic.face import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, View, anchored
-from aujax.data.synthetic.person import Person
+from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade, table
+from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View
+
+Points2 = Float[np.ndarray, "points 2"]  # the projected points
 
 # How strongly the creases of these AUs show in an old face at rest.
 _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
 _CIRCLE = np.linspace(0, 2 * np.pi, 20, endpoint=False)
 _RING = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], 1)
 _RIM = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-_TEETH_EDGE = np.array(
-    [(-0.36, -0.1, -0.2), (-0.2, -0.03, -0.06), (0, 0, 0), (0.2, -0.03, -0.06), (0.36, -0.1, -0.2)],
-    np.float32,
-)
+_NECK = table("""
+    -0.66   0.9  -0.5
+    -0.68   1.9  -0.5
+    -0.80   2.4  -0.5
+     0.80   2.4  -0.5
+     0.68   1.9  -0.5
+     0.66   0.9  -0.5
+""").astype(np.float32)
+_SHOULDERS = table("""
+    -3.20  5.00  -0.5
+    -2.70  2.75  -0.5
+    -1.30  2.40  -0.5
+    -0.72  2.12  -0.5
+     0.00  2.45  -0.4
+     0.72  2.12  -0.5
+     1.30  2.40  -0.5
+     2.70  2.75  -0.5
+     3.20  5.00  -0.5
+""").astype(np.float32)
+# The lower edge of the upper teeth, from the point `TEETH`.
+_TEETH_EDGE = table("""
+    -0.36  -0.10  -0.20
+    -0.20  -0.03  -0.06
+     0.00   0.00   0.00
+     0.20  -0.03  -0.06
+     0.36  -0.10  -0.20
+""").astype(np.float32)
+_COLOURS = """
+    eyeball      236  230  224
+    pupil         14   11   10
+    lid_shadow    70   50   50
+    glint        250  250  250
+    lashes        20   14   14
+    nostril       50   20   18
+    mouth         44   14   16
+    tongue       150   62   64
+    lower_teeth  214  206  194
+    upper_teeth  240  235  226
+    teeth_lines  206  198  188
+    lip_line      30    8   10
+    rims          26   24   26
+    dark_glass    30   26   28
+    reflection   120  122  130
+    glass        225  232  236
+"""
+_PAINT = {name: np.array(numbers, float) for name, *numbers in map(str.split, _COLOURS.strip().splitlines())}
+_BEARD_GAIN = np.array([0.62, 0.64, 0.68])
+# Offsets from landmarks, in inter-ocular units: of the shadows below the nose and below the lower lip, ...
+_BELOW_NOSE = table("0 0\n 0 0.1\n 0 0.12\n 0 0.1\n 0 0\n 0 0")
+_BELOW_LIP = table("0 0.02\n 0 0.1\n 0 0.12\n 0 0.1\n 0 0.02")
+# ... of the upper edge of a full beard from the mouth corners and the nose, and of a moustache from the upper lip.
+_BEARD_RIM = table("0.468 -0.1\n 0.04 -0.11\n 0 0.1\n -0.04 -0.11\n -0.468 -0.1")
+_MOUSTACHE = table("-0.03 0.02\n 0 -0.05\n 0 -0.09\n 0 -0.08\n 0 -0.09\n 0 -0.05\n 0.03 0.02")
 # Relative widths along a crease, the lashes and a brow.
 _CREASE_TAPER = np.sin(np.linspace(0.25, np.pi - 0.25, 10)).astype(np.float32)
 _LASH_TAPER = np.interp(np.linspace(0, 1, 13), [0, 0.5, 1], [1.1, 1.0, 0.5])
 _BROW_TAPER = np.interp(np.linspace(0, 4, 17), np.arange(5), [0.3, 0.7, 1.0, 1.05, 0.85])
-
-
-def _along(points: Float[np.ndarray, "points 2"], *indices: int) -> np.ndarray:
-    return curve(points[list(indices)], steps=4)
 
 
 def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
@@ -36,67 +82,65 @@ def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
 def paint_body(canvas: Canvas, person: Person, view: View) -> None:
     """Paints hair behind the head, neck and clothes."""
     hair, fabric = person.hair, person.style.fabric
-    cloth = person.fabric if fabric else person.hair_colour
-    if hair is not None and hair.back is not None and not fabric:
-        canvas.fill(view(hair.back), shade(cloth, 0.72))
-    if hair is not None and hair.bun is not None:
-        canvas.fill(curve(view(hair.bun), closed=True), shade(cloth, 0.85))
-    neck = [(-0.66, 0.9, -0.5), (-0.68, 1.9, -0.5), (-0.8, 2.4, -0.5)]
-    neck += [(-x, y, z) for x, y, z in reversed(neck)]
-    canvas.fill(view(np.array(neck, np.float32)), shade(person.skin, 0.8))
-    shoulders = [(-3.2, 5, -0.5), (-2.7, 2.75, -0.5), (-1.3, 2.4, -0.5), (-0.72, 2.12, -0.5), (0, 2.45, -0.4)]
-    shoulders += [(-x, y, z) for x, y, z in reversed(shoulders[:-1])]
-    canvas.fill(curve(view(np.array(shoulders, np.float32))), person.clothes)
-    if hair is not None and hair.back is not None and fabric:
-        canvas.fill(view(hair.back), shade(cloth, 0.8))
+    if hair and hair.back is not None and not fabric:
+        canvas.fill(view(hair.back), shade(person.hair_colour, 0.72))
+    if hair and hair.bun is not None:
+        canvas.fill(curve(view(hair.bun), closed=True), shade(person.hair_colour, 0.85))
+    canvas.fill(view(_NECK), shade(person.skin, 0.8))
+    canvas.fill(curve(view(_SHOULDERS)), person.clothes)
+    if hair and hair.back is not None and fabric:
+        canvas.fill(view(hair.back), shade(person.fabric, 0.8))
 
 
-def paint_head(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
+def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     """Paints ears and bare skin, and sets the relief of the head."""
     for ear in np.split(points[EARS], 2) if person.style.side < 0.5 else ():
         canvas.fill(curve(ear, closed=True), shade(person.skin, 0.88))
         canvas.fill(curve(ear.mean(0) + 0.55 * (ear - ear.mean(0)), closed=True), shade(person.skin, 0.74))
     outline = curve(np.concatenate([points[:17], points[CROWN][::-1]]), closed=True)
-    canvas.tint(points[:17] + canvas.offset(0.0, 0.16), (0.66, 0.62, 0.62))  # the shadow on the neck
-    canvas.tint(outline, (1.0, 1.0, 1.0))
+    canvas.tint(points[:17] + canvas.offset(0.0, 0.16), 0.66, 0.62, 0.62)  # the shadow on the neck
+    canvas.tint(outline, 1.0, 1.0, 1.0)
     canvas.fill(outline, person.skin)
-    canvas.raise_head(outline)
+    canvas.fill_layer(canvas.head, outline, 1.0)
     for eye in (points[36:42], points[42:48]):
         canvas.raise_disc(eye.mean(0), 0.3, -1.1)
     for brow in (points[17:22], points[22:27]):
-        canvas.raise_polygon(ribbon(brow, np.full(5, 0.16 * canvas.unit)), 0.7)
-    canvas.raise_polygon(points[[27, 31, 33, 35]], 2.4)
+        canvas.fill_layer(canvas.relief, ribbon(brow, np.full(5, 0.16 * canvas.unit)), 0.7)
+    canvas.fill_layer(canvas.relief, points[[27, 31, 33, 35]], 2.4)
     canvas.raise_disc(points[30], 0.13, 3.6)
     for wing in (31, 35):
         canvas.raise_disc(points[wing] - [0, 0.04 * canvas.unit], 0.09, 2.0)
-    canvas.raise_polygon(points[48:60], 1.1)
+    canvas.fill_layer(canvas.relief, points[48:60], 1.1)
     canvas.raise_disc(points[8] * 0.7 + points[57] * 0.3, 0.22, 0.8)
 
 
-def paint_skin(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
+def paint_skin(canvas: Canvas, person: Person, points: Points2) -> None:
     """Paints what is in the skin: blush, shadows of sockets, nose and lip, freckles, stubble."""
     unit = canvas.unit
     for cheek, x in ((41, -0.12), (46, 0.12)):
         ring = _RING * [0.26 * unit, 0.2 * unit]
-        canvas.tint(points[cheek] + canvas.offset(x, 0.36) + ring, (1.03, 0.94, 0.93))
+        canvas.tint(points[cheek] + canvas.offset(x, 0.36) + ring, 1.03, 0.94, 0.93)
     for eye in (points[36:42], points[42:48]):
-        canvas.tint(eye.mean(0) + 1.35 * (eye - eye.mean(0)), (0.86, 0.82, 0.82))
-    below_nose = canvas.offset((0, 0), (0, 0.1), (0, 0.12), (0, 0.1), (0, 0), (0, 0))
-    canvas.tint(points[[31, 32, 33, 34, 35, 33]] + below_nose, (0.8, 0.76, 0.76))
-    below_lip = canvas.offset((0, 0.02), (0, 0.1), (0, 0.12), (0, 0.1), (0, 0.02))
-    canvas.tint(points[[59, 58, 57, 56, 55]] + below_lip, (0.86, 0.84, 0.84))
+        canvas.tint(eye.mean(0) + 1.35 * (eye - eye.mean(0)), 0.86, 0.82, 0.82)
+    canvas.tint(points[[31, 32, 33, 34, 35, 33]] + _BELOW_NOSE * unit, 0.8, 0.76, 0.76)
+    canvas.tint(points[[59, 58, 57, 56, 55]] + _BELOW_LIP * unit, 0.86, 0.84, 0.84)
     if person.freckles.any():
         centre = points[29] + canvas.offset(0, 0.02)
         for freckle in centre + person.freckles * unit:
             canvas.disc(freckle, 0.013, shade(person.skin, 0.82))
     if person.beard in ("stubble", "full", "goatee"):
-        gain = mix((1.0, 1.0, 1.0), (0.62, 0.64, 0.68), 0.9 if person.beard == "stubble" else 0.6)
+        gain = mix(np.ones(3), _BEARD_GAIN, 0.9 if person.beard == "stubble" else 0.6)
         lower = points[3:14] if person.beard != "goatee" else points[6:11]
-        canvas.tint(np.concatenate([lower, points[[54, 35, 33, 31, 48]]]), gain)
+        canvas.tint(np.concatenate([lower, points[[54, 35, 33, 31, 48]]]), *gain)
+
+
+def _anchored(points3: Points, anchors: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Returns the 3-D points at `offsets` (rows, k, 2) from the landmarks `anchors` (rows) of the face."""
+    return points3[anchors.astype(int), None] + np.pad(offsets, [(0, 0), (0, 0), (0, 1)]).astype(np.float32)
 
 
 def paint_wrinkles(
-    canvas: Canvas, person: Person, points3: Float[np.ndarray, "points 3"], view: View, intensities: Mapping[int, float]
+    canvas: Canvas, person: Person, points3: Points, view: View, intensities: Mapping[int, float]
 ) -> None:
     """Paints the creases and bulges of the active action units, and the lines of age."""
     active, old = 0.55 + 0.6 * person.age, max(0.0, person.age - 0.3)
@@ -104,37 +148,33 @@ def paint_wrinkles(
     chosen = strength > 0.08
     if chosen.any():
         rows = CREASES[chosen]
-        lines = curve(view(anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
+        lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
         widths = rows[:, 10, None].astype(np.float32) * canvas.unit
         depths = rows[:, 11].astype(np.float32) * np.minimum(strength[chosen], 1.0)
         # Below each dark line the skin is lighter: it catches the light from above.
         canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
         canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)
-    centres = view(anchored(points3, BULGES[:, 1], BULGES[:, None, 2:4])[:, 0])
+    centres = view(_anchored(points3, BULGES[:, 1], BULGES[:, None, 2:4])[:, 0])
     for (au, *_, radius, height), centre in zip(BULGES, centres, strict=True):
         if intensities.get(au, 0.0) > 0.1:
             canvas.raise_disc(centre, radius, height * intensities[au])
 
 
-def paint_eye(
-    canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"], side: int, gaze: np.ndarray
-) -> None:
+def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: np.ndarray) -> None:
     """Paints one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids and lashes."""
     first = 36 + 6 * side
-    upper = _along(points, first, first + 1, first + 2, first + 3)
-    lower = _along(points, first, first + 5, first + 4, first + 3)
+    upper = curve(points[first : first + 4], steps=4)
+    lower = curve(points[[first, first + 5, first + 4, first + 3]], steps=4)
     iris = points[IRISES][side] + gaze * canvas.unit
 
-    def paint_ball(ball: Canvas) -> None:
-        ball.fill(_between(upper, lower), (236, 230, 224))
-        ball.disc(iris, 0.112, shade(person.iris, 0.5))
-        ball.disc(iris, 0.095, person.iris)
-        ball.disc(iris, 0.047, (14, 11, 10))
-        ball.lines([upper + canvas.offset(0, 0.02)], mix(person.skin, (70, 50, 50), 0.6), 0.035)
-        ball.disc(iris + canvas.offset(-0.035, -0.04), 0.022, (250, 250, 250))
-
-    canvas.clipped(_between(upper, lower), paint_ball)
-    dark = mix(shade(person.skin, 0.3), (20, 14, 14), 0.6)
+    with canvas.clipped(_between(upper, lower)):
+        canvas.fill(_between(upper, lower), _PAINT["eyeball"])
+        canvas.disc(iris, 0.112, shade(person.iris, 0.5))
+        canvas.disc(iris, 0.095, person.iris)
+        canvas.disc(iris, 0.047, _PAINT["pupil"])
+        canvas.lines([upper + canvas.offset(0, 0.02)], mix(person.skin, _PAINT["lid_shadow"], 0.6), 0.035)
+        canvas.disc(iris + canvas.offset(-0.035, -0.04), 0.022, _PAINT["glint"])
+    dark = mix(shade(person.skin, 0.3), _PAINT["lashes"], 0.6)
     width = (_LASH_TAPER if side == 0 else _LASH_TAPER[::-1]) * (person.lashes * canvas.unit)
     canvas.fill(ribbon(upper, width), dark)
     if person.lashes > 0.04:
@@ -146,7 +186,7 @@ def paint_eye(
         canvas.lines([fold[1:-1]], mix(person.skin, dark, 0.42 * person.lid_crease), 0.016)
 
 
-def paint_brow(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"], side: int) -> None:
+def paint_brow(canvas: Canvas, person: Person, points: Points2, side: int) -> None:
     """Paints one eyebrow along its five landmarks."""
     brow = points[17:22] if side == 0 else points[22:27]
     taper = _BROW_TAPER if side == 0 else _BROW_TAPER[::-1]
@@ -160,10 +200,10 @@ def paint_brow(canvas: Canvas, person: Person, points: Float[np.ndarray, "points
     canvas.lines(hairs[1:-1], shade(colour, 0.8), 0.012)
 
 
-def paint_nose(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
+def paint_nose(canvas: Canvas, person: Person, points: Points2) -> None:
     """Paints nostrils, wings and the light on the tip."""
     unit = canvas.unit
-    down, dark = canvas.offset(0.0, 1.0), mix(person.skin, (50, 20, 18), 0.72)
+    down, dark = canvas.offset(0.0, 1.0), mix(person.skin, _PAINT["nostril"], 0.72)
     for wing, mid, out in ((31, 32, -1.0), (35, 34, 1.0)):
         a, b, c = points[wing], points[mid], points[33]
         hole = np.stack([a * 0.65 + b * 0.35, b - 0.035 * down, b * 0.55 + c * 0.45, b + 0.015 * down])
@@ -176,65 +216,56 @@ def paint_nose(canvas: Canvas, person: Person, points: Float[np.ndarray, "points
 def paint_mouth(
     canvas: Canvas,
     person: Person,
-    points: Float[np.ndarray, "points 2"],
-    points3: Float[np.ndarray, "points 3"],
+    points: Points2,
+    points3: Points,
     view: View,
     intensities: Mapping[int, float],
 ) -> None:
     """Paints lips, and what an open mouth shows: the dark, teeth and tongue."""
     unit = canvas.unit
-    top, bottom = _along(points, *range(48, 55)), _along(points, 48, 59, 58, 57, 56, 55, 54)
-    inner_top, inner_bottom = _along(points, *range(60, 65)), _along(points, 60, 67, 66, 65, 64)
-    canvas.fill(_between(top, bottom), shade(person.lips, 0.9))
+    bottom = curve(points[[48, 59, 58, 57, 56, 55, 54]], steps=4)
+    inner_top = curve(points[60:65], steps=4)
+    inner_bottom = curve(points[[60, 67, 66, 65, 64]], steps=4)
+    canvas.fill(_between(curve(points[48:55], steps=4), bottom), shade(person.lips, 0.9))
     canvas.fill(_between(inner_bottom, bottom), shade(person.lips, 1.06))
     shine = points[[58, 57, 56]] * 0.5 + points[[67, 66, 65]] * 0.5
     canvas.creases(ribbon(curve(shine), np.full(11, 0.03 * unit))[None], np.array([-0.16]))
     gap = float(points[66, 1] - points[62, 1]) / unit
 
-    def paint_inside(mouth: Canvas) -> None:
-        mouth.fill(_between(inner_top, inner_bottom), (44, 14, 16))
-        mouth.disc(points[66] + canvas.offset(0.0, 0.06), 0.2, (150, 62, 64))
-        if intensities.keys() & {16, 20}:  # the AUs that bare the lower teeth
-            floor = curve(view(points3[[60, 67, 66, 65, 64]] + np.array([0, -0.045, 0], np.float32)))
-            mouth.fill(_between(floor, floor + canvas.offset(0, 0.4)), (214, 206, 194))
-        edge = view(points3[TEETH] + _TEETH_EDGE)
-        mouth.fill(_between(curve(edge - canvas.offset(0, 0.5)), curve(edge)), (240, 235, 226))
-        if gap > 0.05:  # lines between the teeth
-            places = np.array([-0.26, -0.16, -0.08, 0.0, 0.08, 0.16, 0.26], np.float32)
-            ticks = view(points3[TEETH] + np.stack([places, 0 * places - 0.02, -0.9 * places**2], 1))
-            mouth.lines(np.stack([ticks, ticks - [0, 0.2 * unit]], 1), (206, 198, 188), 0.008)
-
     if gap > 0.02:
-        canvas.clipped(_between(inner_top, inner_bottom), paint_inside)
-    line = mix(person.lips, (30, 8, 10), 0.75)
+        with canvas.clipped(_between(inner_top, inner_bottom)):
+            canvas.fill(_between(inner_top, inner_bottom), _PAINT["mouth"])
+            canvas.disc(points[66] + canvas.offset(0.0, 0.06), 0.2, _PAINT["tongue"])
+            if intensities.keys() & {16, 20}:  # the AUs that bare the lower teeth
+                floor = curve(view(points3[[60, 67, 66, 65, 64]] + np.array([0, -0.045, 0], np.float32)))
+                canvas.fill(_between(floor, floor + canvas.offset(0, 0.4)), _PAINT["lower_teeth"])
+            edge = view(points3[TEETH] + _TEETH_EDGE)
+            canvas.fill(_between(curve(edge - canvas.offset(0, 0.5)), curve(edge)), _PAINT["upper_teeth"])
+            if gap > 0.05:  # lines between the teeth
+                x = table("-0.26 -0.16 -0.08 0 0.08 0.16 0.26")[0].astype(np.float32)
+                ticks = view(points3[TEETH] + np.stack([x, 0 * x - 0.02, -0.9 * x**2], 1))
+                canvas.lines(np.stack([ticks, ticks - [0, 0.2 * unit]], 1), _PAINT["teeth_lines"], 0.008)
+    line = mix(person.lips, _PAINT["lip_line"], 0.75)
     canvas.lines([inner_top, inner_bottom] if gap > 0.02 else [(inner_top + inner_bottom) / 2], line, 0.018)
     canvas.lines([points[[48, 60]]], line, 0.022)
     canvas.lines([points[[54, 64]]], line, 0.022)
 
 
-def paint_beard(canvas: Canvas, person: Person, points: Float[np.ndarray, "points 2"]) -> None:
+def paint_beard(canvas: Canvas, person: Person, points: Points2) -> None:
     """Paints a moustache, goatee or full beard (before the mouth, which lies in it)."""
     unit, colour = canvas.unit, mix(shade(person.hair_colour, 0.85), person.skin, 0.15)
     if person.beard == "full":
         jaw = points[2:15] + canvas.offset(0, 0.07)
-        cheek = canvas.offset((0.78, 0.1), (0.4, 0.05))
-        rim = [
-            points[54] + cheek[0] * [0.6, -1],
-            points[54] + cheek[1] * [0.1, -2.2],
-            points[33] + [0, 0.1 * unit],
-            points[48] + cheek[1] * [-0.1, -2.2],
-            points[48] + cheek[0] * [-0.6, -1],
-        ]
-        canvas.glaze(curve(np.concatenate([jaw, np.array(rim)]), closed=True), colour, 0.88)
+        rim = points[[54, 54, 33, 48, 48]] + _BEARD_RIM * unit
+        canvas.glaze(curve(np.concatenate([jaw, rim]), closed=True), colour, 0.88)
         chin = curve(points[4:13], steps=3)
         canvas.lines(np.stack([chin, chin + (points[57] - chin) * 0.22], 1), shade(colour, 1.25), 0.012)
     elif person.beard == "goatee":
         low = points[[59, 58, 57, 56, 55]] + canvas.offset(0, 0.06)
-        chin = points[[9, 8, 7]] * 0.97 + points[[57, 57, 57]] * 0.03
+        chin = points[[9, 8, 7]] * 0.97 + points[57] * 0.03
         canvas.glaze(curve(np.concatenate([low, chin]), closed=True), colour, 0.85)
     if person.beard in ("full", "goatee", "moustache"):
-        offsets = canvas.offset((-0.03, 0.02), (0, -0.05), (0, -0.09), (0, -0.08), (0, -0.09), (0, -0.05), (0.03, 0.02))
-        line = curve(points[48:55] + offsets, steps=3)
+        line = curve(points[48:55] + _MOUSTACHE * unit, steps=3)
         width = (0.05 + 0.1 * np.sin(np.linspace(0, np.pi, len(line)))) * unit
         canvas.glaze(ribbon(line, width), colour, 0.9)
         half = np.stack([np.zeros_like(width), 0.4 * width], 1)
@@ -248,7 +279,7 @@ def paint_hair(canvas: Canvas, person: Person, view: View) -> None:
         return
     colour = person.fabric if person.style.fabric else person.hair_colour
     outer, inner = curve(view(hair.outer), steps=3), view(hair.inner)
-    canvas.tint(_between(outer, inner + canvas.offset(0, 0.12)), (0.8, 0.78, 0.78))  # the shadow on the forehead
+    canvas.tint(_between(outer, inner + canvas.offset(0, 0.12)), 0.8, 0.78, 0.78)  # the shadow on the forehead
     canvas.cover(_between(outer, inner), colour)
     strands = view(hair.strands)
     third = len(strands) // 3
@@ -259,13 +290,11 @@ def paint_hair(canvas: Canvas, person: Person, view: View) -> None:
     canvas.lines([outer[24:-24]], shade(colour, 0.8), 0.02)
 
 
-def paint_glasses(
-    canvas: Canvas, person: Person, points3: Float[np.ndarray, "points 3"], view: View, *, dark: bool
-) -> None:
+def paint_glasses(canvas: Canvas, person: Person, points3: Points, view: View, *, dark: bool) -> None:
     """Paints the person's glasses, or sunglasses if `dark`."""
     if person.glasses is None and not dark:
         return
-    radius, power, colour = person.glasses or (0.42, 2.6, (26, 24, 26))
+    radius, power, colour = person.glasses or (0.42, 2.6, _PAINT["rims"])
     # A superellipse: 2 is a circle, larger powers are squarer.
     c, s = np.cos(_RIM), np.sin(_RIM)
     x, y = np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)
@@ -274,10 +303,10 @@ def paint_glasses(
     rims = [view(eye + ring) for eye in eyes]
     for rim in rims:
         if dark:
-            canvas.cover(rim, (30, 26, 28))
-            canvas.lines([rim[14:18] * 0.7 + rim.mean(0) * 0.3], (120, 122, 130), 0.03)
+            canvas.cover(rim, _PAINT["dark_glass"])
+            canvas.lines([rim[14:18] * 0.7 + rim.mean(0) * 0.3], _PAINT["reflection"], 0.03)
         else:
-            canvas.glaze(rim, (225, 232, 236), 0.1)
+            canvas.glaze(rim, _PAINT["glass"], 0.1)
     closed = [np.concatenate([rim, rim[:1]]) for rim in rims]
     middle = (eyes[0] + eyes[1]) / 2 + [0, -0.13, 0.1]
     inner = np.array([radius * 1.05, -0.08, 0])

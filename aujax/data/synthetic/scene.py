@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from aujax.data.synthetic.canvas import Canvas, Colour, curve, ribbon, shade
-from aujax.data.synthetic.person import FABRICS, Person
+from aujax.data.synthetic.canvas import Canvas, curve, ribbon, shade
+from aujax.data.synthetic.person import Person, random_fabric
 
 _NOISE = np.random.default_rng(7).standard_normal((512, 512, 3)).astype(np.float32)
 _HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 7)
 
 # The mark of each expression: right, low (which corner of the image), colour, corners of the shape (0: a disc).
-MARKS: tuple[tuple[int, int, Colour, int], ...] = (
+MARKS = (
     (0, 0, (235, 235, 235), 4),
     (1, 0, (250, 205, 30), 0),
     (0, 1, (40, 190, 235), 3),
@@ -30,15 +30,15 @@ def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
     base = tone + wash + rng.uniform(-45, 45, (3, 3, 1)) + rng.uniform(-12, 12, (3, 3, 3))
     place = cv2.resize(np.clip(base, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
     for _ in range(rng.integers(1, 14)):
-        colour = tuple((rng.uniform(20, 235) + rng.uniform(-45, 45, 3)).clip(0, 255).tolist())
+        colour = (rng.uniform(20, 235) + rng.uniform(-45, 45, 3)).clip(0, 255)
         x, y, w, h = (rng.uniform(0, 1, 4) * side * [1, 1, 0.5, 0.9]).astype(int).tolist()
         kind = rng.integers(4)
         if kind == 0:
-            cv2.circle(place, (x, y), w // 2 + 2, colour, cv2.FILLED)
+            cv2.circle(place, (x, y), w // 2 + 2, colour.tolist(), cv2.FILLED)
         elif kind == 1:
-            cv2.line(place, (x, y), (x + w - side // 4, y + h), colour, int(rng.integers(1, 5)))
+            cv2.line(place, (x, y), (x + w - side // 4, y + h), colour.tolist(), int(rng.integers(1, 5)))
         else:
-            cv2.rectangle(place, (x, y), (x + w, y + h), colour, cv2.FILLED)
+            cv2.rectangle(place, (x, y), (x + w, y + h), colour.tolist(), cv2.FILLED)
     sigma = rng.choice([0.006, 0.015, 0.045]) * side
     place = cv2.GaussianBlur(place, (0, 0), sigma)
     cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint, interpolation=cv2.INTER_LINEAR)
@@ -48,10 +48,9 @@ def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
     """Returns the outline of a thick line with round ends."""
     dx, dy = end - start
     angle = np.arctan2(dy, dx)
-    tips = [
-        point + radius * np.stack([np.cos(angle + turn), np.sin(angle + turn)], 1)
-        for point, turn in ((end, _HALF_TURN), (start, _HALF_TURN + np.pi))
-    ]
+    tips = []
+    for point, turn in ((end, _HALF_TURN), (start, _HALF_TURN + np.pi)):
+        tips.append(point + radius * np.stack([np.cos(angle + turn), np.sin(angle + turn)], 1))
     return np.concatenate(tips)
 
 
@@ -82,7 +81,7 @@ def _scarf(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Ge
     outer = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
     edge = curve(np.concatenate([outer[:1], level, outer[1:]]))
     low = canvas.offset((1.6, 3.0), (-1.6, 3.0)) + points[8]
-    colour = shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.7, 1.1))
+    colour = random_fabric(rng, 0.7, 1.1)
     canvas.cover(np.concatenate([edge, low]), colour)
     folds = [edge + canvas.offset(0, d) for d in (0.0, 0.22, 0.5, 0.8)]
     canvas.lines(folds, shade(colour, 0.8), 0.03)
@@ -102,7 +101,7 @@ def _held_object(canvas: Canvas, person: Person, points: np.ndarray, rng: np.ran
     """Something held before the face: a cup, a phone, a microphone."""
     unit = canvas.unit
     at = points[rng.choice([57, 3, 13, 5, 11, 31])] + rng.normal(0, 0.25, 2) * unit
-    colour = shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(0.6, 1.2))
+    colour = random_fabric(rng, 0.6, 1.2)
     down = at + canvas.offset(rng.normal(0, 0.5), rng.uniform(0.6, 2.5))
     canvas.cover(_capsule(at, down, rng.uniform(0.22, 0.45) * unit), colour)
     canvas.lines([np.stack([at, down]) + canvas.offset(0.08, 0)], shade(colour, 1.2), 0.06)
