@@ -14,10 +14,10 @@ import numpy as np
 from aujax.codebook import ACTION_UNITS
 from aujax.data.face_crops import Problem
 from aujax.explain import tables
-from aujax.explain.explanation import LOOKS, NEGLIGIBLE_DROP, Explanation, au_names
+from aujax.explain.explanation import LOOKS, NEGLIGIBLE_DROP, Explanation
 from aujax.explain.tables import ModelFacts
 from aujax.report import html
-from aujax.report.faces import FaceImage, missing_reason, overlay
+from aujax.report.faces import missing_reason, overlay
 
 PACKAGE = "aujax.explain"
 _MAX_FACES = 100
@@ -55,7 +55,7 @@ def write(
     explanations = [explanation._replace(image=name) for explanation, name in zip(explanations, names, strict=True)]
     with_images = np.flatnonzero([explanation.aligned.size > 0 for explanation in explanations])
     chosen = np.linspace(0, len(with_images) - 1, min(len(with_images), _MAX_FACES)).round().astype(int)
-    faces = [_face(explanations[i], i + 1, model) for i in with_images[chosen].tolist()]
+    faces = [_face(explanations[i], i + 1) for i in with_images[chosen].tolist()]
     evaluation = model.facts["evaluation"]
     accuracy = evaluation and tables.percent({**evaluation, "value": evaluation["accuracy"]})
     lines = problem_lines(problems)
@@ -63,6 +63,9 @@ def write(
         "faces": faces,
         "count": len(explanations),
         "au_titles": ACTION_UNITS,
+        "aus": model.facts["aus"],
+        "missing_reason": missing_reason,
+        "overlay": overlay,
         "precision": model.precision_sentence,
         "problems": lines,
         "negligible": NEGLIGIBLE_DROP,
@@ -112,21 +115,8 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
     return lines
 
 
-def _face(explanation: Explanation, number: int, model: ModelFacts) -> dict[str, Any]:
-    """Returns the variables of a face's card, and of its row in the overview."""
-    expression = explanation.expression
-    targets = model.facts["aus"][expression]
-    # The AU map is drawn from landmarks alone: it does not show which action units are active.
-    placed = f"where {au_names(targets)} would appear" if targets else f"the codebook lists no AU for {expression}"
-    images = [FaceImage(explanation.thumbnail, "", "Photograph", f"The face in {explanation.name}")]
-    for map_, caption in (
-        (explanation.au_map, f"AU map of {expression}: {placed}"),
-        (explanation.attention, "Attention: where the model looks"),
-        (explanation.cam, f"CAM: evidence for {expression}"),
-    ):
-        reason = missing_reason(map_)
-        pixels = None if map_ is None or reason else overlay(explanation.aligned, map_)
-        images.append(FaceImage(pixels, reason, caption, f"{caption}, as colours over the face"))
+def _face(explanation: Explanation, number: int) -> dict[str, Any]:
+    """Returns a face with its number and its regions, for its card and its row in the overview."""
     # The short table holds the regions with target AUs, the largest drops and the highest attention.
     by_drop = sorted(explanation.regions, key=lambda region: -region.probability_drop)
     by_attention = sorted(explanation.regions, key=lambda region: -region.attention_density)
@@ -135,7 +125,6 @@ def _face(explanation: Explanation, number: int, model: ModelFacts) -> dict[str,
     return {
         "number": number,
         "explanation": explanation,
-        "images": images,
         "regions": [region for region in by_drop if region.aus in top],
         "other_regions": [region for region in by_drop if region.aus not in top],
     }
