@@ -176,7 +176,7 @@ def test_explanation_of_a_method_without_cam_has_attention_alone(measured, batch
     explanation = explain.make_explanation(face, row, book=BOOK)
     assert explanation.cam is None
     assert {region.cam for region in explanation.regions} == {None}
-    assert explanation.text.endswith("hiding the lip corners (AU12) lowers it most, to 0.60.")
+    assert explanation.text.endswith("hiding the lip corners (AU12) lowers the probability most, to 0.60.")
 
 
 @pytest.mark.parametrize(("count", "rows"), [(1, 8), (8, 8), (9, 16), (17, 24), (24, 24)])

@@ -15,7 +15,8 @@ from aujax.explain.tables import ModelFacts
 PHONE, DESK = 390, 1200
 BOOK = codebook.FACS
 FACES = 250
-EVALUATION = {"split": "test", "model_selection": "validation", "num_examples": 9, "accuracy": 0.5, "low": 0, "high": 1}
+EVALUATION = {"split": "test", "model_selection": "validation", "num_examples": 9}
+EVALUATION |= {"accuracy": 0.5, "low": 0.0, "high": 1.0, "chance": 0.25}
 FACTS = {
     "workdir": f"runs/{'a_long_name_' * 12}",
     "method": "CAM",
@@ -116,7 +117,8 @@ def test_degenerate_map_is_not_drawn(write):
 def test_page_says_how_reliable_the_model_is(write, evaluation, expected):
     html = write([explanation(0)], evaluation=evaluation)
     assert expected in html
-    assert ("correct for 50 % [0, 100] of the 9 images" in html) == (evaluation is not None)
+    accuracy = "correct for 50 % (95 % interval 0 to 100 %) of the 9 images"
+    assert (accuracy in html) == ("would be correct for 25 %" in html) == (evaluation is not None)
 
 
 def test_video_has_a_chart_with_a_line_for_each_predicted_expression(write):

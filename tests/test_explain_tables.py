@@ -26,6 +26,7 @@ def test_accuracy_and_precision_are_those_of_the_evaluation(evaluated, tiny_run)
     metrics = json.loads((evaluated / "metrics.json").read_text())
     matrix = np.array(metrics["confusion_matrix"])
     assert facts.facts["evaluation"]["accuracy"] == pytest.approx(metrics["accuracy"], rel=1e-5)
+    assert facts.facts["evaluation"]["chance"] == pytest.approx(matrix.sum(1).max() / 16, rel=1e-5)
     assert facts.facts["evaluation"]["num_examples"] == 16
     assert facts.facts["evaluation"]["model_selection"] == "validation"
     counts = {name: (share["correct"], share["count"]) for name, share in facts.precision.items()}
@@ -59,6 +60,8 @@ def test_evaluation_of_another_checkpoint_is_ignored(damage, evaluated, tiny_run
 def test_precision_has_its_interval():
     precision = {"correct": 8, "count": 10, "value": 0.8, "low": 0.49, "high": 0.943}
     facts = tables.ModelFacts({}, {"Fear": precision})
-    sentence = "Of this model's predictions of Fear on the test split, 8 of 10 were correct: 80 % [49, 94]."
+    sentence = (
+        "Of this model's predictions of Fear on the test split, 8 of 10 were correct: 80 % (95 % interval 49 to 94 %)."
+    )
     assert facts.precision_sentence("Fear") == sentence
     assert facts.precision_sentence("Anger") == ""

@@ -50,7 +50,7 @@ MEASURED = {"enlargement": 1.0, "eye_fraction": 0.31, "unselected": 0, "area_out
 def test_sentence_names_where_the_model_looks_and_what_the_answer_depends_on():
     sentence = (
         "Happiness 0.91: the model looks at the lip corners (AU12) and the cheeks (AU6); "
-        "hiding the lip corners (AU12) lowers it most, to 0.61."
+        "hiding the lip corners (AU12) lowers the probability most, to 0.61."
     )
     assert explanation.sentence(GOOD, has_targets=True) == sentence
 
@@ -64,10 +64,18 @@ def test_sentence_names_where_the_model_looks_and_what_the_answer_depends_on():
             {},
             "its attention is not concentrated on any action unit; hiding the cheeks (AU6, not",
         ),
-        ([LIPS._replace(probability_drop=0.02)], {}, "hiding the region of any single action unit hardly lowers it."),
-        ([LIPS._replace(probability_drop=-0.3)], {}, "hiding the region of any single action unit hardly lowers it."),
+        (
+            [LIPS._replace(probability_drop=0.02)],
+            {},
+            "hiding the region of any single action unit hardly lowers the probability.",
+        ),
+        (
+            [LIPS._replace(probability_drop=-0.3)],
+            {},
+            "hiding the region of any single action unit hardly lowers the probability.",
+        ),
         ([LIPS], {"control_drop": 0.4}, "to 0.61, no more than hiding equal areas elsewhere (0.51)."),
-        ([LIPS], {"control_drop": 0.1}, "lowers it most, to 0.61."),
+        ([LIPS], {"control_drop": 0.1}, "lowers the probability most, to 0.61."),
         (
             [LIPS._replace(target_aus=())],
             {},
@@ -77,7 +85,7 @@ def test_sentence_names_where_the_model_looks_and_what_the_answer_depends_on():
         (
             [LIPS, CHEEKS._replace(probability_drop=0.299)],
             {},
-            "hiding the lip corners (AU12) or the cheeks (AU6) lowers it most",
+            "hiding the lip corners (AU12) or the cheeks (AU6) lowers the probability most",
         ),
         ([], {}, "Happiness 0.91: without landmarks, action units cannot be located."),
     ],

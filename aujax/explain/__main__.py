@@ -11,8 +11,6 @@ import argparse
 import pathlib
 import sys
 
-import rich.console
-
 from aujax import cli
 from aujax.commandline import keep_compiled_programs
 from aujax.data import face_crops, video
@@ -107,13 +105,12 @@ def run(options: argparse.Namespace) -> None:
         page.write(out / _PAGE, explanations, problems, facts)
     except OSError as error:  # such as a full disk
         raise UserError(f"--out={out}: expected to write explanations, got {error}; choose another folder") from error
-    console = rich.console.Console(soft_wrap=True, highlight=False, markup=False)
     for explanation in explanations:
-        console.print(f"{explanation.name}: {explanation.text}")
+        print(f"{explanation.name}: {explanation.text}")
         for warning in explanation.warnings:
-            console.print(f"  {warning}")
+            print(f"  {warning}")
     skipped = f", {len(lines)} not (see above)" if lines else ""
-    console.print(f"{len(explanations)} face{'s' * (len(explanations) > 1)} explained{skipped}: {out / _PAGE}")
+    print(f"{len(explanations)} face{'s' * (len(explanations) > 1)} explained{skipped}: {out / _PAGE}")
 
 
 if __name__ == "__main__":

@@ -158,10 +158,9 @@ def alignment_of(model: Model, align: str, faces: str) -> str:
     Raises:
       UserError: an unknown option, or `faces="all"` without alignment, which takes the whole photograph as one face.
     """
-    if align not in ALIGNMENTS:
-        raise UserError(f"--align: expected one of {', '.join(ALIGNMENTS)}, got {align!r}")
-    if faces not in face_crops.SELECTIONS:
-        raise UserError(f"--faces: expected one of {', '.join(face_crops.SELECTIONS)}, got {faces!r}")
+    for option, value, choices in (("align", align, ALIGNMENTS), ("faces", faces, face_crops.SELECTIONS)):
+        if value not in choices:
+            raise UserError(f"--{option}: expected one of {', '.join(choices)}, got {value!r}")
     if align == "run":
         try:
             prepared = runs.open_data(model.run, None).about
@@ -295,8 +294,10 @@ def summarize(
     groups = book.same_region(book.all_aus)
     first = np.array([book.all_aus.index(group[0]) for group in groups])
     predicted = effects.probability.argmax(-1)
-    drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
-    control = jnp.take_along_axis(effects.control_drop, predicted[:, None, None], axis=-1)[..., 0]
+
+    def of_predicted(drops: Float[Array, "batch occlusions classes"]) -> Float[Array, "batch occlusions"]:
+        return jnp.take_along_axis(drops, predicted[:, None, None], axis=-1)[..., 0]
+
     controls = effects.has_control.sum(-1)
     au_map, _ = au_maps.batch_au_maps(batch.landmarks, predicted, known, size=size, codebook=book)
     face = jax.vmap(lambda points: au_maps.face_outline(points, size=size))(batch.landmarks)
@@ -320,8 +321,8 @@ def summarize(
         share=share,
         area=area,
         visible=effects.has_region[:, first],
-        drop=drop[:, first],
-        control_drop=control.sum(-1) / jnp.maximum(controls, 1),
+        drop=of_predicted(effects.probability_drop)[:, first],
+        control_drop=of_predicted(effects.control_drop).sum(-1) / jnp.maximum(controls, 1),
         has_control=controls > 0,
         outside=(1 - share_inside(normalized["attention"], face), 1 - face.mean((1, 2))),
         au_map=resize.area_resize(au_map, AU_MAP_SIZE),

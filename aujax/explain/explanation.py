@@ -179,7 +179,8 @@ def sentence(explanation: Explanation, *, has_targets: bool) -> str:
       has_targets: whether the codebook lists action units for the expression; without a list, no action unit is
         called unlisted.
     """
-    expression, probability = explanation.expression, explanation.probability
+    expression = explanation.expression
+    probability = explanation.probability
     start = f"{expression} {probability:.2f}"
     if not explanation.regions:
         return f"{start}: without landmarks, action units cannot be located."
@@ -208,11 +209,11 @@ def sentence(explanation: Explanation, *, has_targets: bool) -> str:
     best, *others = sorted(explanation.regions, key=lambda region: -region.probability_drop)
     drop = best.probability_drop
     if drop < NEGLIGIBLE_DROP:
-        return f"{start}: {looks}; hiding the region of any single action unit hardly lowers it."
+        return f"{start}: {looks}; hiding the region of any single action unit hardly lowers the probability."
     names = name(best)
     if others and drop - others[0].probability_drop < _EQUAL_DROPS:
         names = f"{names} or {name(others[0])}"
-    depends = f"hiding {names} lowers it most, to {max(probability - drop, 0):.2f}"
+    depends = f"hiding {names} lowers the probability most, to {max(probability - drop, 0):.2f}"
     control_drop = explanation.control_drop
     if control_drop is not None and control_drop >= drop:
         depends += f", no more than hiding equal areas elsewhere ({max(probability - control_drop, 0):.2f})"

@@ -14,10 +14,10 @@ import numpy as np
 from aujax.codebook import ACTION_UNITS
 from aujax.data.face_crops import Problem
 from aujax.explain import tables
-from aujax.explain.explanation import LOOKS, NEGLIGIBLE_DROP, Explanation, au_names
+from aujax.explain.explanation import LOOKS, NEGLIGIBLE_DROP, Explanation
 from aujax.explain.tables import ModelFacts
 from aujax.report import html
-from aujax.report.faces import FaceImage, map_image
+from aujax.report.faces import missing_reason, overlay
 
 PACKAGE = "aujax.explain"
 _MAX_FACES = 100
@@ -38,9 +38,8 @@ class Collector:
     def add(self, explanation: Explanation) -> None:
         """Appends an explanation."""
         kept = self.explanations
-        last = len(kept) - 1
-        if last > 0 and last % self._step:
-            kept[last] = kept[last].without_images()
+        if len(kept) > 1 and (len(kept) - 1) % self._step:
+            kept[-1] = kept[-1].without_images()
         kept.append(explanation)
         if len(kept) > 2 * _MAX_FACES * self._step:
             self._step *= 2
@@ -53,26 +52,27 @@ def write(
 ) -> None:
     """Writes the page."""
     names = _short_names([explanation.image for explanation in explanations])
+    explanations = [explanation._replace(image=name) for explanation, name in zip(explanations, names, strict=True)]
     with_images = np.flatnonzero([explanation.aligned.size > 0 for explanation in explanations])
     chosen = np.linspace(0, len(with_images) - 1, min(len(with_images), _MAX_FACES)).round().astype(int)
-    faces = []
-    for i in with_images[chosen].tolist():
-        name = explanations[i]._replace(image=names[i]).name
-        faces.append(_face(explanations[i], name, i + 1, model))
-    videos: dict[str, list[Explanation]] = {}
-    for explanation, name in zip(explanations, names, strict=True):
-        if explanation.second is not None and explanation.face == 1:
-            videos.setdefault(name, []).append(explanation)
+    faces = [_face(explanations[i], i + 1) for i in with_images[chosen].tolist()]
     evaluation = model.facts["evaluation"]
     accuracy = evaluation and tables.percent({**evaluation, "value": evaluation["accuracy"]})
     lines = problem_lines(problems)
+    about_faces = {
+        "faces": faces,
+        "count": len(explanations),
+        "au_titles": ACTION_UNITS,
+        "aus": model.facts["aus"],
+        "missing_reason": missing_reason,
+        "overlay": overlay,
+        "precision": model.precision_sentence,
+        "problems": lines,
+        "negligible": NEGLIGIBLE_DROP,
+    }
     sections = [
-        html.Section(
-            "faces", "Faces", "faces.html", {"faces": faces, "count": len(explanations), "au_titles": ACTION_UNITS}
-        ),
-        html.Section(
-            "overview", "Overview", "overview.html", {"faces": faces, "problems": lines, "negligible": NEGLIGIBLE_DROP}
-        ),
+        html.Section("faces", "Faces", "faces.html", about_faces),
+        html.Section("overview", "Overview", "overview.html", about_faces),
         html.Section("guide", "How to read this page", "guide.html", {"looks": LOOKS}),
         html.Section("use", "Responsible use", "responsible_use.html", {}),
         html.Section("model", "The model", "model.html", {**model.facts, "accuracy": accuracy}),
@@ -87,7 +87,7 @@ def write(
         package=PACKAGE,
         evaluation=evaluation,
         accuracy=accuracy,
-        videos={name: frames for name, frames in videos.items() if len(frames) > 1},
+        explanations=explanations,
         num_problems=len(lines),
     )
     path.write_text(page, encoding="utf-8")
@@ -115,18 +115,8 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
     return lines
 
 
-def _face(explanation: Explanation, name: str, number: int, model: ModelFacts) -> dict[str, Any]:
-    """Returns the variables of a face's card, and of its row in the overview."""
-    expression = explanation.expression
-    targets = model.facts["aus"][expression]
-    placed = f"where {au_names(targets)} are" if targets else f"the codebook lists no AU for {expression}"
-    images = [FaceImage(explanation.thumbnail, "", "Photograph", f"The face in {name}")]
-    for map_, caption in (
-        (explanation.au_map, f"AU map of {expression}: {placed}"),
-        (explanation.attention, "Attention: where the model looks"),
-        (explanation.cam, f"CAM: evidence for {expression}"),
-    ):
-        images.append(map_image(explanation.aligned, map_, caption, f"{caption}, as colours over the face"))
+def _face(explanation: Explanation, number: int) -> dict[str, Any]:
+    """Returns a face with its number and its regions, for its card and its row in the overview."""
     # The short table holds the regions with target AUs, the largest drops and the highest attention.
     by_drop = sorted(explanation.regions, key=lambda region: -region.probability_drop)
     by_attention = sorted(explanation.regions, key=lambda region: -region.attention_density)
@@ -134,15 +124,9 @@ def _face(explanation: Explanation, name: str, number: int, model: ModelFacts) -
     top |= {region.aus for region in explanation.regions if region.target_aus}
     return {
         "number": number,
-        "name": name,
         "explanation": explanation,
-        "summary": explanation.text.partition(": ")[2],
-        "images": images,
-        "precision": model.precision_sentence(expression),
         "regions": [region for region in by_drop if region.aus in top],
         "other_regions": [region for region in by_drop if region.aus not in top],
-        # Bars are relative to the largest change.
-        "largest": max([0.05, *(abs(region.probability_drop) for region in explanation.regions)]),
     }
 
 

@@ -5,7 +5,8 @@ explanations.json is an object with
                  by expression), attention_layer, checkpoint, temperature, alignment ("five-point", "five-point unless
                  cropped" or "none"), training_data, notes (why probabilities are not calibrated), aujax (its version),
                  and evaluation of this checkpoint, or null: split, model_selection ("validation" or "test"),
-                 num_examples, accuracy with its 95 % interval low, high (or null)
+                 num_examples, accuracy with its 95 % interval low, high (or null), chance (the accuracy of always
+                 predicting the most frequent label)
   explanations   one object per face: image, second (null for a photograph), face and faces (its rank from 1, and how
                  many were detected), box [left, top, right, bottom] and landmarks (68 pairs or null) in pixels of the
                  photograph, predicted, probability, probabilities by expression, precision of the predicted expression
@@ -64,10 +65,12 @@ def percent(share: Mapping[str, Any]) -> str:
     """Returns a share with its 95 % interval, if it has one.
 
     >>> percent({"value": 0.8, "low": 0.49, "high": 0.943}), percent({"value": 0.5, "low": None, "high": None})
-    ('80 % [49, 94]', '50 %')
+    ('80 % (95 % interval 49 to 94 %)', '50 %')
     """
     text = f"{100 * share['value']:.0f} %"
-    return text if share["low"] is None else f"{text} [{100 * share['low']:.0f}, {100 * share['high']:.0f}]"
+    if share["low"] is None:
+        return text
+    return f"{text} (95 % interval {100 * share['low']:.0f} to {100 * share['high']:.0f} %)"
 
 
 def model_facts(model: Model, align: str) -> ModelFacts:
@@ -86,13 +89,13 @@ def model_facts(model: Model, align: str) -> ModelFacts:
         "au_weight": config.au_weight,
         "input_size": config.input_size,
         "codebook": config.codebook,
-        "aus": {name: list(numbers) for name, numbers in codebook.load(config.codebook).aus.items()},
+        "aus": dict(codebook.load(config.codebook).aus),
         "attention_layer": run.attention_layer,
         "checkpoint": run.checkpoint,
         "temperature": model.temperature,
         "alignment": align,
         "training_data": run.manifest["data"].get("dir") or run.manifest["data"].get("name") or "unknown",
-        "notes": list(model.notes),
+        "notes": model.notes,
         "aujax": aujax.__version__,
         "evaluation": evaluation,
     }
@@ -116,14 +119,15 @@ def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[
         "accuracy": accuracy.value,
         "low": accuracy.low,
         "high": accuracy.high,
+        "chance": run.chance("accuracy"),
     }
     precision = {}
     for i, name in enumerate(run.expressions):
         faces = run.predictions.subset(run.predictions.predicted == i)
         if len(faces.correct):
             interval = accuracy_interval(faces.correct, subjects=faces.subjects)
-            counts = {"correct": int(faces.correct.sum()), "count": len(faces.correct)}
-            precision[name] = _rounded(counts | interval._asdict())
+            correct = int(faces.correct.sum())
+            precision[name] = _rounded({"correct": correct, "count": len(faces.correct), **interval._asdict()})
     return _rounded(evaluation), precision
 
 
@@ -154,11 +158,14 @@ def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: Mo
         for column in ("attention", "cam", "probability_drop"):
             for number in aus:
                 row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
-        row |= {"control_drop": data["control_drop"], "attention_outside": data["attention_outside"]}
-        row["precision"] = model.precision_sentence(explanation.expression)
-        row["model_selection"] = (model.facts["evaluation"] or {}).get("model_selection", "")
-        row["warnings"] = "; ".join(explanation.warnings)
-        row["text"] = explanation.text
+        row |= {
+            "control_drop": data["control_drop"],
+            "attention_outside": data["attention_outside"],
+            "precision": model.precision_sentence(explanation.expression),
+            "model_selection": (model.facts["evaluation"] or {}).get("model_selection", ""),
+            "warnings": "; ".join(explanation.warnings),
+            "text": explanation.text,
+        }
         rows.append(row)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))

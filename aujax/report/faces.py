@@ -198,7 +198,7 @@ def _face_images(faces: dict[str, np.ndarray], row: int, label: str) -> list[Fac
     au_map = faces["au_map"][row] if faces["has_map"][row] else None
     return [
         FaceImage(image, "", f"face {face}", f"face {face}, labelled {label}"),
-        map_image(image, au_map, "AU map", f"AU map of {label} on face {face}"),
+        _map_image(image, au_map, "AU map", f"AU map of {label} on face {face}"),
     ]
 
 
@@ -207,7 +207,7 @@ def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label
     captions = {"attention": f"attention {run.layer}", "cam": "CAM"}
     descriptions = {"attention": f"attention of {run.layer}", "cam": f"CAM of {label}"}
     return [
-        map_image(
+        _map_image(
             faces["image"][row], faces[name][row], captions[name],
             f"{descriptions[name]} on face {faces['face'][row]}, {run.name}",
         )
@@ -216,8 +216,7 @@ def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label
     ]  # fmt: skip
 
 
-def map_image(image: Pixels, map_: Map | None, caption: str, description: str) -> FaceImage:
-    """Returns a map over a face, or the reason why it cannot be drawn."""
+def _map_image(image: Pixels, map_: Map | None, caption: str, description: str) -> FaceImage:
     reason = missing_reason(map_)
     if reason or map_ is None:
         return FaceImage(None, reason, caption, description)
