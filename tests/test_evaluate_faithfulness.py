@@ -95,7 +95,7 @@ def test_scores_are_of_the_sampled_faces_and_give_the_means(opened, written):
     assert faces["expression"].tolist() == labels
     for kind in ("deletion", "insertion", "road"):
         key = ScoreKey(kind, "cam", "predicted")
-        assert run.faithfulness.interval(*key).value == pytest.approx(scores[key].mean(), abs=1e-6)
+        assert run.faithfulness.interval(**key._asdict()).value == pytest.approx(scores[key].mean(), abs=1e-6)
     random, attention = (scores[ScoreKey("deletion", name, "predicted")] for name in ("random", "layer5"))
     gain = scores[ScoreKey("deletion_gain", "layer5", "predicted")]
     np.testing.assert_allclose(gain, random - attention, atol=1e-6)

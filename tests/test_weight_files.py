@@ -5,6 +5,7 @@ import logging
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import types
 import zipfile
@@ -279,3 +280,19 @@ def test_a_file_in_a_folder_is_not_taken_for_a_hub_id(tmp_path, monkeypatch, hub
     with pytest.raises(UserError, match="no such file"):
         weight_files.read("weights/yours.safetensors")
     assert hub == []
+
+
+def test_the_hub_package_finds_a_file_in_its_cache(tmp_path):
+    """Without network, in a process of its own: the package reads its cache folder when it is imported."""
+    snapshot = tmp_path / "hub" / "models--timm--tiny" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    reference = snapshot.parents[1] / "refs" / "main"
+    reference.parent.mkdir()
+    reference.write_text("c0ffee")
+    safetensors.numpy.save_file({"a": np.arange(3.0)}, snapshot / "model.safetensors")
+    program = "from aujax import weight_files; print(sorted(weight_files.read('hf:timm/tiny')))"
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.stdout == "['a']\n", ended.stderr
