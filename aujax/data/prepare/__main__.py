@@ -12,6 +12,7 @@ An interrupted preparation continues when the same command is run again; detecte
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -111,14 +112,10 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     if not listing.images:
         raise UserError(f"--source={options.source}: expected images of faces, found none ({listing.layout})")
 
-    landmarks_size = None
-    if options.landmarks_size:
-        width, _, height = options.landmarks_size.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
-            raise UserError(
-                f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224"
-            )
-        landmarks_size = int(width), int(height)
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", options.landmarks_size.lower())
+    if options.landmarks_size and size is None:
+        raise UserError(f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224")
+    landmarks_size = (int(size[1]), int(size[2])) if size else None
 
     detector = None
     landmarks = options.landmarks or _DEFAULT_DETECTOR

@@ -91,10 +91,10 @@ class ReportedFace(NamedTuple):
 
 @dataclass
 class Report:
-    """The contents of the report: (name, text) of its first lines, (id, reason) of unusable images, stored faces."""
+    """The contents of the report: (name, text) of its first lines, unusable images with the reason, stored faces."""
 
     headings: list[tuple[str, str]]
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     faces: list[ReportedFace] = field(default_factory=list)
 
 
@@ -112,7 +112,7 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
     results = parallel_map(_content_hash, listing.images, jobs=options.jobs, description="Reading images")
     for image, (content, problem) in zip(listing.images, results, strict=True):
         if problem:
-            report.problems.append((image.id, problem))
+            report.problems.append(f"{image.id}: {problem}")
         else:
             hashes[image.id] = content
     _check_problems(report.problems, len(listing.images), options.allow_unreadable)
@@ -166,7 +166,7 @@ def _content_hash(image: SourceImage) -> tuple[str, str]:
     return digest.hexdigest(), ""
 
 
-def _check_problems(problems: Sequence[tuple[str, str]], total: int, allowed: int | None) -> None:
+def _check_problems(problems: list[str], total: int, allowed: int | None) -> None:
     if allowed is None:
         allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
     if len(problems) > allowed:
@@ -177,11 +177,8 @@ def _check_problems(problems: Sequence[tuple[str, str]], total: int, allowed: in
         )
 
 
-def _first_problems(problems: Sequence[tuple[str, str]]) -> str:
-    texts = [f"{name}: {problem}" for name, problem in problems[:5]]
-    if len(problems) > 5:
-        texts.append("...")
-    return "; ".join(texts)
+def _first_problems(problems: list[str]) -> str:
+    return "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
 
 
 def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | None) -> None:
@@ -343,7 +340,7 @@ def _stored_records(
     with contextlib.closing(faces):
         for image, split, key, face in zip(readable, splits, keys, faces, strict=True):
             if face.problem:
-                report.problems.append((image.id, face.problem))
+                report.problems.append(f"{image.id}: {face.problem}")
                 _check_problems(report.problems, total, options.allow_unreadable)
                 continue
             if face.detection is not None:
@@ -421,8 +418,7 @@ def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tupl
     height, width = pixels.shape[:2]
     if not np.isfinite(box).all():
         raise ValueError(f"its face box {box} is not finite")
-    left, top = max(0, int(box[0])), max(0, int(box[1]))
-    right, bottom = min(width, int(box[2])), min(height, int(box[3]))
+    left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).astype(int).tolist()
     if right - left < 2 or bottom - top < 2:
         raise ValueError(f"its face box {box} lies outside the image of {width} x {height} pixels")
     return np.ascontiguousarray(pixels[top:bottom, left:right]), np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
@@ -463,7 +459,7 @@ def render(report: Report, listing: Listing) -> str:
         if subject and len(counts) > 1:
             subjects.append(f"{subject}: " + ", ".join(f"{count} in {split}" for split, count in counts.items()))
     for title, items in (
-        ("unreadable images, left out", [f"{name}: {reason}" for name, reason in report.problems]),
+        ("unreadable images, left out", report.problems),
         ("copies of one image in two splits", leaks),
         ("subjects in two splits", subjects),
         ("copies of one image with two expressions", contradictions),

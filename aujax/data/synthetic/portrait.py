@@ -5,16 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade, table
+from aujax.data.synthetic.canvas import Canvas, curve, direction, mix, ribbon, shade, table
 from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View
 
 Points2 = Float[np.ndarray, "points 2"]  # the projected points
 
 # How strongly the creases of these AUs show in an old face at rest.
 _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
-_CIRCLE = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-_RING = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], 1)
-_RIM = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+_RING = direction(np.linspace(0, 2 * np.pi, 20, endpoint=False))
+_RIM = direction(np.linspace(0, 2 * np.pi, 24, endpoint=False))
 _NECK = table("""
     -0.66   0.9  -0.5
     -0.68   1.9  -0.5
@@ -296,8 +295,7 @@ def paint_glasses(canvas: Canvas, person: Person, points3: Points, view: View, *
         return
     radius, power, colour = person.glasses or (0.42, 2.6, _PAINT["rims"])
     # A superellipse: 2 is a circle, larger powers are squarer.
-    c, s = np.cos(_RIM), np.sin(_RIM)
-    x, y = np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)
+    x, y = (np.sign(_RIM) * np.abs(_RIM) ** (2 / power)).T
     ring = np.stack([x * radius * 1.08, y * radius * 0.82, 0 * x], 1).astype(np.float32)
     eyes = points3[IRISES] + np.array([0, 0.04, 0.16], np.float32)
     rims = [view(eye + ring) for eye in eyes]
