@@ -47,7 +47,7 @@ def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
     return jax.tree.map(whole, *shards)
 
 
-def _load_on_device(source: FaceSource, rows: Int[np.ndarray, " faces"], size: int, device: Any, threads: int) -> Batch:
+def _load_on_device(source: FaceSource, rows: np.ndarray, size: int, device: Any, threads: int) -> Batch:
     """Returns these faces in the memory of one device."""
     place = SingleDeviceSharding(device)
     faces = jax.tree.map(lambda x: jnp.zeros((len(rows), *x.shape[1:]), x.dtype, device=place), empty_batch(1, size))

@@ -21,7 +21,7 @@ from aujax import cli
 from aujax.commandline import user_errors
 from aujax.data import store, synthetic
 from aujax.data.landmarks import DETECTORS, read_landmarks
-from aujax.data.prepare.prepare import Options, Report, prepare, render
+from aujax.data.prepare.prepare import Options, prepare
 from aujax.data.sources import affectnet, folder, folds, rafdb, whole_number
 from aujax.errors import UserError
 
@@ -140,16 +140,14 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={out}: expected a folder to write to, got {error}; choose another") from error
-    report = Report(
-        [
-            ("data set", str(out)),
-            ("source", f"{options.name} {options.source}".strip()),
-            ("layout", listing.layout),
-            ("terms", source.terms),
-            ("alignment", _ALIGNMENTS[options.align]),
-            ("landmarks", f"{landmarks}. {landmark_terms}"),
-        ]
-    )
+    headings = [
+        ("data set", str(out)),
+        ("source", f"{options.name} {options.source}".strip()),
+        ("layout", listing.layout),
+        ("terms", source.terms),
+        ("alignment", _ALIGNMENTS[options.align]),
+        ("landmarks", f"{landmarks}. {landmark_terms}"),
+    ]
     shared = Options(
         align=options.align == "five-point",
         detector=detector,
@@ -162,9 +160,7 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     )
     # What pages about a trained model quote.
     about = {**about, "terms": source.terms, "cropped": source.cropped, "detector_terms": landmark_terms}
-    faces = prepare(listing, out, shared, report, about)
-    report.headings.append(("fingerprint", faces.fingerprint[:16]))
-    return render(report, listing)
+    return prepare(listing, out, shared, headings=headings, about=about)
 
 
 def _is_prepared(out: Path, about: dict[str, Any]) -> bool:

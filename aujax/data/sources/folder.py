@@ -157,11 +157,12 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
         expression = ids[name]
         if expression is None:
             continue
-        image = row[columns["image"]].strip()
+        values = {what: row[column].strip() for what, column in columns.items()}
+        image = values["image"]
         if not image:
             raise UserError(f"{path}, line {line}: expected the path of an image, found an empty field")
-        split = row[columns["split"]] if "split" in columns else ""
-        if split.strip().casefold() not in SPLIT_NAMES:
+        split = values.get("split", "")
+        if split.casefold() not in SPLIT_NAMES:
             raise UserError(
                 f"{path}, line {line}: expected a split of train, validation, test or nothing, got {split!r}"
             )
@@ -170,8 +171,8 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
                 id=image,
                 expression=expression,
                 read=(path.parent / image).read_bytes,
-                split=SPLIT_NAMES[split.strip().casefold()],
-                subject_id=row[columns["subject_id"]].strip() if "subject_id" in columns else "",
+                split=SPLIT_NAMES[split.casefold()],
+                subject_id=values.get("subject_id", ""),
                 attributes={column.strip(): row[column].strip() for column in extra if row[column].strip()},
             )
         )

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
+
+from aujax.data.images import Pixels
 
 Colour = Float[np.ndarray, "3"]
 # OpenCV takes points with a fraction as integers: a pixel has _ONE steps.
@@ -174,7 +176,7 @@ class Canvas:
             self.relief, self._steps(centre, zoom).tolist(), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS
         )
 
-    def finish(self, light: np.ndarray, ambient: float, colour: Colour) -> UInt8[np.ndarray, "size size 3"]:
+    def finish(self, light: np.ndarray, ambient: float, colour: Colour) -> Pixels:
         """Returns the image lit from `light` (unit vector towards the light); `colour` is a gain for R, G, B."""
         unit = self.unit * self.relief.shape[0] / self.size
         # Lambert's law on the heights; outside the head the gain is 1.
