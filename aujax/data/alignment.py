@@ -10,6 +10,9 @@ from jaxtyping import Float
 
 from aujax.data.images import Pixels
 
+Points = Float[np.ndarray, "n 2"]
+Matrix = Float[np.ndarray, "2 3"]
+
 SIZE = 224
 
 # Image-left eye, image-right eye, nose tip, left and right mouth corner: the ArcFace template of a 112-pixel
@@ -17,7 +20,7 @@ SIZE = 224
 TEMPLATE = np.array([(76.589, 103.393), (147.064, 103.003), (112.050, 143.473), (83.099, 184.731), (141.460, 184.408)])
 
 
-def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "2 3"]:
+def similarity(source: Points, target: Points) -> Matrix:
     """Returns the rotation, scale and translation M, used as M @ (x, y, 1), that brings `source` closest to `target`.
 
     The least-squares solution over all points (Umeyama 1991), in its form for the plane: with points as complex
@@ -43,18 +46,18 @@ def five_points(landmarks: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"
     return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
 
 
-def warp(pixels: Pixels, matrix: Float[np.ndarray, "2 3"]) -> Pixels:
+def warp(pixels: Pixels, matrix: Matrix) -> Pixels:
     """Returns the image moved by `matrix` into a square of `SIZE` pixels: bilinear, black outside the image."""
     return cv2.warpAffine(pixels, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
 
 
-def resize_to_square(pixels: Pixels) -> tuple[Pixels, Float[np.ndarray, "2 3"]]:
+def resize_to_square(pixels: Pixels) -> tuple[Pixels, Matrix]:
     """Returns the whole image resized to a square of `SIZE` pixels, and the matrix that moves its points along."""
     x, y = SIZE / pixels.shape[1], SIZE / pixels.shape[0]
     matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `codebook.rescale_landmarks`
     return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA), matrix
 
 
-def move(points: Float[np.ndarray, "n 2"], matrix: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "n 2"]:
+def move(points: Points, matrix: Matrix) -> Points:
     """Returns the points moved by `matrix`."""
     return points @ matrix[:, :2].T + matrix[:, 2]

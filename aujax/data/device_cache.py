@@ -47,29 +47,18 @@ def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
     return jax.tree.map(whole, *shards)
 
 
-def _load_on_device(source: FaceSource, rows: Int[np.ndarray, " faces"], size: int, device: Any, threads: int) -> Batch:
+def _load_on_device(source: FaceSource, rows: np.ndarray, size: int, device: Any, threads: int) -> Batch:
     """Returns these faces in the memory of one device."""
     place = SingleDeviceSharding(device)
     faces = jax.tree.map(lambda x: jnp.zeros((len(rows), *x.shape[1:]), x.dtype, device=place), empty_batch(1, size))
     # Parts of one length, so that `_with_part` is compiled once: the last part overlaps the one before it.
     count = min(len(rows), _FACES_PER_TRANSFER)
-    for first in range(0, len(rows), count):
-        start = min(first, len(rows) - count)
-        part = jax.device_put(_decode(source, rows[start : start + count], size, threads), device)
-        faces = jax.block_until_ready(_with_part(faces, part, np.int32(start)))
-    return faces
-
-
-def _decode(source: FaceSource, rows: Int[np.ndarray, " faces"], size: int, threads: int) -> Batch:
-    faces = empty_batch(len(rows), size)
-
-    def write(place: int) -> None:
-        face = feed.decoded(source[int(rows[place])], int(rows[place]), size)
-        for name in Batch._fields:
-            getattr(faces, name)[place] = getattr(face, name)
-
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(write, range(len(rows))))  # raises what was raised in a thread
+        for first in range(0, len(rows), count):
+            start = min(first, len(rows) - count)
+            part = pool.map(lambda row: feed.decoded(source[row], row, size), rows[start : start + count].tolist())
+            part = jax.device_put(feed.stack(list(part)), device)
+            faces = jax.block_until_ready(_with_part(faces, part, np.int32(start)))
     return faces
 
 

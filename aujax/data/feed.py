@@ -43,7 +43,7 @@ def batches(
         row = int(rows[position])
         return decoded(source[row], row, size)._replace(valid=valid[position])
 
-    dataset = grain.MapDataset.range(len(rows)).map(face).batch(len(part), batch_fn=_stack)
+    dataset = grain.MapDataset.range(len(rows)).map(face).batch(len(part), batch_fn=stack)
     yield from dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
 
 
@@ -96,5 +96,6 @@ def example(pixels: Pixels, landmarks: Landmarks | None, size: int, *, expressio
     )
 
 
-def _stack(faces: Sequence[Batch]) -> Batch:
+def stack(faces: Sequence[Batch]) -> Batch:
+    """Returns faces without a batch axis as a batch."""
     return Batch(*(np.stack(parts) for parts in zip(*faces, strict=True)))

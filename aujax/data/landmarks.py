@@ -181,7 +181,7 @@ def _text(path: Path) -> str:
 
 def _numbers(fields: Sequence[str], where: str) -> np.ndarray:
     try:
-        return np.array([float(field) for field in fields])
+        return np.array(fields, float)
     except ValueError as error:
         raise UserError(f"{where}: expected numbers separated by commas; {error}") from error
 
@@ -236,7 +236,7 @@ class DlibDetector:
         scale = min(1.0, _LONGEST_SIDE / max(height, width))
         if round(scale * min(height, width)) < 1:
             return []  # a strip too thin to be resized
-        small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else pixels
+        small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         boxes = []
         for border in (0, round(_BORDER * max(small.shape))):
             if not boxes:

@@ -39,7 +39,7 @@ LANDMARK_CACHE = "landmarks.jsonl"
 _FORMAT = 2  # of dataset.json and the records; format 1 had `group` in place of `subject_id`
 _VERSION = "2.0.0"
 _FACES_PER_SHARD = 4096
-_FACES_PER_FLUSH = 64
+_FACES_PER_FLUSH = 64  # with each flush, the writer writes the metadata of all splits again
 
 Record = dict[str, Any]
 
@@ -124,27 +124,44 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
     """
     directory = Path(directory)
     path = directory / METADATA
+    command = f"`aujax prepare ... --out {directory}`"
     if not path.is_file():
-        raise UserError(_why_missing(directory))
+        if (directory / "faces" / "incomplete").exists() or (directory / LANDMARK_CACHE).exists():
+            raise UserError(
+                f"{directory} holds a data set whose preparation did not finish ({METADATA} is missing); "
+                f"run the same {command} again: detected landmarks are kept"
+            )
+        found = f"this folder has no {METADATA}" if directory.is_dir() else "there is no such folder"
+        raise UserError(
+            f"{directory}: expected a folder written by {command}, but {found}; run that command, or correct the path"
+        )
+    foreign = UserError(
+        f"{path}: expected the description of a prepared data set (format {_FORMAT}), found something "
+        "else; prepare the data set again with `aujax prepare ... --overwrite`"
+    )
     try:
         metadata = json.loads(path.read_text())
-        format_number, about = metadata["format"], metadata["about"]
-        known = {"files", "expressions", "splits", "landmarks", "fingerprint"} <= metadata.keys()
-    except (ValueError, KeyError, TypeError):
-        known, format_number = False, None
-    if known and format_number == 1:
-        source = f" --source={about['source']}" if about.get("source") else ""
+        faces = Faces(
+            directory=directory,
+            expressions=tuple(metadata["expressions"]),
+            splits=dict(metadata["splits"]),
+            landmarks=dict(metadata["landmarks"]),
+            fingerprint=metadata["fingerprint"],
+            about=metadata["about"],
+        )
+        version, files = metadata["format"], metadata["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise foreign from error
+    if version == 1:
+        source = f" --source={faces.about['source']}" if faces.about.get("source") else ""
         raise UserError(
             f"{directory}: expected a data set of format {_FORMAT}, got format 1 of an earlier version of aujax; "
-            f"prepare it again, with the same options: `aujax prepare {about.get('name', '...')}{source} "
+            f"prepare it again, with the same options: `aujax prepare {faces.about.get('name', '...')}{source} "
             f"--out={directory} --overwrite`"
         )
-    if not known or format_number != _FORMAT:
-        raise UserError(
-            f"{path}: expected the description of a prepared data set (format {_FORMAT}), found something "
-            "else; prepare the data set again with `aujax prepare ... --overwrite`"
-        )
-    for name, size in metadata["files"].items():
+    if version != _FORMAT:
+        raise foreign
+    for name, size in files.items():
         file = _records(directory) / name
         if not file.is_file():
             found = "it is missing"
@@ -156,14 +173,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
             f"{file}: expected a file of {size} bytes, {found}: the data set was copied only in part; "
             "copy the folder again, or prepare it again with --overwrite"
         )
-    return Faces(
-        directory=directory,
-        expressions=tuple(metadata["expressions"]),
-        splits=dict(metadata["splits"]),
-        landmarks=dict(metadata["landmarks"]),
-        fingerprint=metadata["fingerprint"],
-        about=about,
-    )
+    return faces
 
 
 def write_faces(
@@ -182,17 +192,48 @@ def write_faces(
       UserError: a split without faces.
       OSError, RuntimeError: the disk is full or not writable.
     """
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "landmarks": tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
+            "has_landmarks": np.bool_,
+            "expression": tfds.features.ClassLabel(names=list(expressions)),
+            "id": tfds.features.Text(),
+            "subject_id": tfds.features.Text(),
+            "aus": tfds.features.Sequence(np.int32),
+            "attributes": tfds.features.Text(),
+        }
+    )
+    counts = dict.fromkeys(splits, 0)
+    landmarks = dict.fromkeys(splits, 0)
+    pending: dict[str, list[Record]] = {split: [] for split in splits}
+    digest = hashlib.sha256("\n".join(expressions).encode())
     incomplete = _records(directory).with_name("incomplete")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:
-        counts, landmarks, fingerprint = _write_rows(incomplete, rows, expressions, splits)
-        empty = [split for split, count in counts.items() if not count]
-        if empty:
-            raise UserError(
-                f"the split {empty[0]!r} is empty: every split needs a readable face; "
-                "give more images, or choose other fractions with --validation and --test"
-            )
+        identity = DatasetIdentity(
+            name="faces", version=tfds.core.Version(_VERSION), data_dir=str(incomplete), module_name=__name__
+        )
+        info = tfds.core.DatasetInfo(builder=identity, description="Faces prepared by aujax", features=features)
+        writer = SequentialWriter(info, _FACES_PER_SHARD, file_format="array_record")
+        writer.initialize_splits(list(splits))
+        for split, record in rows:
+            counts[split] += 1
+            landmarks[split] += bool(record["has_landmarks"])
+            _update(digest, split, record)
+            pending[split].append({**record, "attributes": json.dumps(record["attributes"])})
+            if len(pending[split]) == _FACES_PER_FLUSH:
+                writer.add_examples({split: pending[split]})
+                pending[split] = []
+        writer.add_examples(pending)
+        writer.close_all()
+        for split, count in counts.items():
+            if not count:
+                raise UserError(
+                    f"the split {split!r} is empty: every split needs a readable face; "
+                    "give more images, or choose other fractions with --validation and --test"
+                )
         files = {path.name: path.stat().st_size for path in sorted(incomplete.iterdir())}
         (directory / METADATA).unlink(missing_ok=True)
         for earlier in incomplete.parent.iterdir():
@@ -210,7 +251,7 @@ def write_faces(
         "expressions": list(expressions),
         "splits": counts,
         "landmarks": landmarks,
-        "fingerprint": fingerprint,
+        "fingerprint": digest.hexdigest(),
         "about": dict(about),
         "files": files,
     }
@@ -218,48 +259,6 @@ def write_faces(
     partial.write_text(json.dumps(metadata, indent=1) + "\n")
     partial.replace(directory / METADATA)
     return open_faces(directory)
-
-
-def _write_rows(
-    directory: Path, rows: Iterable[tuple[str, Record]], expressions: Sequence[str], splits: Sequence[str]
-) -> tuple[dict[str, int], dict[str, int], str]:
-    """Returns the number of faces and of faces with landmarks of each split, and the fingerprint."""
-    identity = DatasetIdentity(
-        name="faces",
-        version=tfds.core.Version(_VERSION),
-        data_dir=str(directory),
-        module_name=__name__,
-    )
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(),
-            "landmarks": tfds.features.Tensor(shape=(68, 2), dtype=np.float32),
-            "has_landmarks": np.bool_,
-            "expression": tfds.features.ClassLabel(names=list(expressions)),
-            "id": tfds.features.Text(),
-            "subject_id": tfds.features.Text(),
-            "aus": tfds.features.Sequence(np.int32),
-            "attributes": tfds.features.Text(),
-        }
-    )
-    info = tfds.core.DatasetInfo(builder=identity, description="Faces prepared by aujax", features=features)
-    writer = SequentialWriter(info, _FACES_PER_SHARD, file_format="array_record")
-    writer.initialize_splits(list(splits))
-    counts = dict.fromkeys(splits, 0)
-    landmarks = dict.fromkeys(splits, 0)
-    pending: dict[str, list[Record]] = {split: [] for split in splits}
-    digest = hashlib.sha256("\n".join(expressions).encode())
-    for split, record in rows:
-        counts[split] += 1
-        landmarks[split] += bool(record["has_landmarks"])
-        _update(digest, split, record)
-        pending[split].append({**record, "attributes": json.dumps(record["attributes"])})
-        if len(pending[split]) == _FACES_PER_FLUSH:
-            writer.add_examples({split: pending[split]})
-            pending[split] = []
-    writer.add_examples(pending)
-    writer.close_all()
-    return counts, landmarks, digest.hexdigest()
 
 
 def _update(digest: Any, split: str, record: Record) -> None:
@@ -275,19 +274,3 @@ def _update(digest: Any, split: str, record: Record) -> None:
 
 def _records(directory: Path) -> Path:
     return directory / "faces" / _VERSION
-
-
-def _why_missing(directory: Path) -> str:
-    command = f"`aujax prepare ... --out {directory}`"
-    if (directory / "faces" / "incomplete").exists() or (directory / LANDMARK_CACHE).exists():
-        return (
-            f"{directory} holds a data set whose preparation did not finish ({METADATA} is missing); "
-            f"run the same {command} again: detected landmarks are kept"
-        )
-    if not directory.exists():
-        found = "there is no such folder"
-    elif not directory.is_dir():
-        found = "it is a file"
-    else:
-        found = f"this folder has no {METADATA}"
-    return f"{directory}: expected a folder written by {command}, but {found}; run that command, or correct the path"

@@ -12,6 +12,7 @@ An interrupted preparation continues when the same command is run again; detecte
 import argparse
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from aujax import cli
 from aujax.commandline import user_errors
 from aujax.data import store, synthetic
 from aujax.data.landmarks import DETECTORS, read_landmarks
-from aujax.data.prepare.prepare import Options, Report, prepare, render
+from aujax.data.prepare.prepare import Options, prepare
 from aujax.data.sources import affectnet, folder, folds, rafdb, whole_number
 from aujax.errors import UserError
 
@@ -111,14 +112,10 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     if not listing.images:
         raise UserError(f"--source={options.source}: expected images of faces, found none ({listing.layout})")
 
-    landmarks_size = None
-    if options.landmarks_size:
-        width, _, height = options.landmarks_size.lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal() and int(width) * int(height)):
-            raise UserError(
-                f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224"
-            )
-        landmarks_size = int(width), int(height)
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", options.landmarks_size.lower())
+    if options.landmarks_size and size is None:
+        raise UserError(f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224")
+    landmarks_size = (int(size[1]), int(size[2])) if size else None
 
     detector = None
     landmarks = options.landmarks or _DEFAULT_DETECTOR
@@ -143,16 +140,14 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={out}: expected a folder to write to, got {error}; choose another") from error
-    report = Report(
-        [
-            ("data set", str(out)),
-            ("source", f"{options.name} {options.source}".strip()),
-            ("layout", listing.layout),
-            ("terms", source.terms),
-            ("alignment", _ALIGNMENTS[options.align]),
-            ("landmarks", f"{landmarks}. {landmark_terms}"),
-        ]
-    )
+    headings = [
+        ("data set", str(out)),
+        ("source", f"{options.name} {options.source}".strip()),
+        ("layout", listing.layout),
+        ("terms", source.terms),
+        ("alignment", _ALIGNMENTS[options.align]),
+        ("landmarks", f"{landmarks}. {landmark_terms}"),
+    ]
     shared = Options(
         align=options.align == "five-point",
         detector=detector,
@@ -165,9 +160,7 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     )
     # What pages about a trained model quote.
     about = {**about, "terms": source.terms, "cropped": source.cropped, "detector_terms": landmark_terms}
-    faces = prepare(listing, out, shared, report, about)
-    report.headings.append(("fingerprint", faces.fingerprint[:16]))
-    return render(report, listing)
+    return prepare(listing, out, shared, headings=headings, about=about)
 
 
 def _is_prepared(out: Path, about: dict[str, Any]) -> bool:

@@ -20,7 +20,7 @@ import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,17 +89,10 @@ class ReportedFace(NamedTuple):
     has_landmarks: bool
 
 
-@dataclass
-class Report:
-    """The contents of the report: (name, text) of its first lines, (id, reason) of unusable images, stored faces."""
-
-    headings: list[tuple[str, str]]
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    faces: list[ReportedFace] = field(default_factory=list)
-
-
-def prepare(listing: Listing, out: Path, options: Options, report: Report, about: dict[str, Any]) -> store.Faces:
-    """Writes the faces of a listing to the folder `out`; adds stored faces and unreadable images to the report.
+def prepare(
+    listing: Listing, out: Path, options: Options, *, headings: Sequence[tuple[str, str]], about: dict[str, Any]
+) -> str:
+    """Writes the faces of a listing to the folder `out`, and returns a report that begins with the headings.
 
     Raises:
       UserError: too many unreadable images, landmarks of images of another size, an empty split, a full disk.
@@ -109,18 +102,19 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         raise UserError(f"expected each image of the source once, {name!r} comes {count} times; list it once")
 
     hashes = {}
+    problems = []  # unusable images, each with the reason
     results = parallel_map(_content_hash, listing.images, jobs=options.jobs, description="Reading images")
     for image, (content, problem) in zip(listing.images, results, strict=True):
         if problem:
-            report.problems.append((image.id, problem))
+            problems.append(f"{image.id}: {problem}")
         else:
             hashes[image.id] = content
-    _check_problems(report.problems, len(listing.images), options.allow_unreadable)
+    _check_problems(problems, len(listing.images), options.allow_unreadable)
     readable = [image for image in listing.images if image.id in hashes]
     if not readable:
         raise UserError(
             "expected images to prepare, but the source has none that can be read "
-            f"({_first_problems(report.problems)}); check --source"
+            f"({_first_problems(problems)}); check --source"
         )
     _check_landmark_sizes(readable, options.landmarks_size)
 
@@ -133,12 +127,13 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         seed=options.seed,
     )
     cache = LandmarkCache(out / store.LANDMARK_CACHE)
-    records = _stored_records(readable, splits, hashes, cache, options, report)
+    stored: list[ReportedFace] = []
+    records = _stored_records(readable, splits, hashes, cache, options, problems, stored)
     try:
         # `records` is closed even if writing fails, which ends its worker processes.
         with contextlib.closing(cache), contextlib.closing(records):
             used = [split for split in SPLITS if split in splits]
-            return store.write_faces(out, records, expressions=listing.expressions, splits=used, about=about)
+            faces = store.write_faces(out, records, expressions=listing.expressions, splits=used, about=about)
     except (OSError, RuntimeError) as error:
         # array_record reports a full disk as a RuntimeError.
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
@@ -151,6 +146,7 @@ def prepare(listing: Listing, out: Path, options: Options, report: Report, about
         if isinstance(error, OSError):
             raise UserError(f"{out}: expected a folder to write to, got {error}; choose another --out") from error
         raise
+    return _report([*headings, ("fingerprint", faces.fingerprint[:16])], listing, problems, stored)
 
 
 def _content_hash(image: SourceImage) -> tuple[str, str]:
@@ -166,7 +162,7 @@ def _content_hash(image: SourceImage) -> tuple[str, str]:
     return digest.hexdigest(), ""
 
 
-def _check_problems(problems: Sequence[tuple[str, str]], total: int, allowed: int | None) -> None:
+def _check_problems(problems: list[str], total: int, allowed: int | None) -> None:
     if allowed is None:
         allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
     if len(problems) > allowed:
@@ -177,11 +173,8 @@ def _check_problems(problems: Sequence[tuple[str, str]], total: int, allowed: in
         )
 
 
-def _first_problems(problems: Sequence[tuple[str, str]]) -> str:
-    texts = [f"{name}: {problem}" for name, problem in problems[:5]]
-    if len(problems) > 5:
-        texts.append("...")
-    return "; ".join(texts)
+def _first_problems(problems: list[str]) -> str:
+    return "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
 
 
 def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | None) -> None:
@@ -319,10 +312,14 @@ def _stored_records(
     hashes: dict[str, str],
     cache: LandmarkCache,
     options: Options,
-    report: Report,
+    problems: list[str],
+    stored: list[ReportedFace],
 ) -> Generator[tuple[str, store.Record], None, None]:
-    """Yields the split and the record of each face, in order; adds new detections to the cache."""
-    total = len(readable) + len(report.problems)
+    """Yields the split and the record of each face, in order; adds new detections to the cache.
+
+    Stored faces and further problems are added to `stored` and `problems`.
+    """
+    total = len(readable) + len(problems)
     settings = options.detector.settings() if options.detector is not None else ""
     keys, tasks = [], []
     detecting = False
@@ -343,13 +340,13 @@ def _stored_records(
     with contextlib.closing(faces):
         for image, split, key, face in zip(readable, splits, keys, faces, strict=True):
             if face.problem:
-                report.problems.append((image.id, face.problem))
-                _check_problems(report.problems, total, options.allow_unreadable)
+                problems.append(f"{image.id}: {face.problem}")
+                _check_problems(problems, total, options.allow_unreadable)
                 continue
             if face.detection is not None:
                 cache.add(key, face.detection)
             has_landmarks = face.landmarks is not None
-            report.faces.append(ReportedFace(image, split, hashes[image.id], has_landmarks))
+            stored.append(ReportedFace(image, split, hashes[image.id], has_landmarks))
             record = {
                 "image": face.data,
                 "landmarks": face.landmarks if has_landmarks else np.zeros((68, 2), np.float32),
@@ -421,23 +418,24 @@ def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tupl
     height, width = pixels.shape[:2]
     if not np.isfinite(box).all():
         raise ValueError(f"its face box {box} is not finite")
-    left, top = max(0, int(box[0])), max(0, int(box[1]))
-    right, bottom = min(width, int(box[2])), min(height, int(box[3]))
+    left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).astype(int).tolist()
     if right - left < 2 or bottom - top < 2:
         raise ValueError(f"its face box {box} lies outside the image of {width} x {height} pixels")
     return np.ascontiguousarray(pixels[top:bottom, left:right]), np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
 
 
-def render(report: Report, listing: Listing) -> str:
+def _report(
+    headings: Sequence[tuple[str, str]], listing: Listing, problems: list[str], stored: list[ReportedFace]
+) -> str:
     """Returns the headings, the table of classes and splits, then problems, leaks between splits and notes."""
-    width = max(len(name) for name, _ in report.headings)
-    lines = [f"{name:<{width}}  {text}" for name, text in report.headings]
+    width = max(len(name) for name, _ in headings)
+    lines = [f"{name:<{width}}  {text}" for name, text in headings]
 
     # The table of how many faces of each expression are in each split and have landmarks.
-    splits = [split for split in SPLITS if any(face.split == split for face in report.faces)]
+    splits = [split for split in SPLITS if any(face.split == split for face in stored)]
     rows = [["expression", *splits, "all", "landmarks", "no landmarks"]]
     for index, name in enumerate([*listing.expressions, "all"]):
-        faces = [face for face in report.faces if index in (face.image.expression, len(listing.expressions))]
+        faces = [face for face in stored if index in (face.image.expression, len(listing.expressions))]
         marked = sum(face.has_landmarks for face in faces)
         counts = [sum(face.split == split for face in faces) for split in splits]
         rows.append([name, *map(str, [*counts, len(faces), marked, len(faces) - marked])])
@@ -449,7 +447,7 @@ def render(report: Report, listing: Listing) -> str:
 
     same_content = defaultdict(list)
     splits_of_subject: dict[str, Counter[str]] = defaultdict(Counter)
-    for face in report.faces:
+    for face in stored:
         same_content[face.content].append(face)
         splits_of_subject[face.image.subject_id][face.split] += 1
     leaks, contradictions, subjects = [], [], []
@@ -463,7 +461,7 @@ def render(report: Report, listing: Listing) -> str:
         if subject and len(counts) > 1:
             subjects.append(f"{subject}: " + ", ".join(f"{count} in {split}" for split, count in counts.items()))
     for title, items in (
-        ("unreadable images, left out", [f"{name}: {reason}" for name, reason in report.problems]),
+        ("unreadable images, left out", problems),
         ("copies of one image in two splits", leaks),
         ("subjects in two splits", subjects),
         ("copies of one image with two expressions", contradictions),
@@ -475,7 +473,7 @@ def render(report: Report, listing: Listing) -> str:
 
     lines += [f"note: {note}" for note in listing.notes]
     for split in splits:
-        present = {face.image.expression for face in report.faces if face.split == split}
+        present = {face.image.expression for face in stored if face.split == split}
         missing = [name for index, name in enumerate(listing.expressions) if index not in present]
         if missing:
             lines.append(f"note: {split} has no {', '.join(missing)}: results there do not cover these classes")

@@ -94,8 +94,14 @@ def whole_number(minimum: int) -> Callable[[str], int]:
     return parse
 
 
-def add_split_options(parser: argparse._ActionsContainer) -> None:
-    """Adds the options of sources from whose faces missing splits are sampled."""
+def words(text: str) -> dict[str, list[str]]:
+    """Returns the other words of each line of a text by its first word."""
+    return {first: others for first, *others in map(str.split, text.strip().splitlines())}
+
+
+def add_source_options(parser: argparse._ActionsContainer, source: str) -> None:
+    """Adds the options of sources in files: --source, with this help, and the shares of splits to be sampled."""
+    parser.add_argument("--source", required=True, metavar="PATH", help=source)
     parser.add_argument(
         "--validation",
         type=float,

@@ -17,7 +17,7 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import as_landmarks, load_npy
-from aujax.data.sources import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
+from aujax.data.sources import Listing, Source, SourceImage, add_source_options, folder_contents, open_table
 from aujax.data.workers import parallel_map, track
 from aujax.errors import UserError
 
@@ -73,7 +73,7 @@ def _list_csv(root: Path, lists: Path) -> tuple[list[Face], list[str]]:
         if not path.is_file():
             notes.append(f"{path} is not there")
             continue
-        columns = COLUMNS
+        columns = list(COLUMNS)
         with open_table(path) as file:
             for line, fields in track(enumerate(csv.reader(file), start=1), None, f"Reading {path.name}"):
                 if line == 1 and COLUMNS[-1] in fields:
@@ -153,16 +153,10 @@ def _code(text: str) -> int:
     return int(code)
 
 
-def add_options(parser: argparse._ActionsContainer) -> None:
-    """Adds the options of this source."""
-    parser.add_argument("--source", required=True, metavar="DIR", help="AffectNet's folder")
-    add_split_options(parser)
-
-
 SOURCE = Source(
     summary="AffectNet: CSV lists with full images, or train_set and val_set with .npy annotations",
     terms="AffectNet is for non-commercial research under an agreement with its authors and may not be redistributed.",
     cropped=True,
-    add_options=add_options,
+    add_options=functools.partial(add_source_options, source="AffectNet's folder"),
     list_images=list_affectnet,
 )

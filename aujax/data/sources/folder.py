@@ -12,32 +12,29 @@ from pathlib import Path
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.images import files_below
-from aujax.data.sources import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
+from aujax.data.sources import Listing, Source, SourceImage, add_source_options, folder_contents, open_table, words
 from aujax.errors import UserError
 
 LABELS = "labels.csv"
 # Names of split folders and of values in the split column. "validation" is taken as it is, although some data sets
 # publish results on a split of that name.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "": "",
-}
+_SPLIT_NAMES = """
+    train training
+    validation valid val dev
+    test testing
+"""
+SPLIT_NAMES = {"": ""}
+for _split, _aliases in words(_SPLIT_NAMES).items():
+    SPLIT_NAMES |= dict.fromkeys([_split, *_aliases], _split)
 # The usual names of each column, the first found is taken.
-COLUMNS = {
-    "image": ("image", "path", "file", "filename", "filepath"),
-    "expression": ("expression", "label", "emotion", "class"),
-    "subject_id": ("subject_id", "group", "identity", "person", "subject"),
-    "split": ("split", "usage", "set"),
-}
+COLUMNS = words("""
+    image image path file filename filepath
+    expression expression label emotion class
+    subject_id subject_id group identity person subject
+    split split usage set
+""")
 # An expression and further names that mean it, compared as `_key` writes them.
-SYNONYMS = """
+SYNONYMS = words("""
     Neutral neutrality neu noexpression
     Happiness happy joy joyful smile smiling hap
     Surprise surprised surprising sur
@@ -45,7 +42,7 @@ SYNONYMS = """
     Anger angry mad ang
     Disgust disgusted dis
     Sadness sad unhappy
-"""
+""")
 LEFT_OUT = "none"
 
 
@@ -96,7 +93,7 @@ def expression_ids(
     if unused:
         raise UserError(f"--classes: {unused[0]!r} is no class of this source; it has {', '.join(sorted(counts))}")
     known = {_key(expression): index for index, expression in enumerate(expressions)}
-    for expression, *synonyms in map(str.split, SYNONYMS.strip().splitlines()):
+    for expression, synonyms in SYNONYMS.items():
         for name in synonyms if expression in expressions else ():
             known.setdefault(name, expressions.index(expression))
     ids: dict[str, int | None] = {}
@@ -160,11 +157,12 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
         expression = ids[name]
         if expression is None:
             continue
-        image = row[columns["image"]].strip()
+        values = {what: row[column].strip() for what, column in columns.items()}
+        image = values["image"]
         if not image:
             raise UserError(f"{path}, line {line}: expected the path of an image, found an empty field")
-        split = row[columns["split"]] if "split" in columns else ""
-        if split.strip().casefold() not in SPLIT_NAMES:
+        split = values.get("split", "")
+        if split.casefold() not in SPLIT_NAMES:
             raise UserError(
                 f"{path}, line {line}: expected a split of train, validation, test or nothing, got {split!r}"
             )
@@ -173,8 +171,8 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
                 id=image,
                 expression=expression,
                 read=(path.parent / image).read_bytes,
-                split=SPLIT_NAMES[split.strip().casefold()],
-                subject_id=row[columns["subject_id"]].strip() if "subject_id" in columns else "",
+                split=SPLIT_NAMES[split.casefold()],
+                subject_id=values.get("subject_id", ""),
                 attributes={column.strip(): row[column].strip() for column in extra if row[column].strip()},
             )
         )
@@ -253,7 +251,7 @@ def class_files(folder: Path) -> dict[str, list[Path]]:
 
 def add_options(parser: argparse._ActionsContainer) -> None:
     """Adds the options of this source."""
-    parser.add_argument("--source", required=True, help="folder of faces, or a CSV file of labels")
+    add_source_options(parser, "folder of faces, or a CSV file of labels")
     parser.add_argument(
         "--classes",
         default="",
@@ -271,7 +269,6 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         if what == "subject_id":
             names.append("--group-column")  # its former name
         parser.add_argument(*names, default="", metavar="COLUMN", help=f"CSV column (default: {' or '.join(usual)})")
-    add_split_options(parser)
 
 
 SOURCE = Source(

@@ -16,7 +16,7 @@ import yaml
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import READERS
-from aujax.data.sources import Listing, Source, SourceImage, add_split_options, open_table, rafdb
+from aujax.data.sources import Listing, Source, SourceImage, add_source_options, open_table, rafdb
 from aujax.errors import UserError
 
 CLASSES, IDS, LABELS, LANDMARKS = "class_id.yaml", "image_ids.txt", "class_labels.txt", "landmarks.txt"
@@ -160,7 +160,7 @@ def _lines(path: Path) -> list[str]:
 
 def add_options(parser: argparse._ActionsContainer) -> None:
     """Adds the options of this source."""
-    parser.add_argument("--source", required=True, metavar="DIR", help="folder of the data set, or the one around it")
+    add_source_options(parser, "folder of the data set, or the one around it")
     parser.add_argument(
         "--folds",
         required=True,
@@ -168,7 +168,6 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         type=lambda text: str(Path(text).resolve()),
         help="wsol-done-right-splits/RAF-DB or wsol-done-right-splits/AffectNet of the released folds",
     )
-    add_split_options(parser)
 
 
 SOURCE = Source(

@@ -18,19 +18,12 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.images import files_below
-from aujax.data.sources import Listing, Source, SourceImage, add_split_options, folder_contents, open_table
+from aujax.data.sources import Listing, Source, SourceImage, add_source_options, folder_contents, open_table
 from aujax.data.sources.folder import SPLIT_NAMES, class_files, expression_ids
 from aujax.errors import UserError
 
-CODES = {
-    "1": "Surprise",
-    "2": "Fear",
-    "3": "Disgust",
-    "4": "Happiness",
-    "5": "Sadness",
-    "6": "Anger",
-    "7": "Neutral",
-}
+_NAMES = ("Surprise", "Fear", "Disgust", "Happiness", "Sadness", "Anger", "Neutral")
+CODES = dict(zip("1234567", _NAMES, strict=True))
 COUNTS = {"train": 12271, "test": 3068}
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 # The attributes in the order of the lines after the points, and the meanings of their codes 0, 1, ...
@@ -253,7 +246,7 @@ def _flat_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
 
 def add_options(parser: argparse._ActionsContainer) -> None:
     """Adds the options of this source."""
-    parser.add_argument("--source", required=True, metavar="DIR", help="the folder basic of RAF-DB, or a copy's folder")
+    add_source_options(parser, "the folder basic of RAF-DB, or a copy's folder")
     parser.add_argument(
         "--images",
         choices=list(_SUFFIXES),
@@ -261,7 +254,6 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         help="the 100 x 100 aligned faces, or the original images, cropped by their boxes, or, with "
         "--align=five-point, warped by their annotated points (default: aligned)",
     )
-    add_split_options(parser)
 
 
 SOURCE = Source(

@@ -13,10 +13,11 @@ import dataclasses
 import functools
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from aujax import codebook
 from aujax.data import images
+from aujax.data.images import Pixels
+from aujax.data.landmarks import Landmarks
 from aujax.data.sources import Listing, Source, SourceImage, whole_number
 from aujax.data.synthetic import portrait, scene
 from aujax.data.synthetic.canvas import Canvas
@@ -48,8 +49,8 @@ _FIRST = {"train": 0, "validation": _CAPACITY, "test": 2 * _CAPACITY}
 class DrawnFace:
     """A drawn face, its exact landmarks, its expression and its active action units."""
 
-    image: UInt8[np.ndarray, "size size 3"]
-    landmarks: Float[np.ndarray, "68 2"]
+    image: Pixels
+    landmarks: Landmarks
     expression: int
     aus: tuple[int, ...]
     identity: int
@@ -84,7 +85,6 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
     scene.paint_background(canvas, rng)
     portrait.paint_body(canvas, person, view)
     portrait.paint_head(canvas, person, points)
-    portrait.paint_skin(canvas, person, points)
     portrait.paint_wrinkles(canvas, person, points3, view, intensities)
     portrait.paint_nose(canvas, person, points)
     portrait.paint_beard(canvas, person, points)

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
+
+from aujax.data.images import Pixels
 
 Colour = Float[np.ndarray, "3"]
 # OpenCV takes points with a fraction as integers: a pixel has _ONE steps.
@@ -46,17 +48,13 @@ def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def curve(
-    points: Float[np.ndarray, "*batch controls d"], *, steps: int = 5, closed: bool = False
-) -> Float[np.ndarray, "*batch n d"]:
-    """Returns points of the smooth curve through `points`, `steps` for each piece between two of them."""
+def curve(points: np.ndarray, *, steps: int = 5, closed: bool = False) -> np.ndarray:
+    """Returns the smooth curve through `points` (..., controls, d): `steps` points from each of them to the next."""
     return _spline_matrix(points.shape[-2], steps, closed) @ points
 
 
-def ribbon(
-    points: Float[np.ndarray, "*batch n 2"], widths: Float[np.ndarray, "*batch n"]
-) -> Float[np.ndarray, "*batch m 2"]:
-    """Returns the outline of a stroke along `points` whose width at each point is `widths` pixels."""
+def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Returns the outline of a stroke along `points` (..., n, 2) that is `widths` (..., n) pixels wide there."""
     # The direction at a point is that from its predecessor to its successor; "clip" repeats the ends.
     rows = np.arange(points.shape[-2])
     directions = points.take(rows + 1, -2, mode="clip") - points.take(rows - 1, -2, mode="clip")
@@ -64,6 +62,11 @@ def ribbon(
     half = widths / (2 * np.sqrt(x * x + y * y + 1e-6))
     normal = np.stack([-y * half, x * half], -1)
     return np.concatenate([points + normal, (points - normal)[..., ::-1, :]], -2)
+
+
+def direction(angle: np.ndarray | float) -> np.ndarray:
+    """Returns the unit vectors (..., 2) of angles, clockwise from the direction of x."""
+    return np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -155,8 +158,8 @@ class Canvas:
         with self.clipped(outline, opacity):
             self.fill(outline, colour)
 
-    def creases(self, outlines: Float[np.ndarray, "k n 2"], depths: Float[np.ndarray, "k"]) -> None:
-        """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
+    def creases(self, outlines: np.ndarray, depths: np.ndarray) -> None:
+        """Darkens (depth > 0) or lightens thin shapes (k, n, 2), such as wrinkles, one after the other."""
         values = np.clip(_NEUTRAL * (1.0 - depths), 0, 255).tolist()
         for outline, value in zip(outlines, values, strict=True):
             self.fill_layer(self.fine, outline, value)
@@ -173,8 +176,8 @@ class Canvas:
             self.relief, self._steps(centre, zoom).tolist(), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS
         )
 
-    def finish(self, direction: np.ndarray, ambient: float, colour: Colour) -> UInt8[np.ndarray, "size size 3"]:
-        """Returns the image lit from `direction` (unit vector towards the light); `colour` is a gain for R, G, B."""
+    def finish(self, light: np.ndarray, ambient: float, colour: Colour) -> Pixels:
+        """Returns the image lit from `light` (unit vector towards the light); `colour` is a gain for R, G, B."""
         unit = self.unit * self.relief.shape[0] / self.size
         # Lambert's law on the heights; outside the head the gain is 1.
         height = cv2.GaussianBlur(self.relief, (0, 0), 0.07 * unit) * (0.1 * unit)
@@ -182,13 +185,13 @@ class Canvas:
         height += dome * (0.9 * unit)
         gx = cv2.Sobel(height, cv2.CV_32F, 1, 0, scale=0.125)
         gy = cv2.Sobel(height, cv2.CV_32F, 0, 1, scale=0.125)
-        x, y, z = direction
+        x, y, z = light
         lambert = (z - x * gx - y * gy) / np.sqrt(1.0 + gx * gx + gy * gy)
-        light = ambient + (1.0 - ambient) * np.maximum(lambert, 0.0) / z
-        light = 1.0 + (light - 1.0) * np.minimum(2.0 * dome, 1.0)
+        brightness = ambient + (1.0 - ambient) * np.maximum(lambert, 0.0) / z
+        brightness = 1.0 + (brightness - 1.0) * np.minimum(2.0 * dome, 1.0)
 
         gain = cv2.GaussianBlur(self.broad, (0, 0), 0.07 * unit).astype(np.float32)
-        gain *= light[..., None] * (colour.astype(np.float32) / _NEUTRAL)
+        gain *= brightness[..., None] * (colour.astype(np.float32) / _NEUTRAL)
         gain = cv2.resize(gain, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         fine = cv2.GaussianBlur(self.fine, (0, 0), max(0.016 * self.unit, 0.3)).astype(np.float32)
         gain *= (fine * (1.0 / _NEUTRAL))[..., None]

@@ -216,9 +216,18 @@ CREASES = _both_sides(_CREASES, 4)
 BULGES = _both_sides(_BULGES, 1)
 # Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
 # upper and lower lid.
-_UPPER_LIP, _UPPER_INNER = np.array([49, 50, 51, 52, 53]), np.array([61, 61, 62, 63, 63])
-_LOWER_LIP, _LOWER_INNER = np.array([59, 58, 57, 56, 55]), np.array([67, 67, 66, 65, 65])
-_UPPER_LID, _LOWER_LID = np.array([37, 38, 43, 44]), np.array([41, 40, 47, 46])
+_UPPER_LIP, _UPPER_INNER, _LOWER_LIP, _LOWER_INNER = table("""
+    49 50 51 52 53
+    61 61 62 63 63
+    59 58 57 56 55
+    67 67 66 65 65
+""").astype(int)
+# The least thickness of the upper and of the lower lip there.
+_UPPER_THICKNESS, _LOWER_THICKNESS = table("""
+    0.02 0.03 0.03 0.03 0.02
+    0.02 0.04 0.04 0.04 0.02
+""")
+_UPPER_LID, _LOWER_LID = table("37 38 43 44\n 41 40 47 46").astype(int)
 
 
 def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: float = 0.0) -> Points:
@@ -233,13 +242,13 @@ def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: fl
         moved += (AU_MOTION[au] * np.float32(intensity)) * side
     y = moved[:, 1]
     # Points that passed each other meet halfway; the lids keep a gap, the inner lips may close.
-    for upper, lower, gap in ((np.array([61, 62, 63]), np.array([67, 66, 65]), 0.0), (_UPPER_LID, _LOWER_LID, 0.05)):
+    for upper, lower, gap in (([61, 62, 63], [67, 66, 65], 0.0), (_UPPER_LID, _LOWER_LID, 0.05)):
         excess = np.maximum(y[upper] + gap - y[lower], 0.0) / 2
         y[upper] -= excess
         y[lower] += excess
     # The lips keep some thickness.
-    y[_UPPER_LIP] = np.minimum(y[_UPPER_LIP], y[_UPPER_INNER] - [0.02, 0.03, 0.03, 0.03, 0.02])
-    y[_LOWER_LIP] = np.maximum(y[_LOWER_LIP], y[_LOWER_INNER] + [0.02, 0.04, 0.04, 0.04, 0.02])
+    y[_UPPER_LIP] = np.minimum(y[_UPPER_LIP], y[_UPPER_INNER] - _UPPER_THICKNESS)
+    y[_LOWER_LIP] = np.maximum(y[_LOWER_LIP], y[_LOWER_INNER] + _LOWER_THICKNESS)
     return moved
 
 

@@ -5,16 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from aujax.data.synthetic.canvas import Canvas, curve, mix, ribbon, shade, table
+from aujax.data.synthetic.canvas import Canvas, curve, direction, mix, ribbon, shade, table
 from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View
 
 Points2 = Float[np.ndarray, "points 2"]  # the projected points
 
 # How strongly the creases of these AUs show in an old face at rest.
 _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
-_CIRCLE = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-_RING = np.stack([np.cos(_CIRCLE), np.sin(_CIRCLE)], 1)
-_RIM = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+_RING = direction(np.linspace(0, 2 * np.pi, 20, endpoint=False))
+_RIM = direction(np.linspace(0, 2 * np.pi, 24, endpoint=False))
 _NECK = table("""
     -0.66   0.9  -0.5
     -0.68   1.9  -0.5
@@ -79,6 +78,10 @@ def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
     return np.concatenate([upper, lower[::-1]])
 
 
+def _enlarged(points: np.ndarray, factor: float) -> np.ndarray:
+    return points.mean(0) + factor * (points - points.mean(0))
+
+
 def paint_body(canvas: Canvas, person: Person, view: View) -> None:
     """Paints hair behind the head, neck and clothes."""
     hair, fabric = person.hair, person.style.fabric
@@ -93,10 +96,11 @@ def paint_body(canvas: Canvas, person: Person, view: View) -> None:
 
 
 def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
-    """Paints ears and bare skin, and sets the relief of the head."""
+    """Paints ears and skin, and sets the relief of the head."""
+    unit = canvas.unit
     for ear in np.split(points[EARS], 2) if person.style.side < 0.5 else ():
         canvas.fill(curve(ear, closed=True), shade(person.skin, 0.88))
-        canvas.fill(curve(ear.mean(0) + 0.55 * (ear - ear.mean(0)), closed=True), shade(person.skin, 0.74))
+        canvas.fill(curve(_enlarged(ear, 0.55), closed=True), shade(person.skin, 0.74))
     outline = curve(np.concatenate([points[:17], points[CROWN][::-1]]), closed=True)
     canvas.tint(points[:17] + canvas.offset(0.0, 0.16), 0.66, 0.62, 0.62)  # the shadow on the neck
     canvas.tint(outline, 1.0, 1.0, 1.0)
@@ -105,23 +109,20 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     for eye in (points[36:42], points[42:48]):
         canvas.raise_disc(eye.mean(0), 0.3, -1.1)
     for brow in (points[17:22], points[22:27]):
-        canvas.fill_layer(canvas.relief, ribbon(brow, np.full(5, 0.16 * canvas.unit)), 0.7)
+        canvas.fill_layer(canvas.relief, ribbon(brow, np.full(5, 0.16 * unit)), 0.7)
     canvas.fill_layer(canvas.relief, points[[27, 31, 33, 35]], 2.4)
     canvas.raise_disc(points[30], 0.13, 3.6)
     for wing in (31, 35):
-        canvas.raise_disc(points[wing] - [0, 0.04 * canvas.unit], 0.09, 2.0)
+        canvas.raise_disc(points[wing] - [0, 0.04 * unit], 0.09, 2.0)
     canvas.fill_layer(canvas.relief, points[48:60], 1.1)
     canvas.raise_disc(points[8] * 0.7 + points[57] * 0.3, 0.22, 0.8)
 
-
-def paint_skin(canvas: Canvas, person: Person, points: Points2) -> None:
-    """Paints what is in the skin: blush, shadows of sockets, nose and lip, freckles, stubble."""
-    unit = canvas.unit
+    # In the skin: blush, shadows of sockets, nose and lip, freckles, stubble.
     for cheek, x in ((41, -0.12), (46, 0.12)):
         ring = _RING * [0.26 * unit, 0.2 * unit]
         canvas.tint(points[cheek] + canvas.offset(x, 0.36) + ring, 1.03, 0.94, 0.93)
     for eye in (points[36:42], points[42:48]):
-        canvas.tint(eye.mean(0) + 1.35 * (eye - eye.mean(0)), 0.86, 0.82, 0.82)
+        canvas.tint(_enlarged(eye, 1.35), 0.86, 0.82, 0.82)
     canvas.tint(points[[31, 32, 33, 34, 35, 33]] + _BELOW_NOSE * unit, 0.8, 0.76, 0.76)
     canvas.tint(points[[59, 58, 57, 56, 55]] + _BELOW_LIP * unit, 0.86, 0.84, 0.84)
     if person.freckles.any():
@@ -247,8 +248,7 @@ def paint_mouth(
                 canvas.lines(np.stack([ticks, ticks - [0, 0.2 * unit]], 1), _PAINT["teeth_lines"], 0.008)
     line = mix(person.lips, _PAINT["lip_line"], 0.75)
     canvas.lines([inner_top, inner_bottom] if gap > 0.02 else [(inner_top + inner_bottom) / 2], line, 0.018)
-    canvas.lines([points[[48, 60]]], line, 0.022)
-    canvas.lines([points[[54, 64]]], line, 0.022)
+    canvas.lines(points[[[48, 60], [54, 64]]], line, 0.022)  # the mouth corners
 
 
 def paint_beard(canvas: Canvas, person: Person, points: Points2) -> None:
@@ -275,7 +275,7 @@ def paint_beard(canvas: Canvas, person: Person, points: Points2) -> None:
 def paint_hair(canvas: Canvas, person: Person, view: View) -> None:
     """Paints the hair or head cover in front of the head."""
     hair = person.hair
-    if hair is None:
+    if hair is None:  # bald
         return
     colour = person.fabric if person.style.fabric else person.hair_colour
     outer, inner = curve(view(hair.outer), steps=3), view(hair.inner)
@@ -296,8 +296,7 @@ def paint_glasses(canvas: Canvas, person: Person, points3: Points, view: View, *
         return
     radius, power, colour = person.glasses or (0.42, 2.6, _PAINT["rims"])
     # A superellipse: 2 is a circle, larger powers are squarer.
-    c, s = np.cos(_RIM), np.sin(_RIM)
-    x, y = np.sign(c) * np.abs(c) ** (2 / power), np.sign(s) * np.abs(s) ** (2 / power)
+    x, y = (np.sign(_RIM) * np.abs(_RIM) ** (2 / power)).T
     ring = np.stack([x * radius * 1.08, y * radius * 0.82, 0 * x], 1).astype(np.float32)
     eyes = points3[IRISES] + np.array([0, 0.04, 0.16], np.float32)
     rims = [view(eye + ring) for eye in eyes]
