@@ -31,7 +31,7 @@ from aujax.explain.explain import (
     face_finder,
     open_model,
 )
-from aujax.report import faces, html, output
+from aujax.report import faces, html
 
 PROGRAM = "python -m aujax.explain"
 _JSON, _CSV, _PAGE = "explanations.json", "explanations.csv", "explanations.html"
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     html.template_environment(page.PACKAGE)
     faces.matplotlib()
     out = pathlib.Path(options.out)
-    output.make_folder(out, _JSON, _CSV, _PAGE)
+    html.make_folder(out, _JSON, _CSV, _PAGE)
     model = open_model(options.workdir)
     align = alignment_of(model, options.align, options.faces)
     files, problems = face_crops.expand_folders(options.images)
