@@ -1,4 +1,4 @@
-"""Set-up of the tests: 8 virtual CPU devices, warnings are errors, shapes are checked at run time, no rank promotion."""
+"""Set-up of the tests: 8 virtual CPU devices, warnings are errors, shapes are checked, no rank promotion."""
 
 import importlib.metadata
 import os

@@ -18,7 +18,7 @@ from evaluated_runs import make_run
 
 from aujax import cli
 from aujax.errors import UserError
-from aujax.report import faces, html, page, paper, sections, tables
+from aujax.report import faces, html, page, paper, tables
 from aujax.results import compare
 
 WITHOUT_END = ("meta", "link", "img", "br")
@@ -282,7 +282,7 @@ def test_command_ends_with_status_2_after_a_mistake(tmp_path, capsys):
     assert "no such run folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", [faces, html, paper, sections, tables], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [faces, html, paper, tables], ids=lambda module: module.__name__)
 def test_examples_in_docstrings_are_right(module):
     outcome = doctest.testmod(module)
     assert outcome.attempted > 0

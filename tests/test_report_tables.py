@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from evaluated_runs import COSINES, make_run, open_test
 
-from aujax.report import sections, tables
+from aujax.report import html, sections, tables
 from aujax.report.tables import Table
 from aujax.results import compare, statistics
 from aujax.results.registry import HEADLINE, METRICS
@@ -214,7 +214,7 @@ def test_calibration_has_a_row_without_and_with_the_temperature(runs, tmp_path):
     everything = data["selective"].rows[0]
     assert everything[:2] == ["100 %", "100.0"]
     assert everything[3] == tables.with_interval(runs[0].tables.interval("accuracy"), "percent")
-    assert data["missing"] == []
+    assert html.sentence("temperature_missing", runs[0]) == ""
     several = sections.confidence(runs, tmp_path)["measures"]
     assert several.header[:3] == ["Probabilities", "Run", "Temperature"]
 
@@ -224,14 +224,14 @@ def test_without_validation_the_commands_are_named(tmp_path):
     run = open_test(make_run(tmp_path / "a run"))
     data = sections.confidence([run], tmp_path)
     assert len(data["measures"].rows) == 1
-    ((_, sentence),) = data["missing"]
+    sentence = html.sentence("temperature_missing", run)
     assert f"aujax eval --workdir='{tmp_path / 'a run'}' --split=validation,test" in sentence
-    assert data["operating_points"] == []
+    assert html.sentence("operating_point", run) == ""
 
 
 def test_operating_point_is_that_of_the_validation_split(runs):
     point = runs[0].metadata["operating_point"]
-    sentence = sections.operating_point(runs[0])
+    sentence = html.sentence("operating_point", runs[0])
     accepted = runs[0].predictions.confidence(1.25) >= point["threshold"]
     assert f"{point['threshold']:.3f}, accepts {100 * accepted.mean():.1f} % of these faces" in sentence
     accuracy = statistics.accuracy_interval(runs[0].predictions.correct[accepted])
@@ -246,7 +246,7 @@ def test_threshold_that_does_not_exist_or_accepts_nothing_is_reported(tmp_path, 
     folder = make_run(tmp_path / "run")
     point = {"target_accuracy": 0.95, "threshold": 0.9, "coverage": 0.5, "accuracy": None}
     evaluated_runs.change_json(folder, operating_point=point | changes)
-    assert expected in sections.operating_point(open_test(folder))
+    assert expected in html.sentence("operating_point", open_test(folder))
 
 
 # --- What numbers depend on: subjects, model selection, differences of options.
@@ -266,7 +266,7 @@ def test_unit_of_resampling_is_reported(tmp_path, subjects, expected):
         for record, subject in zip(content.records, subjects, strict=True):
             record["subject_id"] = subject
 
-    assert expected in sections.independence(open_test(make_run(tmp_path / "run", edit=name_subjects)))
+    assert expected in html.sentence("independence", open_test(make_run(tmp_path / "run", edit=name_subjects)))
 
 
 def test_second_image_of_a_subject_adds_no_precision(tmp_path):
@@ -305,7 +305,7 @@ def test_other_differences_are_warned_about_with_their_values(tmp_path):
     opened, _ = compare.open_runs(folders, "test")
     (warning,) = sections.warnings(opened)
     assert "optimizer.learning_rate (0.1 in a; 0.2 in b)" in warning
-    assert ["optimizer.learning_rate", "0.1", "0.2"] in sections.provenance(opened)["runs"].rows
+    assert ["optimizer.learning_rate", "0.1", "0.2"] in sections.provenance(opened)["table"].rows
 
 
 def test_degenerate_maps_are_warned_about(tmp_path, runs):
@@ -332,17 +332,19 @@ def test_model_selections_are_explained_and_their_difference_is_warned_about(tmp
     opened, _ = compare.open_runs(folders, "test")
     (warning,) = sections.warnings(opened)
     assert "model_selection (validation in validation; test in test)" in warning
-    assert "selected on the validation split; the faces of this split were not used" in sections.selection(opened[0])
-    assert "higher than on new faces" in sections.selection(opened[1])
+    assert "selected on the validation split; the faces of this split were not used" in html.sentence(
+        "selection", opened[0]
+    )
+    assert "higher than on new faces" in html.sentence("selection", opened[1])
 
 
 def test_numbers_of_faces_that_were_trained_or_selected_on_are_named(tmp_path):
     folder = make_run(tmp_path / "run", splits=("validation", "train", "test"))
     for split in ("validation", "train"):
         (run,), _ = compare.open_runs([folder], split)
-        assert "on these very faces" in sections.selection(run)
+        assert "on these very faces" in html.sentence("selection", run)
     evaluated_runs.change_json(folder, checkpoint=evaluated_runs.CHECKPOINT | {"which": "latest"})
-    assert "no split was used to select them" in sections.selection(open_test(folder))
+    assert "no split was used to select them" in html.sentence("selection", open_test(folder))
 
 
 # --- Faithfulness
@@ -352,23 +354,23 @@ def test_verdict_is_yes_or_no_only_if_both_tests_agree(comparison):
     (pair,) = comparison.pairs
     tests = [comparison.test(pair, metric) for metric in compare.RELIANCE]
     assert tests[0]["difference"] == pytest.approx(0.12, abs=0.02)
-    assert "**Yes: the network trained with AU cues relies more on the codebook's AUs.**" in sections.verdict(
-        pair, tests
+    assert "**Yes: the network trained with AU cues relies more on the codebook's AUs.**" in html.sentence(
+        "verdict", pair, tests
     )
     flipped = [test.copy() for test in tests]
     for test in flipped:
         test["low"], test["high"] = -test["high"], -test["low"]
-    assert "No: the network trained with AU cues relies less" in sections.verdict(pair, flipped)
+    assert "No: the network trained with AU cues relies less" in html.sentence("verdict", pair, flipped)
     unsure = tests[1].copy()
     unsure["low"] = -0.1
-    assert "**Inconclusive" in sections.verdict(pair, [tests[0], unsure])
-    assert sections.verdicts(comparison) == [sections.verdict(pair, tests)]
+    assert "**Inconclusive" in html.sentence("verdict", pair, [tests[0], unsure])
+    assert html.sentences("verdicts", comparison) == [html.sentence("verdict", pair, tests)]
 
 
 def test_runs_that_differ_in_more_are_called_by_their_names(tmp_path):
     options = {"without": {"au_weight": 0.0}, "with": {"au_weight": 4.0, "optimizer": {"learning_rate": 0.5}}}
     folders = [make_run(tmp_path / name, faithfulness=True, **each) for name, each in options.items()]
-    (sentence,) = sections.verdicts(compare.compare(compare.open_runs(folders, "test")[0]))
+    (sentence,) = html.sentences("verdicts", compare.compare(compare.open_runs(folders, "test")[0]))
     assert "Yes: `with` relies more on the codebook's AUs than `without`." in sentence
     assert "trained with AU cues" not in sentence
 
@@ -376,7 +378,7 @@ def test_runs_that_differ_in_more_are_called_by_their_names(tmp_path):
 def test_seeds_are_summarised_by_the_mean_of_the_tests(seed_runs):
     opened, _ = compare.open_runs([seed_runs], "test")
     comparison = compare.compare(opened)
-    sentence = sections.seed_verdicts(comparison)[-1]
+    sentence = html.sentences("verdicts", comparison)[-1]
     changes = [comparison.test(pair, "target_over_non_target")["difference"] for pair in comparison.contrasts[-1].pairs]
     mean = statistics.over_seeds(changes).mean
     assert sentence.startswith(f"Over 2 seeds of **{opened[0].name}** and **{opened[4].name}**")
@@ -390,7 +392,7 @@ def test_faithfulness_that_was_measured_differently_is_not_compared(tmp_path):
     evaluated_runs.change_json(folders[1], "faithfulness.json", imputation="mean")
     opened, _ = compare.open_runs(folders, "test")
     comparison = compare.compare(opened)
-    (sentence,) = sections.verdicts(comparison)
+    (sentence,) = html.sentences("verdicts", comparison)
     assert "different imputations" in sentence
     assert f"`{opened[1].command('--faithfulness')}`" in sentence
     assert set(comparison.tests["family"]) == {"headline"}
@@ -417,12 +419,10 @@ def test_faces_behind_the_drops_are_counted_and_the_others_explained(tmp_path):
                     values[6] = np.nan
 
     run = open_test(make_run(tmp_path / "run", faithfulness=True, edit=edit))
-    assert sections.occlusion_text(run).startswith("On 8 faces of 7 subjects, the region of one action unit")
-    assert "Of the 10 sampled faces, 1 without landmarks and 1 without target AUs" in sections.occlusion_text(run)
-    comparison = compare.compare([run, run])
-    data = sections.reliance(comparison, tmp_path)
-    assert data["counts"][0][1] == "Happiness 5; Fear 1; Anger 2 of 1 subjects"
-    assert "the drops of Fear, Anger, which" in data["few"][0]
+    assert html.sentence("occlusion", run).startswith("On 8 faces of 7 subjects, the region of one action unit")
+    assert "Of the 10 sampled faces, 1 without landmarks and 1 without target AUs" in html.sentence("occlusion", run)
+    assert html.sentence("drop_counts", run) == "Happiness 5; Fear 1; Anger 2 of 1 subjects"
+    assert "the drops of Fear, Anger, which" in html.sentence("few_subjects", run)
 
 
 def test_drops_are_averaged_by_prediction(runs, comparison, tmp_path):

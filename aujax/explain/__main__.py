@@ -21,7 +21,7 @@ from aujax.data.workers import track
 from aujax.errors import UserError
 from aujax.explain import page, tables
 from aujax.explain.explain import ALIGNMENTS, alignment_of, check_any, explain_faces, open_model
-from aujax.report import faces, html, output
+from aujax.report import faces, html
 
 _JSON, _CSV, _PAGE = "explanations.json", "explanations.csv", "explanations.html"
 
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
     html.template_environment(page.PACKAGE)
     faces.matplotlib()
     out = options.out
-    output.make_folder(out, _JSON, _CSV, _PAGE)
+    html.make_folder(out, _JSON, _CSV, _PAGE)
     model = open_model(options.workdir)
     align = alignment_of(model, options.align, options.faces)
     files, problems = face_crops.expand_folders(options.images)

@@ -9,6 +9,7 @@ import base64
 import functools
 import hashlib
 import io
+import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from aujax.errors import UserError
+from aujax.report import tables
+from aujax.results import compare
+from aujax.results.registry import BASELINE_MAPS, METRICS
 
 if TYPE_CHECKING:
     import jinja2
@@ -48,15 +52,24 @@ def render_page(
       data: the variables of `template`.
     """
     environment = template_environment(package)
-    rendered = [
-        {
-            "id": section.id,
-            "title": section.title,
-            "content": environment.get_template(section.template).render(section.data),
-        }
-        for section in sections
-    ]
+    rendered = []
+    for section in sections:
+        content = environment.get_template(section.template).render(section.data)
+        rendered.append({"id": section.id, "title": section.title, "content": content})
     return environment.get_template(template).render(title=title, sections=rendered, **data)
+
+
+def sentences(name: str, *arguments: Any) -> list[str]:
+    """Returns the paragraphs of a text of templates/sentences.txt; [] if it does not apply."""
+    macro = getattr(template_environment("aujax.report").get_template("sentences.txt").module, name)
+    paragraphs = str(macro(*arguments)).split("¶")
+    # Only line breaks become blanks: names of folders may hold several blanks.
+    return [re.sub(r"\s*\n\s*", " ", text.strip()) for text in paragraphs if text.strip()]
+
+
+def sentence(name: str, *arguments: Any) -> str:
+    """Returns a text of templates/sentences.txt as one paragraph, "" if it does not apply."""
+    return " ".join(sentences(name, *arguments))
 
 
 @functools.cache
@@ -69,16 +82,21 @@ def template_environment(package: str) -> "jinja2.Environment":
     try:
         import jinja2
     except ImportError as error:
-        raise UserError('pages need Jinja2, which is not installed: pip install "aujax[report]"') from error
+        raise UserError('reports need Jinja2, which is not installed: pip install "aujax[report]"') from error
     loaders = [jinja2.PackageLoader(name) for name in dict.fromkeys((package, "aujax.report"))]
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(loaders),
-        autoescape=True,
+        autoescape=lambda name: not (name or "").endswith(".txt"),  # plain text is escaped where a page shows it
         undefined=jinja2.StrictUndefined,  # a variable without a value is an error, not an empty text
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"spans": _spans, "plain_text": plain_text, "split_interval": _split_interval, "jpeg": jpeg}
+    filters = (_spans, plain_text, _split_interval, jpeg, image_file)
+    filters += (tables.number, tables.with_interval, tables.interval_of, tables.p_value, tables.heading)
+    environment.filters |= {function.__name__.lstrip("_"): function for function in filters}
+    environment.filters["thousands"] = "{:,}".format
+    environment.globals |= {"sentence": sentence, "sentences": sentences}
+    environment.globals |= {"compare": compare, "METRICS": METRICS, "BASELINE_MAPS": BASELINE_MAPS}
     # A macro is a filter that writes markup, so that no tag is written in Python.
     environment.filters["rich_text"] = environment.get_template("rich_text.html").module.rich_text  # type: ignore
     # The policy admits this script by its hash, so text in the page cannot become another one.
@@ -133,3 +151,29 @@ def _split_interval(cell: str) -> tuple[str, str]:
     """
     match = re.fullmatch(r"(.*) (\[[^]]*\])", cell)
     return (match[1], match[2]) if match else (cell, "")
+
+
+def make_folder(folder: pathlib.Path, *names: str) -> None:
+    """Makes a folder and its parents.
+
+    Args:
+      folder: to be made.
+      names: of the files that will be written into it.
+
+    Raises:
+      UserError: the folder cannot be made, or a file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out: expected a folder to write into, but {folder} cannot be made ({error.strerror}); "
+            "choose another folder"
+        ) from error
+    files = [folder / name for name in names]
+    for path in files:
+        if path.exists() and not path.is_file():
+            raise UserError(f"--out: expected to write {path}, but there is a folder of that name; move it away")
+    for path in (folder, *(path for path in files if path.exists())):
+        if not os.access(path, os.W_OK):
+            raise UserError(f"--out: expected to write into {path}, but it is not allowed; choose another folder")

@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 from collections.abc import Sequence
 
-from aujax.report import html, output, sections
+from aujax.report import html, sections
 from aujax.results import compare
 from aujax.results.compare import Comparison
 
@@ -25,8 +25,8 @@ def open_comparison(folders: Sequence[str | pathlib.Path], split: str, out: path
       UserError: no run is left, or `out` cannot be written; both before anything is computed.
     """
     runs, _ = compare.open_runs(folders, split, same_faces=True)
-    output.make_folder(out, NAME, compare.TESTS, compare.SEEDS)
-    output.make_folder(out / "figures")
+    html.make_folder(out, NAME, compare.TESTS, compare.SEEDS)
+    html.make_folder(out / "figures")
     return compare.compare(runs)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aujax.errors import UserError
-from aujax.report import output, plots, sections, tables
+from aujax.report import html, plots, tables
 from aujax.report.tables import NONE, Table, with_interval
 from aujax.results import compare
 from aujax.results.compare import AU_WEIGHT, SEED
@@ -299,13 +299,21 @@ def _table(
     header = about + [name for column in columns for name in (column.heading, f"{column.heading}, published")]
     table = Table(header, written, len(about) - 1)
     plain_header = [name for column in columns for name in (*column.headings, f"{column.heading}, published")]
-    caption = f"{caption} {_caption(data_sets, skipped, source)}"
+    caption = html.sentence(
+        "caption",
+        caption,
+        data_sets,
+        {data.name: html.sentence("independence", data.runs[0]) for data in data_sets},
+        skipped,
+        SOURCE + ", " + source,
+        TEST_FACES,
+    )
     contents = {
         ".md": f"{caption}\n\n{table.markdown()}\n",
         ".csv": Table(about + plain_header, plain).csv(),
         ".tex": table.latex(caption, label=f"tab:{path.name}"),
     }
-    output.make_folder(path.parent)
+    html.make_folder(path.parent)
     for suffix, text in contents.items():
         path.with_suffix(suffix).write_text(text, encoding="utf-8")
     return [path.with_suffix(suffix) for suffix in contents]
@@ -313,37 +321,6 @@ def _table(
 
 def _constant(value: float | None) -> Seeds:
     return Seeds(Interval(value, None, None), None, 1)
-
-
-def _caption(data_sets: Sequence[DataSet], skipped: Sequence[pathlib.Path], source: str) -> str:
-    """Returns the sentences about faces, model selection, intervals, and what is published."""
-    runs = [run for data in data_sets for run in data.runs]
-    faces = []
-    for data in data_sets:
-        run = data.runs[0]
-        count = sections.faces_text(*run.tables.count("accuracy"))
-        about = f"{run.split} split, {run.metadata['num_maps']} with an AU map"
-        faces.append(f"{data.name} ({count}, {about}, fingerprint {run.metadata['data']['fingerprint'][:12]})")
-    codebooks = sorted({run.metadata["codebook"] for run in runs})
-    sentences = [f"Evaluated on {'; '.join(faces)}; AU maps of the codebook {', '.join(codebooks)}."]
-    for name in sorted({run.metadata["model_selection"] for run in runs}):
-        sentences.append(f"Selected on {name}: {sections.SELECTION[name]}")
-    sentences.append(sections.HOW_SEEDS)
-    independence = {data.name: sections.independence(data.runs[0]) for data in data_sets}
-    if len(set(independence.values())) == 1:
-        sentences.append(next(iter(independence.values())))
-    else:
-        sentences += [f"{name}: {sentence}" for name, sentence in independence.items()]
-    sentences.append("Rows without a number of seeds need no network.")
-    if published := [data.name for data in data_sets if data.is_published]:
-        tested = " and ".join(f"{TEST_FACES[name]} faces of {name}" for name in published)
-        sentences.append(
-            f"Published: {SOURCE}, {source}, on the {tested}: one training, no intervals, selected on test."
-        )
-    if skipped:
-        names = ", ".join(folder.name for folder in skipped)
-        sentences.append(f"Skipped, because the evaluation on this split is missing or damaged: {names}.")
-    return " ".join(sentences)
 
 
 def figure4(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
@@ -373,7 +350,7 @@ def _pair_figures(
             f"{path.name}: expected a run without AU cues (--config.au_weight=0) and one with them that are equal "
             f"otherwise, got {', '.join(run.name for data in data_sets for run in data.runs)}"
         )
-    output.make_folder(path.parent)
+    html.make_folder(path.parent)
     drawn = []
     for name, (without, aligned) in pairs:
         runs = [
@@ -390,7 +367,7 @@ def _pair_figures(
 def figure10(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
     """Draws the confusion matrix and the cosines by expression and layer of every run; returns the paths."""
     data_sets, _ = open_data_sets(folders, split)
-    output.make_folder(out)
+    html.make_folder(out)
     paths = []
     for data in data_sets:
         for run in data.runs:
@@ -424,7 +401,7 @@ def figure5(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path
     if not sweeps:
         names = ", ".join(run.name for data in data_sets for run in data.runs)
         raise UserError(f"figure5: expected runs that differ in --config.au_weight alone, got {names}")
-    output.make_folder(out)
+    html.make_folder(out)
     paths = []
     for number, (data, sweep) in enumerate(sweeps, start=1):
         stem = "figure5" if len(sweeps) == 1 else f"figure5-{number}"
@@ -451,7 +428,7 @@ def _weight_curves(
     first = sweep[0]
     note = (
         "Dashed: without AU cues (weight 0). Bars: 95 % intervals, over faces or subjects for one training, over seeds "
-        f"for several.\nTo choose a weight, draw this of the validation split. {sections.selection(first.runs[0])}"
+        f"for several.\nTo choose a weight, draw this of the validation split. {html.sentence('selection', first.runs[0])}"
     )
     title = f"{first.method} on {data.name} ({first.runs[0].split}): the weight of alignment"
     figure, ((cosines, accuracy),) = plots.new_figure(9.6, 5.3, title=title, note=note, columns=2)

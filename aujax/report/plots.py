@@ -14,11 +14,12 @@ import pandas as pd
 
 from aujax import codebook, run_files
 from aujax.report import faces as face_images
+from aujax.report import html
 from aujax.report.faces import HEAT, matplotlib, missing_reason, rows_of, shared_sample
 from aujax.report.tables import Where, cosine_of, map_title
 from aujax.results import calibration
 from aujax.results.registry import BASELINE_MAPS, CAM, METRICS, RANDOM, by_topic
-from aujax.results.schema import EvaluatedRun, Tables
+from aujax.results.schema import EvaluatedRun
 
 DPI = 120
 SMALL, NORMAL, LARGE = 8, 9, 11  # points
@@ -134,7 +135,7 @@ def probability_drops(run: EvaluatedRun, targets: Mapping[str, Sequence[int]], p
         colours=SIGNED, low=-100 * extent, high=100 * extent, cell_height=0.3,
         title="Drop of the predicted probability when an action unit is occluded",
         meaning="percentage points; framed: the action unit is a target AU of the predicted expression",
-        note=f"{run.name}: {run.label}; {probabilities_text(run.faithfulness)}",
+        note=f"{run.name}: {run.label}; {html.sentence('probabilities', run.faithfulness)}",
     )  # fmt: skip
     axes.set_xlabel("predicted expression", fontsize=NORMAL)
     for row, column in np.ndindex(values.shape):
@@ -147,12 +148,6 @@ def probability_drops(run: EvaluatedRun, targets: Mapping[str, Sequence[int]], p
 def drop_of(expression: str) -> Where:
     """Returns which number is the mean probability drop on the faces that are predicted as an expression."""
     return {"metric": "probability_drop", "target": "predicted", "attribute": "predicted", "group": expression}
-
-
-def probabilities_text(tables: Tables) -> str:
-    """Returns which probabilities faithfulness was measured with."""
-    temperature = tables.metadata["temperature"]
-    return "uncalibrated probabilities" if temperature == 1 else f"probabilities at temperature {temperature:.2f}"
 
 
 def _heat_map(
@@ -396,7 +391,7 @@ def perturbation(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     figure, axes = new_figure(
         3.5 * len(kinds), 4.4, columns=len(kinds),
         title="Probability of the predicted expression while regions are occluded or revealed",
-        note=f"{run.name}: {run.label}; {probabilities_text(run.faithfulness)}",
+        note=f"{run.name}: {run.label}; {html.sentence('probabilities', run.faithfulness)}",
     )  # fmt: skip
     for each, metric in zip(axes.flat, kinds, strict=True):
         style(each, title=f"{metric.title}, most attributed regions first", x="share of the image")

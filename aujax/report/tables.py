@@ -24,19 +24,13 @@ from aujax.results.statistics import Interval
 
 NONE = "–"
 Where = dict[str, str]  # arguments of `EvaluatedRun.interval`
-# Characters that LaTeX would interpret, or does not have.
-_LATEX = {name: f"\\{name}" for name in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "–": "--",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "λ": r"$\lambda$",
-    "≥": r"$\geq$",
-    "→": r"$\rightarrow$",
-}
+# Characters that LaTeX would interpret, or does not have, each before its replacement.
+_LATEX = r"""
+& \& % \% $ \$ # \# _ \_ { \{ } \} \ \textbackslash{} ~ \textasciitilde{} ^ \textasciicircum{}
+− $-$ – -- ± $\pm$ × $\times$ λ $\lambda$ ≥ $\geq$ → $\rightarrow$
+"""
+_CHARACTERS = _LATEX.split()
+_TO_LATEX = str.maketrans(dict(zip(_CHARACTERS[::2], _CHARACTERS[1::2], strict=True)))
 
 
 class Table(NamedTuple):
@@ -64,23 +58,22 @@ class Table(NamedTuple):
         """Returns the table as a LaTeX `table`, at most as wide as the text; it needs booktabs and graphicx."""
         columns = "l" * self.text_columns + "r" * (len(self.header) - self.text_columns)
         head, *body = (" & ".join(map(_latex, line)) + r" \\" for line in (self.header, *self.rows))
-        lines = [
-            r"% \usepackage{booktabs,graphicx}",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(caption)}}}",
-            rf"\label{{{label}}}\medskip",
-            rf"\sbox0{{\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+        rows = "\n".join(body)
+        return rf"""% \usepackage{{booktabs,graphicx}}
+\begin{{table}}
+\centering
+\caption{{{_latex(caption)}}}
+\label{{{label}}}\medskip
+\sbox0{{\begin{{tabular}}{{{columns}}}
+\toprule
+{head}
+\midrule
+{rows}
+\bottomrule
+\end{{tabular}}}}
+\ifdim\wd0>\linewidth\resizebox{{\linewidth}}{{!}}{{\usebox0}}\else\usebox0\fi
+\end{{table}}
+"""
 
     def console(self) -> rich.table.Table:
         """Returns the table for `rich.print`."""
@@ -94,8 +87,7 @@ class Table(NamedTuple):
 
 
 def _latex(cell: str) -> str:
-    cell = re.sub("[" + re.escape("".join(_LATEX)) + "]", lambda match: _LATEX[match[0]], cell)
-    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", cell)
+    return re.sub(r"`([^`]+)`", r"\\texttt{\1}", cell.translate(_TO_LATEX))
 
 
 def number(value: float | None, unit: str, *, signed: bool = False) -> str:
@@ -128,6 +120,12 @@ def with_interval(interval: Interval | None, unit: str, *, signed: bool = False,
         low, high = (number(end, unit, signed=signed) for end in (interval.low, interval.high))
         text += f" [{low}, {high}]"
     return text
+
+
+def interval_of(row: Any) -> Interval:
+    """Returns the interval in a row of a table, whose ends may be missing."""
+    value = row["value"] if "value" in row else row["difference"]
+    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value, None, None)
 
 
 def p_value(value: float | None) -> str:
@@ -165,6 +163,11 @@ def columns_of(metrics: Iterable[Metric], runs: Sequence[EvaluatedRun] = (), **w
     return {heading(metric, runs): {"metric": metric.key} | where for metric in metrics}
 
 
+def cosine_of(map: str) -> Where:
+    """Returns the column of `grid` with the cosine of a map and the AU map of the label."""
+    return {"metric": "cosine", "map": map, "target": "label"}
+
+
 def grid(
     runs: Sequence[EvaluatedRun],
     columns: Mapping[str, Where],
@@ -173,7 +176,6 @@ def grid(
     by: str = "",
     labels: Mapping[str, str] | None = None,
     counts: Mapping[str, Callable[[EvaluatedRun, str], str]] | None = None,
-    signed: bool = False,
     intervals: bool = True,
     missing: str = "",
 ) -> Table:
@@ -186,7 +188,6 @@ def grid(
       by: the argument of `EvaluatedRun.interval` that varies from label to label.
       labels: values of that argument, and how they are shown.
       counts: further columns before the numbers: heading and text for a run and a label.
-      signed: whether numbers have a sign, as differences do.
       intervals: whether numbers have intervals.
       missing: the text in rows without any number; "" leaves them out.
     """
@@ -195,17 +196,21 @@ def grid(
     rows = []
     for value, label in (labels or {"": ""}).items():
         for run in runs:
-            numbers = [run.interval(**(where | ({by: value} if by else {}))) for where in columns.values()]
-            empty = all(each.value is None for each in numbers)
-            if empty and not missing:
-                continue
+            cells = []
+            for where in columns.values():
+                interval = run.interval(**(where | ({by: value} if by else {})))
+                if not intervals:
+                    interval = Interval(interval.value, None, None)
+                metric = METRICS[where["metric"]]
+                # Gains over a random ordering are differences.
+                signed = metric.topic == "perturbation" and metric.chance == 0
+                cells.append(with_interval(interval, metric.unit, signed=signed))
+            if set(cells) == {NONE}:
+                if not missing:
+                    continue
+                cells = [missing] * len(cells)
             names = ([label] if labels else []) + ([run.name] if name_runs else [])
-            names += [text(run, value) for text in counts.values()]
-            units = [METRICS[where["metric"]].unit for where in columns.values()]
-            if not intervals:
-                numbers = [Interval(each.value, None, None) for each in numbers]
-            cells = [with_interval(*each, signed=signed) for each in zip(numbers, units, strict=True)]
-            rows.append(names + ([missing] * len(cells) if empty else cells))
+            rows.append([*names, *(text(run, value) for text in counts.values()), *cells])
     header = ([first] if labels else []) + (["Run"] if name_runs else [])
     return Table([*header, *counts, *columns], rows, len(header))
 
@@ -213,32 +218,33 @@ def grid(
 def results_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Table:
     """Returns the main numbers, a row per run, then what a constant prediction and the baseline maps reach."""
     metrics = [METRICS[key] for key in HEADLINE]
-    columns = columns_of(metrics, runs)
     counts = {
         "AU weight": lambda run, _: f"{run.metadata['au_weight']:g}",
         "Selected on": lambda run, _: run.metadata["model_selection"],
     }
     if len({run.layer for run in runs}) > 1:
         counts["Layer"] = lambda run, _: run.layer
-    table = grid(runs, columns, counts=counts, intervals=intervals)
-    blank = [""] * len(counts)
-    chance = [number(runs[0].chance(metric.key), metric.unit) for metric in metrics]
-    rows = [["most frequent expression", *blank, *chance]]
+    table = grid(runs, columns_of(metrics, runs), counts=counts, intervals=intervals)
+    chance = {metric: runs[0].chance(metric.key) for metric in metrics}
+    rows = [("most frequent expression", chance)]
     for title, cosine in baseline_rows(runs):
-        rows.append([title, *blank, *(number(cosine if metric.maps else None, metric.unit) for metric in metrics)])
-    return table._replace(rows=table.rows + rows)
+        rows.append((title, {metric: cosine if metric.maps else None for metric in metrics}))
+    for title, values in rows:
+        numbers = [number(value, metric.unit) for metric, value in values.items()]
+        table.rows.append([title, *[""] * len(counts), *numbers])
+    return table
 
 
 def baseline_rows(runs: Sequence[EvaluatedRun]) -> list[tuple[str, float | None]]:
     """Returns title and cosine of every baseline map: they depend on the codebook, but not on the network."""
-    codebooks: dict[str, EvaluatedRun] = {}
+    codebooks: dict[str, Mapping[str, float | None]] = {}
     for run in runs:
-        codebooks.setdefault(run.metadata["codebook"], run)
-    return [
-        (title + (f" ({codebook})" if len(codebooks) > 1 else ""), run.metadata["baselines"].get(name))
-        for codebook, run in codebooks.items()
-        for name, title in BASELINE_MAPS.items()
-    ]
+        codebooks.setdefault(run.metadata["codebook"], run.metadata["baselines"])
+    rows = []
+    for codebook, cosines in codebooks.items():
+        for name, title in BASELINE_MAPS.items():
+            rows.append((f"{title} ({codebook})" if len(codebooks) > 1 else title, cosines.get(name)))
+    return rows
 
 
 def expression_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Table:
@@ -254,11 +260,6 @@ def expression_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) ->
     return grid(runs, columns, first="Expression", by="group", labels=labels, counts=counts, intervals=intervals)
 
 
-def cosine_of(map: str) -> Where:
-    """Returns the column of `grid` with the cosine of a map and the AU map of the label."""
-    return {"metric": "cosine", "map": map, "target": "label"}
-
-
 def idea_table(comparison: Comparison) -> Table | None:
     """Returns the main numbers without and with AU cues, their difference, and the best baseline; None without pairs.
 
@@ -272,6 +273,7 @@ def idea_table(comparison: Comparison) -> Table | None:
         seeds = len(contrast.pairs)
         names = f"{contrast.before[0].name} → {contrast.after[0].name}" + (f", {seeds} seeds" if seeds > 1 else "")
         run = contrast.after[0]
+        cosines = {title: value for title, value in baseline_rows([run]) if value is not None}
         for metric in (METRICS[key] for key in HEADLINE):
             difference = comparison.difference(contrast, metric.key)
             if difference is None:
@@ -280,31 +282,30 @@ def idea_table(comparison: Comparison) -> Table | None:
             for runs in (contrast.before, contrast.after):
                 value, deviation, _ = compare.over_seeds(runs, metric.key)
                 cells.append(with_interval(value, metric.unit, deviation=deviation))
-            best, name = run.chance(metric.key), "most frequent expression"
-            if metric.maps:
-                cosines = {key: value for key, value in run.metadata["baselines"].items() if value is not None}
-                name = max(cosines, key=cosines.__getitem__)
-                best, name = cosines[name], BASELINE_MAPS[name]
-            cells += [with_interval(difference, metric.unit, signed=True), f"{number(best, metric.unit)} ({name})"]
-            rows.append([names, heading(metric, [run]), *cells])
-    cues_alone = all(before.metadata["au_weight"] == 0 < after.metadata["au_weight"]
-                     for before, after in comparison.pairs)  # fmt: skip
+            cells.append(with_interval(difference, metric.unit, signed=True))
+            baselines = cosines if metric.maps else {"most frequent expression": run.chance(metric.key)}
+            name, best = max(baselines.items(), key=lambda item: item[1])
+            rows.append([names, heading(metric, [run]), *cells, f"{number(best, metric.unit)} ({name})"])
+    cues_alone = all(
+        pair.before.metadata["au_weight"] == 0 < pair.after.metadata["au_weight"] for pair in comparison.pairs
+    )
     sides = ["Without AU cues", "With AU cues"] if cues_alone else ["First run", "Second run"]
-    table = Table(["Runs", "Measure", *sides, "Difference", "Best baseline"], rows, 2)
+    header = ["Measure", *sides, "Difference", "Best baseline"]
     if len(contrasts) == 1 and cues_alone:
-        return Table(table.header[1:], [row[1:] for row in table.rows], 1)
-    return table
+        return Table(header, [row[1:] for row in rows])
+    return Table(["Runs", *header], rows, 2)
 
 
 def degenerate_sentence(run: EvaluatedRun) -> str:
     """Returns how many maps are degenerate, and where they are named; "" if none is."""
-    rows: Any = run.tables.rows("degenerate")
-    shares = {row.map: row.value for row in rows.itertuples() if row.value > 0}
-    if not shares:
-        return ""
     faces = run.metadata["num_faces"]
-    titles = [f"the {'CAM' if name == 'cam' else f'attention at {name}'} of {round(share * faces)}"
-              for name, share in shares.items()]  # fmt: skip
+    titles = []
+    for row in run.tables.rows("degenerate").to_dict("records"):
+        if row["value"] > 0:
+            name = "CAM" if row["map"] == "cam" else f"attention at {row['map']}"
+            titles.append(f"the {name} of {round(row['value'] * faces)}")
+    if not titles:
+        return ""
     return (
         f"Degenerate maps, constant or not finite: {', '.join(titles)} of {faces} faces. They are included in the "
         "means; the column `degenerate` of faces.csv names them."
