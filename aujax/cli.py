@@ -1,15 +1,20 @@
 """The command `aujax VERB`. `train.py`, `eval.py` and `python -m aujax.report`, `.explain`, ... call `main` as well."""
 
 import argparse
+import contextlib
 import difflib
 import importlib
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from aujax import __version__, commandline
+from aujax import __version__
 from aujax.errors import UserError, nearest
+
+MISTAKE = 2  # exit statuses
+INTERRUPTED = 130
 
 
 class Verb(NamedTuple):
@@ -69,39 +74,72 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(usage())
+        verbs = "\n".join(f"  {name:<9}{verb.summary}" for name, verb in VERBS.items())
+        print(
+            "usage: aujax COMMAND [--option=VALUE ...]\n\n"
+            "Facial-expression classifiers whose attention agrees with facial action units.\n\n"
+            f"commands:\n{verbs}\n\n"
+            "aujax COMMAND --help shows the options of a command; aujax --version the version."
+        )
         return
     if argv[0] == "--version":
         print(f"aujax {__version__}")
         return
     name = argv[0]
-    with commandline.user_errors("aujax"):
+    with user_errors("aujax"):
         if name not in VERBS:
             raise UserError(f"expected a command, got {name!r}. {nearest(name, VERBS)}")
     verb = VERBS[name]
-    with commandline.user_errors(f"aujax {name}", interrupted=verb.interrupted):
+    with user_errors(f"aujax {name}", interrupted=verb.interrupted):
         module = importlib.import_module(verb.module)
         parser = Parser(prog=f"aujax {name}", description=module.__doc__)
         getattr(module, verb.add_arguments)(parser)
         given = [_with_hyphens(argument) for argument in argv[1:]]
         known = parser.option_names()
-        for argument in given:  # before argparse says that another one is missing
-            if argument.startswith("--") and argument.partition("=")[0] not in known:
-                raise UserError(_unknown(argument.partition("=")[0], known))
+        for argument in given:  # before argparse reports that another option is missing
+            option = argument.partition("=")[0]
+            if option.startswith("--") and option not in known:
+                # --epochs is meant as --config.epochs, --momentum as --config.optimizer.momentum.
+                similar = sorted(name for name in known if name.rpartition(".")[2] == option.lstrip("-"))
+                similar = similar or difflib.get_close_matches(option, known, n=1)
+                suggestion = f". Did you mean {' or '.join(similar)}?" if similar else ""
+                raise UserError(f"{option}: no such option{suggestion}")
         arguments, unknown = parser.parse_known_args(given)
         if unknown:
             raise UserError(f"expected options that begin with --, got {unknown[0]!r}; did you mean --{unknown[0]}?")
         getattr(module, verb.run)(arguments)
 
 
-def usage() -> str:
-    """Returns the text of `aujax --help`."""
-    verbs = "\n".join(f"  {name:<9}{verb.summary}" for name, verb in VERBS.items())
-    return (
-        "usage: aujax COMMAND [--option=VALUE ...]\n\n"
-        "Facial-expression classifiers whose attention agrees with facial action units.\n\n"
-        f"commands:\n{verbs}\n\naujax COMMAND --help shows the options of a command; aujax --version the version."
-    )
+@contextlib.contextmanager
+def user_errors(program: str, *, interrupted: str = "stopped") -> Iterator[None]:
+    """Ends the process with status 2 on a `UserError` and 130 on Ctrl-C, after a message on standard error.
+
+    Args:
+      program: the command, named in the message.
+      interrupted: the message for Ctrl-C, such as what was kept.
+    """
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}\n{program} --help shows the options.", file=sys.stderr)
+        raise SystemExit(MISTAKE) from None
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def keep_compiled_programs() -> None:
+    """Stores the programs that JAX compiles in the user's cache folder, so that a second start is fast.
+
+    A folder that JAX is already configured with stays. With several processes nothing is changed: only process 0
+    writes the cache, and where the others cannot read it they would compile while process 0 waits for them.
+    """
+    import jax  # not needed by `aujax prepare`
+
+    options: Any = jax.config
+    if not options.jax_compilation_cache_dir and jax.process_count() == 1:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        options.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "aujax" / "jax"))
 
 
 def _with_hyphens(argument: str) -> str:
@@ -112,18 +150,10 @@ def _with_hyphens(argument: str) -> str:
     return f"{name}{equals}{value}"
 
 
-def _unknown(name: str, known: set[str]) -> str:
-    """Returns the message for an option that the command does not have."""
-    # --epochs is meant as --config.epochs, --momentum as --config.optimizer.momentum.
-    similar = sorted(option for option in known if option.rpartition(".")[2] == name.lstrip("-"))
-    similar = similar or difflib.get_close_matches(name, known, n=1)
-    return f"{name}: no such option" + (f". Did you mean {' or '.join(similar)}?" if similar else "")
-
-
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `aujax train`."""
-    from aujax import config_files
-    from aujax.training import process_watch
+    from aujax import config, processes
+    from aujax.data.sources import whole_number
 
     parser.description = (
         "Train a classifier as configured; an interrupted training in the same folder is continued.\n\n"
@@ -147,37 +177,37 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--process-id", type=int, default=-1, metavar="I", help="index of this process, from 0")
     several.add_argument(
         "--lost-after",
-        type=_at_least(3),
-        default=process_watch.LOST_AFTER,
+        type=whole_number(3),
+        default=processes.LOST_AFTER,
         metavar="SECONDS",
         help="time without a sign of life after which a process is lost (default: %(default)s)",
     )
-    config_files.add_arguments(parser)
+    config.add_arguments(parser)
 
 
 def train(options: argparse.Namespace) -> None:
     """Trains a classifier, alone or as one of several processes."""
-    from aujax import config_files
-    from aujax.training import process_watch
+    from aujax import config, processes
     from aujax.training.loop import train_and_evaluate
 
     interrupted = f"stopped; run the same command to continue {options.workdir}"
-    with process_watch.watched(), commandline.user_errors("aujax train", interrupted=interrupted):
-        config = config_files.load(config_files.options(options.config), config_files.changes(options))
+    with processes.watched(), user_errors("aujax train", interrupted=interrupted):
+        configured = config.with_changes(config.file_options(options.config), config.changes(options))
         if options.distributed or options.coordinator or options.num_processes or options.process_id >= 0:
-            process_watch.join(
+            processes.join(
                 coordinator=options.coordinator,
                 count=options.num_processes,
                 index=options.process_id,
                 lost_after=options.lost_after,
             )
-        commandline.keep_compiled_programs()
-        train_and_evaluate(config, options.workdir)
+        keep_compiled_programs()
+        train_and_evaluate(configured, options.workdir)
 
 
 def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `aujax eval`."""
     from aujax import occlusion
+    from aujax.data.sources import whole_number
 
     parser.description = (
         "Evaluate a run: write RUN/eval/SPLIT/ and print the table.\n\n"
@@ -210,7 +240,7 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--faithfulness-faces",
-        type=_at_least(1),
+        type=whole_number(1),
         metavar="N",
         help="number of faces sampled for --faithfulness (default: all)",
     )
@@ -223,7 +253,7 @@ def evaluate_run(options: argparse.Namespace) -> None:
     from aujax.report import plots, tables
     from aujax.results import schema
 
-    commandline.keep_compiled_programs()
+    keep_compiled_programs()
     run = runs.load_run(options.workdir, which=options.checkpoint)
     faces = runs.open_data(run, options.data_dir)
     for split in options.split:
@@ -247,17 +277,6 @@ def evaluate_run(options: argparse.Namespace) -> None:
         evaluated = schema.open_run(options.workdir, split)
         tables.print_evaluation(evaluated)
         plots.draw_evaluation(evaluated)
-
-
-def _at_least(smallest: int) -> Any:
-    """Returns a type for `add_argument`: whole numbers from `smallest` on."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < smallest:
-            raise argparse.ArgumentTypeError(f"expected a whole number, {smallest} or more, got {text!r}")
-        return int(text)
-
-    return number
 
 
 if __name__ == "__main__":

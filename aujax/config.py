@@ -1,12 +1,18 @@
-"""Every option of a training run, once: its type, default, meaning, and the values it accepts.
+"""Every option of a training run, once: its type, default, meaning, the values it accepts, and where they come from.
 
-`configs/*.py` return `Config(...).to_config_dict()` with what differs from the defaults; a command line overrides
-single options (`--config.au_weight=4`); `from_config_dict` checks the result and returns a typed `Config`.
+Configuration files are programs whose function `get_config` returns the options of a run; those in `configs/` return
+`Config(...).to_config_dict()` with what differs from the defaults. A file is given by its path, "configs/faces.py", or,
+if it is one of those shipped with aujax, by its name, "faces". What follows a colon is the argument of `get_config`:
+"faces:small". A command line overrides single options (`--config.au_weight=4`); `from_config_dict` checks the result
+and returns a typed `Config`.
 """
 
+import argparse
 import ast
 import dataclasses
 import math
+import pathlib
+import runpy
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,8 +25,7 @@ from aujax.errors import UserError, nearest
 from aujax.models.resnet import STAGE_STRIDES
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """A condition on the value of an option, and its description for messages."""
 
     holds: Callable[[Any], bool]
@@ -52,7 +57,7 @@ AREA = Check(
 
 def option(default: Any, about: str, check: Check | None = None) -> Any:
     """Returns a dataclass field with a default, a description for `--help`, and the check that its values must pass."""
-    return dataclasses.field(default=default, metadata={"about": about, "check": check})
+    return dataclasses.field(default=default, metadata={"option": (about, check)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,20 +181,15 @@ class Option(NamedTuple):
     check: Check | None
 
 
-def _options(schema: type, prefix: str = "") -> dict[str, Option]:
-    types, options = typing.get_type_hints(schema), {}
-    defaults = schema()
-    for field in dataclasses.fields(schema):
-        name, default = prefix + field.name, getattr(defaults, field.name)
-        if dataclasses.is_dataclass(default):
-            options |= _options(type(default), f"{name}.")
-        else:
-            about, check = _POLICY[field.name] if schema is Policy else (field.metadata[k] for k in ("about", "check"))
-            options[name] = Option(types[field.name], default, about, check)
-    return options
-
-
-OPTIONS = _options(Config)  # by dotted names, such as "data.batch_size"
+# The class of the options that have a dotted name with this prefix.
+_GROUPS = {"": Config, "data": DataConfig, "optimizer": OptimizerConfig, "augment": Policy}
+OPTIONS: dict[str, Option] = {}  # by dotted names, such as "data.batch_size"
+for _group, _schema in _GROUPS.items():
+    _types = typing.get_type_hints(_schema)
+    for _field in dataclasses.fields(_schema):
+        if _field.name not in _GROUPS:
+            _about: Any = _POLICY[_field.name] if _schema is Policy else _field.metadata["option"]
+            OPTIONS[f"{_group}.{_field.name}".lstrip(".")] = Option(_types[_field.name], _field.default, *_about)
 
 # Names of options before 0.1.0, with their values where those have changed, too.
 RENAMED = {
@@ -233,36 +233,27 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
     Raises:
       UserError: an unknown option or a wrong value, by name.
     """
-    plain: Any = options
-    if isinstance(options, ml_collections.ConfigDict):
-        plain = plain.to_dict()
-    values: dict[str, dict[str, Any]] = {"": {}, "data": {}, "optimizer": {}, "augment": {}}
-    for name, value in run_files.flat(plain).items():
+    values = {group: {} for group in _GROUPS}
+    for name, value in run_files.flat(options).items():
         check_name(name)
+        option = OPTIONS[name]
+        kind = typing.get_origin(option.kind) or option.kind
+        # An int is accepted for a float, and a list (of JSON) for a tuple. A bool is an int for Python, but not here.
+        is_bool = isinstance(value, bool)
+        if kind is float and isinstance(value, int) and not is_bool:
+            value = float(value)
+        if kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        if not isinstance(value, kind) or (kind is int and is_bool):
+            raise UserError(f"--config.{name}: expected {kind.__name__}, got {value!r}")
+        if option.check and not option.check.holds(value):
+            raise UserError(f"--config.{name}: expected {option.check.expected}, got {value!r}")
         group, _, leaf = name.rpartition(".")
-        values[group][leaf] = _checked(name, value)
-    config = Config(
-        **values[""],
-        data=DataConfig(**values["data"]),
-        optimizer=OptimizerConfig(**values["optimizer"]),
-        augment=Policy(**values["augment"]),
-    )
+        values[group][leaf] = value
+    groups = {group: _GROUPS[group](**values[group]) for group in _GROUPS if group}
+    config = Config(**values[""], **groups)
     _check_together(config)
     return config
-
-
-def _checked(name: str, value: Any) -> Any:
-    option = OPTIONS[name]
-    kind = typing.get_origin(option.kind) or option.kind
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"--config.{name}: expected {kind.__name__}, got {value!r}")
-    if option.check and not option.check.holds(value):
-        raise UserError(f"--config.{name}: expected {option.check.expected}, got {value!r}")
-    return value
 
 
 def _check_together(config: Config) -> None:
@@ -298,3 +289,82 @@ def method_options(config: Config) -> dict[str, float]:
                 f"--config.method_options: expected NAME=NUMBER, separated by commas, got {part!r}"
             ) from error
     return values
+
+
+# An installed package has configs/ inside, as aujax.configs; a checkout has it beside the package.
+SHIPPED = pathlib.Path(__file__).parent / "configs"
+if not SHIPPED.is_dir():
+    SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def locate_file(source: str, *, folder: pathlib.Path = SHIPPED) -> tuple[pathlib.Path, str]:
+    """Returns the path and the setting of a configuration file; names are those of files in `folder`."""
+    name, _, setting = source.partition(":")
+    path = pathlib.Path(name) if name.endswith(".py") else folder / f"{name}.py"
+    if not path.is_file():
+        known = sorted(file.stem for file in folder.glob("*.py"))
+        raise UserError(
+            "--config: expected a configuration file such as configs/faces.py, or the name of one that is shipped, "
+            f"got {name!r}. {nearest(path.stem, known)}"
+        )
+    return path, setting
+
+
+def file_definitions(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the variables and functions that a configuration file defines; a file that fails is a UserError."""
+    try:
+        return runpy.run_path(str(path))
+    except Exception as error:  # a configuration file is a program and can fail in any way
+        raise UserError(f"--config={path}: {error}; compare it with configs/faces.py") from error
+
+
+def file_options(source: str, *, folder: pathlib.Path = SHIPPED) -> dict[str, Any]:
+    """Returns the options of a configuration file by dotted names, such as {"data.batch_size": 32}.
+
+    Args:
+      source: path or name, with its setting.
+      folder: where a name is looked up.
+    """
+    path, setting = locate_file(source, folder=folder)
+    get_config = file_definitions(path).get("get_config")
+    if get_config is None:
+        raise UserError(f"--config={path}: has no function 'get_config'; compare it with configs/faces.py")
+    try:
+        values = get_config(setting) if setting else get_config()
+    except (KeyError, TypeError) as error:
+        raise UserError(f"--config={source}: no such setting of that file ({error}); see {path}") from error
+    except ValueError as error:  # names the file and the setting, as those in configs/ do
+        raise UserError(str(error)) from error
+    except Exception as error:
+        raise UserError(f"--config={path}: {error}; compare it with configs/faces.py") from error
+    if not isinstance(values, ml_collections.ConfigDict | Mapping):
+        raise UserError(f"--config={path}: expected get_config to return options, got {values!r:.60}")
+    return run_files.flat(values)
+
+
+def with_changes(options: Mapping[str, Any], changes: Mapping[str, str]) -> Config:
+    """Returns the checked configuration: options with the changes of a command line, both by dotted names."""
+    return from_config_dict({**options, **{name: from_text(name, text) for name, text in changes.items()}})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds an argument --config.NAME=VALUE for every option, with its description and default."""
+    parser.usage = "%(prog)s --option=VALUE ..."  # not the names of all options
+    groups = {}
+    for group in _GROUPS:
+        groups[group] = parser.add_argument_group(f"options of the configuration: {group}".removesuffix(": "))
+    for name, option in OPTIONS.items():
+        group = groups[name.rpartition(".")[0]]
+        expected = f"; {option.check.expected}" if option.check else ""
+        about = f"{option.about}{expected} (default: {option.default!r})"
+        # A flag without a value is true.
+        flag: Any = {"nargs": "?", "const": "true"} if option.kind is bool else {}
+        group.add_argument(f"--config.{name}", default=argparse.SUPPRESS, metavar="VALUE", help=about, **flag)
+    for name in RENAMED:  # accepted here, so that `from_text` can answer with the new name
+        parser.add_argument(f"--config.{name}", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def changes(arguments: argparse.Namespace) -> dict[str, str]:
+    """Returns the options that a command line changed, by dotted names, as text."""
+    options = vars(arguments).items()
+    return {name.removeprefix("config."): text for name, text in options if name.startswith("config.")}

@@ -11,7 +11,6 @@ eval/<split>/     results of `aujax eval`
 import contextlib
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from aujax.errors import UserError
@@ -37,15 +36,15 @@ FREE_OPTIONS = frozenset(
 )
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested options by dotted names, such as {"data.dir": ...}.
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns nested options, a mapping or a ConfigDict, by dotted names, such as {"data.dir": ...}.
 
     >>> flat({"seed": 0, "data": {"dir": "faces"}})
     {'seed': 0, 'data.dir': 'faces'}
     """
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        if isinstance(value, Mapping):
+        if hasattr(value, "items"):
             leaves |= flat(value, f"{prefix}{name}.")
         else:
             leaves[prefix + name] = value

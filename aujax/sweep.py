@@ -29,8 +29,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from aujax import cli, config_files, run_files
-from aujax.commandline import INTERRUPTED, keep_compiled_programs
+from aujax import cli, config, run_files
 from aujax.config import Config
 from aujax.data.feed import num_batches
 from aujax.data.store import Faces, open_faces
@@ -62,12 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: the seed of the configuration",
     )
     parser.add_argument("--list", action="store_true", help="print the rows and their states, run nothing")
-    config_files.add_arguments(parser)
+    config.add_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Runs the rows; ends the process with status 1 if one failed."""
-    changes = config_files.changes(options)
+    changes = config.changes(options)
     rows = rows_of(options.config, changes, seeds=options.seeds)
     directory = rows[0].config.data.dir
     if not directory:
@@ -105,19 +104,19 @@ def rows_of(source: str, changes: Mapping[str, str] = {}, *, seeds: Sequence[int
       changes: options for all rows by dotted names, as text; a UserError where the rows differ in one.
       seeds: by default that of the configuration.
     """
-    path, _ = config_files.locate(source)
-    values: Sequence[dict[str, Any]] | None = config_files.definitions(path).get("ROWS")
+    path, _ = config.locate_file(source)
+    values: Sequence[dict[str, Any]] | None = config.file_definitions(path).get("ROWS")
     if not values:
         raise UserError(f"--config={source}: expected a sweep, a file with ROWS such as configs/sweep_lambda.py")
     differing = {name for row in values for name in row} | ({"seed"} if seeds else set())
     if overridden := differing & changes.keys():
         raise UserError(f"--config.{min(overridden)}: the rows of the sweep differ in it; leave it out")
-    shared = config_files.options(source)
+    shared = config.file_options(source)
     rows = []
     for seed in [{"seed": seed} for seed in seeds] or [{}]:
         for row in values:
-            config = config_files.load(shared | row | seed, changes)
-            rows.append(Row(_name(row | {"seed": config.seed}), config))
+            configured = config.with_changes(shared | row | seed, changes)
+            rows.append(Row(_name(row | {"seed": configured.seed}), configured))
     return rows
 
 
@@ -153,7 +152,7 @@ def run_all(rows: Sequence[Row], out: pathlib.Path, faces: Faces, start: Callabl
             continue
         print(f"{heading}: {before}", flush=True)
         status = start(index)
-        if status == INTERRUPTED:
+        if status == cli.INTERRUPTED:
             raise KeyboardInterrupt
         if status:
             reason = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
@@ -170,7 +169,7 @@ def run_row(row: Row, out: pathlib.Path, faces: Faces) -> None:
     if state(row, out, faces) == FINISHED:
         print(f"{out / row.name} is finished")
         return
-    keep_compiled_programs()
+    cli.keep_compiled_programs()
     train_and_evaluate(row.config, out / row.name)
     for split in _EVALUATED:
         if split in faces.splits:

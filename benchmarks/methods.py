@@ -15,7 +15,7 @@ import shutil
 
 import timing
 
-from aujax import commandline, methods
+from aujax import cli, methods
 from aujax.config import Config, DataConfig, OptimizerConfig
 from aujax.evaluation import evaluate
 from aujax.training.loop import train_and_evaluate
@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one epoch on tiny images: does it run at all?")
     parser.add_argument("--methods", default=",".join(methods.METHODS), help="rows to train (default: all)")
     options = parser.parse_args()
-    with commandline.user_errors("python benchmarks/methods.py"):
+    with cli.user_errors("python benchmarks/methods.py"):
         table(options)
 
 

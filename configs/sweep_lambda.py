@@ -13,11 +13,11 @@ cosines stop growing at about 8. The values are ours, closer together where the 
 import pathlib
 from typing import Any
 
-from aujax import config_files
+from aujax import config
 
 ROWS = tuple({"au_weight": weight} for weight in (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 20.0))
 
 
 def get_config(base: str = "rafdb") -> dict[str, Any]:
     """Returns the options that all rows share: those of another configuration file."""
-    return config_files.options(base, folder=pathlib.Path(__file__).parent)
+    return config.file_options(base, folder=pathlib.Path(__file__).parent)

@@ -12,7 +12,7 @@ code; the paper's Eq. 3 adds them up (--config.au_layer_reduction=sum).
 import pathlib
 from typing import Any
 
-from aujax import config_files
+from aujax import config
 
 _LAYERS = ("layer1", "layer2", "layer3", "layer4", "layer5")
 _SETS = (*((layer,) for layer in _LAYERS), *(_LAYERS[first:] for first in (3, 2, 1, 0)))
@@ -21,4 +21,4 @@ ROWS = ({"au_weight": 0.0}, *({"au_layers": layers} for layers in _SETS))
 
 def get_config(base: str = "rafdb") -> dict[str, Any]:
     """Returns the options that all rows share: those of another configuration file."""
-    return config_files.options(base, folder=pathlib.Path(__file__).parent)
+    return config.file_options(base, folder=pathlib.Path(__file__).parent)

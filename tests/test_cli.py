@@ -8,15 +8,16 @@ import sys
 import tomllib
 from typing import NamedTuple
 
+import jax
 import pytest
 
-from aujax import cli, runs
+from aujax import cli, processes, runs
 from aujax.errors import UserError
 from aujax.evaluation import evaluate, faithfulness
 from aujax.report import plots, tables
 from aujax.results import schema
 from aujax.runs import Temperature
-from aujax.training import loop, process_watch
+from aujax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
 FACES = str(ROOT / "configs" / "faces.py")
@@ -80,18 +81,62 @@ def test_every_verb_has_a_parser_and_a_function(name, capsys):
         (["train", "--workdir=x", "--config=fases"], "--config: expected a configuration file such as"),
         (
             ["train", "--workdir=x", "--lost-after=2"],
-            "argument --lost-after: expected a whole number, 3 or more, got '2'",
+            "argument --lost-after: expected a whole number from 3, got '2'",
         ),
         (["eval", "--workdir=x", "--filling=grey"], "argument --imputation/--filling: invalid choice: 'grey'"),
         (["eval", "--workdir=x", "--checkpoint=first"], "argument --checkpoint: invalid choice: 'first'"),
         (
             ["eval", "--workdir=x", "--faithfulness-faces=0"],
-            "argument --faithfulness-faces: expected a whole number, 1",
+            "argument --faithfulness-faces: expected a whole number from 1",
         ),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_do(capsys, argv, expected):
     assert message(capsys, *argv).startswith(expected)
+
+
+def test_a_mistake_is_reported_in_two_lines(capsys):
+    with pytest.raises(SystemExit) as ended, cli.user_errors("python train.py"):
+        raise UserError("--workdir: expected a folder")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --workdir: expected a folder\npython train.py --help shows the options.\n"
+
+
+def test_ctrl_c_ends_with_130_and_a_message(capsys):
+    with pytest.raises(SystemExit) as ended, cli.user_errors("x", interrupted="stopped; run it again"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "\nstopped; run it again\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), cli.user_errors("x"):
+        _ = 1 / 0
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(None, "{cache}/aujax/jax"), ("/elsewhere", "/elsewhere")])
+def test_compiled_programs_are_kept_where_jax_is_configured_or_in_the_cache(
+    configured, expected, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", configured)
+        cli.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == expected.format(cache=tmp_path)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_several_processes_keep_compiled_programs_only_where_configured(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        cli.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 def test_the_distribution_has_every_package_and_the_configurations():
@@ -119,7 +164,7 @@ def trained(monkeypatch):
     """Runs `aujax train` with options; returns the configuration and the folder of the training."""
     calls = []
     monkeypatch.setattr(loop, "train_and_evaluate", lambda config, workdir: calls.append((config, workdir)))
-    monkeypatch.setattr(cli.commandline, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
 
     def run(*options):
         cli.main(["train", "--workdir=RUN", *options])
@@ -149,7 +194,7 @@ def test_a_flag_needs_no_value(trained, given, value):
 @pytest.mark.parametrize("name", ["--lost-after", "--lost_after"])
 def test_underscores_and_hyphens_are_the_same(trained, monkeypatch, name):
     joined = {}
-    monkeypatch.setattr(process_watch, "join", lambda **options: joined.update(options))
+    monkeypatch.setattr(processes, "join", lambda **options: joined.update(options))
     trained("--distributed", name, "9")
     assert joined["lost_after"] == 9
 
@@ -188,7 +233,7 @@ class Prepared(NamedTuple):
 def eval_command(monkeypatch):
     """Runs `aujax eval` with options; returns the arguments of `evaluate_faithfulness`, once for each split."""
     calls = []
-    monkeypatch.setattr(cli.commandline, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
     monkeypatch.setattr(evaluate, "evaluate", lambda *_: None)
     monkeypatch.setattr(schema, "open_run", lambda *_: None)
     for module, name in ((tables, "print_evaluation"), (plots, "draw_evaluation")):

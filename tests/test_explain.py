@@ -242,7 +242,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture
 def no_cache(monkeypatch):
     """Keeps what tests compile out of the user's cache."""
-    monkeypatch.setattr(command, "keep_compiled_programs", lambda: None)
+    monkeypatch.setattr(command.cli, "keep_compiled_programs", lambda: None)
 
 
 @pytest.mark.usefixtures("no_cache")

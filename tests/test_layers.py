@@ -43,8 +43,7 @@ MAY_IMPORT = {
     "processes.py": ("errors",),
     "checkpoints.py": ("errors",),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
-    "config_files.py": ("config", "errors", "run_files"),
-    "data/prepare/__main__.py": ("", "cli", "codebook", "commandline", "data.*", "errors"),
+    "data/prepare/__main__.py": ("", "cli", "codebook", "data.*", "errors"),
     "data/*": ("", "codebook", "data.*", "errors"),
     "results/__init__.py": ("results.*",),
     "results/*": ("errors", "results.*", "run_files"),
@@ -54,17 +53,16 @@ MAY_IMPORT = {
     "training/memory.py": ("errors", "processes"),
     "training/step.py": (*ARRAYS, "config", "data.batch", "data.device_cache", "methods", "models.*"),
     "training/*": ("", *RUNS, "evaluation.*", "training.*"),
-    "release/__main__.py": ("cli", "commandline", "errors", "release.*"),
+    "release/__main__.py": ("cli", "errors", "release.*"),
     "release/*": ("", *RUNS, "release.*", "training.*"),
     # people
-    "report/__main__.py": ("cli", "commandline", "errors", "report.*"),
+    "report/__main__.py": ("cli", "errors", "report.*"),
     "report/*": ("", "codebook", "errors", "report.*", "results.*", "run_files"),
     "explain/explanation.py": (),
-    "explain/__main__.py": ("cli", "commandline", "data.*", "errors", "explain.*", "report.*"),
+    "explain/__main__.py": ("cli", "data.*", "errors", "explain.*", "report.*"),
     "explain/*": ("", *RUNS, "explain.*", "report.*"),
-    "commandline.py": ("errors",),
-    "sweep.py": ("cli", "commandline", *RUNS, "config_files", "evaluation.*", "training.loop"),
-    "cli.py": ("", "commandline", *RUNS, "config_files", "evaluation.*", "report.*", "training.*"),
+    "sweep.py": ("cli", *RUNS, "evaluation.*", "training.loop"),
+    "cli.py": ("", *RUNS, "evaluation.*", "report.*", "training.*"),
 }
 # Packages that only some files may import.
 ONLY_IN = {

@@ -15,7 +15,6 @@ import pytest
 
 from aujax import processes
 from aujax.errors import UserError
-from aujax.training import process_watch
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = (
@@ -61,11 +60,10 @@ def run_two(lines):
     """Output and exit statuses of two processes that join and then run these lines of Python."""
     program = f"""
 import sys
-from aujax import commandline, processes
-from aujax.training import process_watch
+from aujax import cli, processes
 index = int(sys.argv[1])
-with process_watch.watched(), commandline.user_errors("train.py"):
-    process_watch.join(coordinator="localhost:{free_port()}", count=2, index=index)
+with processes.watched(), cli.user_errors("train.py"):
+    processes.join(coordinator="localhost:{free_port()}", count=2, index=index)
 {textwrap.indent(textwrap.dedent(lines), "    ")}
 """
     both = [begin("-c", program, str(index)) for index in range(2)]
@@ -130,7 +128,7 @@ def test_a_process_that_loses_another_one_reports_it_and_ends(runs):
     assert message, runs.outputs
     assert re.fullmatch(lost, message[0])
     assert message[1:] == ["Start all processes again with the same command: they continue from the last checkpoint."]
-    assert runs.status == process_watch.STOPPED
+    assert runs.status == processes.STOPPED
 
 
 def test_processes_with_different_options_refuse_to_train_together():
@@ -152,7 +150,7 @@ def test_a_process_that_waits_for_a_failed_one_reports_the_reason():
     """)
     assert "error: face 7 cannot be decoded\ntrain.py --help" in outputs[1]
     assert "error: process 1 stopped: face 7 cannot be decoded\nStart all" in outputs[0]
-    assert statuses == [process_watch.STOPPED, 2]
+    assert statuses == [processes.STOPPED, 2]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +163,7 @@ def test_a_process_that_waits_for_a_failed_one_reports_the_reason():
 )
 def test_an_incomplete_address_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        process_watch.join(**options)
+        processes.join(**options)
 
 
 def test_without_a_cluster_the_addresses_of_the_processes_are_requested():
@@ -183,10 +181,10 @@ def test_without_a_cluster_the_addresses_of_the_processes_are_requested():
 
 
 def test_a_process_that_cannot_reach_the_others_gives_up():
-    lines = f"process_watch.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
-    ended = begin("-c", f"from aujax.training import process_watch\n{lines}")
+    lines = f"processes.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
+    ended = begin("-c", f"from aujax import processes\n{lines}")
     assert "error: the other processes were not found within 1 seconds; start all of them" in ended.communicate()[0]
-    assert ended.returncode == process_watch.STOPPED
+    assert ended.returncode == processes.STOPPED
 
 
 @pytest.mark.parametrize(
@@ -228,8 +226,8 @@ class Signs(dict):
 def watch(monkeypatch):
     """The watch of process 0 among two; `watch.at(seconds)` is what it finds then."""
     client, clock = Signs(), [0.0]
-    monkeypatch.setattr(process_watch.time, "monotonic", lambda: clock[0])
-    watch = process_watch.Watch(client, 0, 2, 30)
+    monkeypatch.setattr(processes.time, "monotonic", lambda: clock[0])
+    watch = processes.Watch(client, 0, 2, 30)
 
     def at(seconds, sign):
         clock[0] = seconds
@@ -270,16 +268,16 @@ def test_a_process_that_has_finished_is_not_missed(watch):
 def test_a_broken_connection_is_distinguished_from_other_errors_of_the_device(message, broken):
     error = RuntimeError("in the loop")
     error.__cause__ = jax.errors.JaxRuntimeError(message)
-    assert process_watch.broken_connection(error) == (message if broken else None)
+    assert processes.broken_connection(error) == (message if broken else None)
 
 
 def test_a_process_that_ends_waits_for_the_others_only_while_they_are_well():
     outputs, statuses = run_two("index and 1 / 0")
     assert "ZeroDivisionError" in outputs[1]
     assert "error: process 1 stopped: ZeroDivisionError: division by zero\n" in outputs[0]
-    assert statuses == [process_watch.STOPPED, process_watch.STOPPED]
+    assert statuses == [processes.STOPPED, processes.STOPPED]
 
 
 def test_alone_an_error_is_left_as_it_is():
-    with pytest.raises(ZeroDivisionError), process_watch.watched():
+    with pytest.raises(ZeroDivisionError), processes.watched():
         _ = 1 / 0

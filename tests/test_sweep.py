@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from aujax import cli, config_files, sweep
+from aujax import cli, config, sweep
 from aujax.config import from_config_dict
 from aujax.data.store import open_faces
 from aujax.errors import UserError
@@ -59,7 +59,7 @@ def test_the_papers_layers_are_those_of_its_table():
 @pytest.mark.parametrize("base", ["rafdb", "faces:small", "paper:method=TS-CAM,model_selection=test"])
 def test_a_sweep_accepts_any_other_configuration_as_its_base(base):
     name, _, setting = base.partition(":")
-    shared = from_config_dict(config_files.options(str(ROOT / "configs" / f"{name}.py") + f":{setting}"))
+    shared = from_config_dict(config.file_options(str(ROOT / "configs" / f"{name}.py") + f":{setting}"))
     (first, *_) = sweep.rows_of(f"{LAMBDA}:{base}", {"data.dir": "somewhere"})
     data = dataclasses.replace(shared.data, dir="somewhere")
     assert first.config == dataclasses.replace(shared, au_weight=0.0, data=data)

@@ -12,7 +12,6 @@ import pathlib
 import sys
 
 from aujax import cli
-from aujax.commandline import keep_compiled_programs
 from aujax.data import face_crops, video
 from aujax.data.face_crops import Problem
 from aujax.data.landmarks import READERS
@@ -69,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
       UserError: a mistake in an option, or nothing could be explained.
     """
-    keep_compiled_programs()
+    cli.keep_compiled_programs()
     # A missing package or an output that cannot be written is reported before the work, not after it.
     html.template_environment(page.PACKAGE)
     faces.matplotlib()

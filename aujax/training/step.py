@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from aujax import au_maps, augment, codebook, losses, methods, metrics
 from aujax.config import Config
@@ -78,16 +78,8 @@ def make_cached_steps(
     step = _device_step(model, tx, config, mesh)
     in_loop = loops_are_fast(mesh)
 
-    def steps(
-        state: TrainState,
-        totals: Means,
-        faces: Batch,
-        rows: Int[Array, "steps batch"],
-        valid: Bool[Array, "steps batch"],
-        first: Int[Array, ""],
-        last: Int[Array, ""],
-    ) -> tuple[TrainState, Means]:
-        def body(index: Int[Array, ""], carry: tuple[TrainState, Means]) -> tuple[TrainState, Means]:
+    def steps(state, totals, faces, rows, valid, first, last):
+        def body(index, carry):
             state, means = step(carry[0], device_cache.take(faces, rows[index], valid[index]))
             return state, jax.tree.map(jnp.add, carry[1], means)
 
@@ -108,20 +100,102 @@ def loops_are_fast(mesh: Mesh) -> bool:
 
 def zero_means(model: methods.Classifier, config: Config) -> Means:
     """Returns means over no face, to which those of steps are added."""
-    names = ("loss", "accuracy", *_terms(model.method, config))
+    names = ("loss", "accuracy", *_term_names(model, config))
     return {name: Mean(np.zeros((), np.float32), np.zeros((), np.float32)) for name in names}
 
 
-def _device_step(model: methods.Classifier, tx: optax.GradientTransformation, config: Config, mesh: Mesh) -> TrainStep:
-    in_loop = loops_are_fast(mesh) and config.gradient_accumulation > 1
+def _term_names(model, config):
+    """Returns the names of the terms of the loss, Eq. 3 of the paper."""
+    names = ["cross_entropy"]
+    names += [f"cross_entropy_{layer}" for layer in model.method.supervised]
+    if config.au_weight:
+        names.append("alignment")
+    return names
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Means]:
+
+def _device_step(model, tx, config, mesh) -> TrainStep:
+    """Returns the step of one device, as a function of the replicated state and of its part of the global batch.
+
+    The batch is computed in `config.gradient_accumulation` parts, each divided by the counts of the whole batch: their
+    sum is the gradient of the whole batch. Only BatchNorm normalizes each part by itself, and updates its running
+    statistics once per part. Every n-th face makes a part, so that a part of the global batch has the same faces on any
+    number of devices; what a method draws for the batch is the same for all parts.
+    """
+    parts = config.gradient_accumulation
+    in_loop = loops_are_fast(mesh) and parts > 1
+    names = _term_names(model, config)
+
+    def loss_of_part(params, statistics, key, batch: Batch, views: augment.Views, counts):
+        """Returns the part's share of the global batch's loss, with the new statistics and the means of the part."""
+        variables = {"params": params, "batch_stats": statistics}
+        output = methods.apply_with_taps(
+            model, variables, views.image, train=True, expression=batch.expression, key=key
+        )
+
+        def cross_entropy(logits):
+            value = losses.soft_cross_entropy(logits, views.target, label_smoothing=config.label_smoothing)
+            return losses.Term(value, where=batch.valid)
+
+        with jax.named_scope("loss"):
+            terms = {"cross_entropy": cross_entropy(output.logits)}
+            for layer in model.method.supervised:
+                terms[f"cross_entropy_{layer}"] = cross_entropy(output.activations[layer])
+            if config.au_weight:
+                values = []
+                for layer in model.method.aligned(config.au_layers):
+                    values.append(losses.au_alignment(output.activations[layer], views.au_map, where=views.has_map))
+                value = losses.over_layers(values, config.au_layer_reduction)
+                terms["alignment"] = losses.Term(value, config.au_weight, where=views.has_map)
+            total, means = losses.composite(terms, axis_name=DATA_AXIS, counts=counts)
+        correct = metrics.correct(output.logits, batch.expression).astype(jnp.float32)
+        means["accuracy"] = Mean.of(correct, where=batch.valid, axis_name=DATA_AXIS)
+        return total, (output.batch_stats, means)
+
+    def gradients_of_batch(state: TrainState, key, batch: Batch, views: augment.Views):
+        """Returns the gradient of the global batch's loss, the new statistics, and the means over its faces."""
+        masks = dict.fromkeys(names, jnp.asarray(batch.valid)) | {"alignment": views.has_map}
+        counts = jax.lax.psum({name: masks[name].sum(dtype=jnp.float32) for name in names}, DATA_AXIS)
+        # Marked as different on each device, so that gradients are summed over devices once and not in every part.
+        params = jax.lax.pcast(state.params, DATA_AXIS, to="varying")
+        statistics = state.batch_stats
+        if config.batch_norm == "per_device":
+            statistics = jax.lax.pcast(statistics, DATA_AXIS, to="varying")
+
+        def add_part(carry, part):
+            accumulated, statistics = carry
+            value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
+            (loss, (statistics, means)), gradients = value_and_grad(params, statistics, key, *part, counts)
+            # Counted in faces like its terms, so that a partial batch weighs no more than its faces.
+            means["loss"] = Mean(loss * counts["cross_entropy"], means["cross_entropy"].count)
+            return (jax.tree.map(jnp.add, accumulated, gradients), statistics), means
+
+        zeros = jax.lax.pcast(jax.tree.map(jnp.zeros_like, state.params), DATA_AXIS, to="varying")
+        carry = (zeros, statistics)
+        faces = jax.tree.map(
+            lambda x: jnp.moveaxis(jnp.reshape(x, (-1, parts, *x.shape[1:])), 1, 0),
+            (batch, views),
+        )
+        if in_loop:
+            carry, means = jax.lax.scan(add_part, carry, faces)
+            means = jax.tree.map(lambda x: x.sum(axis=0), means)
+        else:
+            means_of_parts = []
+            for index in range(parts):
+                carry, means = add_part(carry, jax.tree.map(lambda x, index=index: x[index], faces))
+                means_of_parts.append(means)
+            means = jax.tree.map(lambda *x: sum(x[1:], x[0]), *means_of_parts)
+        gradients, statistics = carry
+        if config.batch_norm == "per_device":
+            statistics = jax.lax.pmean(statistics, DATA_AXIS)
+        return jax.lax.psum(gradients, DATA_AXIS), statistics, means
+
+    def step(state, batch):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), 4)
         with jax.named_scope("views"):
             views = training_views(keys[0], keys[1], batch, config, model.head.num_classes)
             views = model.method.mix(keys[2], views, valid=batch.valid, axis_name=DATA_AXIS)
         with jax.named_scope("gradients"):
-            gradients, statistics, means = _gradients(state, keys[3], batch, views, model, config, in_loop=in_loop)
+            gradients, statistics, means = gradients_of_batch(state, keys[3], batch, views)
         with jax.named_scope("update"):
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -155,123 +229,9 @@ def training_views(
     position = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
-    def view(key: Key[Array, ""], image: Array, au_map: Array) -> tuple[Array, Array]:
+    def view(key, image, au_map):
         return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
 
     image, maps = jax.vmap(view)(keys, image, maps)
     image = augment.normalize(image, config.normalization)
     return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
-
-
-def _gradients(
-    state: TrainState,
-    key: Key[Array, ""],
-    batch: Batch,
-    views: augment.Views,
-    model: methods.Classifier,
-    config: Config,
-    *,
-    in_loop: bool,
-) -> tuple[Any, Any, Means]:
-    """Returns the gradient of the global batch's loss, the new statistics, and the means over its faces.
-
-    The batch is computed in `config.gradient_accumulation` parts, each divided by the counts of the whole batch: their
-    sum is the gradient of the whole batch. Only BatchNorm normalizes each part by itself, and updates its running
-    statistics once per part. Every n-th face makes a part, so that a part of the global batch has the same faces on any
-    number of devices; what a method draws for the batch (`key`) is the same for all parts.
-    """
-    parts = config.gradient_accumulation
-    terms = _terms(model.method, config)
-    counts = {name: term.where(batch, views).sum(dtype=jnp.float32) for name, term in terms.items()}
-    counts = jax.lax.psum(counts, DATA_AXIS)
-    # Marked as different on each device, so that gradients are summed over devices once and not in every part.
-    params = jax.lax.pcast(state.params, DATA_AXIS, to="varying")
-    statistics = state.batch_stats
-    if config.batch_norm == "per_device":
-        statistics = jax.lax.pcast(statistics, DATA_AXIS, to="varying")
-
-    def part(carry: tuple[Any, Any], faces: tuple[Batch, augment.Views]) -> tuple[tuple[Any, Any], Means]:
-        accumulated, statistics = carry
-        value_and_grad = jax.value_and_grad(_loss, has_aux=True)
-        (loss, (statistics, means)), gradients = value_and_grad(params, statistics, key, *faces, counts, model, config)
-        # Counted in faces like its terms, so that a partial batch weighs no more than its faces.
-        means["loss"] = Mean(loss * counts["cross_entropy"], means["cross_entropy"].count)
-        return (jax.tree.map(jnp.add, accumulated, gradients), statistics), means
-
-    zeros = jax.lax.pcast(jax.tree.map(jnp.zeros_like, state.params), DATA_AXIS, to="varying")
-    carry = (zeros, statistics)
-    faces = jax.tree.map(
-        lambda x: jnp.moveaxis(jnp.reshape(x, (-1, parts, *x.shape[1:])), 1, 0),
-        (batch, views),
-    )
-    if in_loop:
-        carry, means = jax.lax.scan(part, carry, faces)
-        means = jax.tree.map(lambda x: x.sum(axis=0), means)
-    else:
-        means_of_parts = []
-        for index in range(parts):
-            carry, means = part(carry, jax.tree.map(lambda x, index=index: x[index], faces))
-            means_of_parts.append(means)
-        means = jax.tree.map(lambda *x: sum(x[1:], x[0]), *means_of_parts)
-    gradients, statistics = carry
-    if config.batch_norm == "per_device":
-        statistics = jax.lax.pmean(statistics, DATA_AXIS)
-    return jax.lax.psum(gradients, DATA_AXIS), statistics, means
-
-
-class _Term(NamedTuple):
-    """A term of the loss: its value per face, the faces that it is averaged over, and its weight."""
-
-    value: Callable[[methods.Activations, augment.Views], Float[Array, " batch"]]
-    where: Callable[[Batch, augment.Views], Bool[Array, " batch"]]
-    weight: float = 1.0
-
-
-def _terms(row: methods.Method, config: Config) -> dict[str, _Term]:
-    """Returns the terms of Eq. 3 of the paper, by name."""
-
-    def classification(logits: Callable[[methods.Activations], Array]) -> _Term:
-        def value(activations: methods.Activations, views: augment.Views) -> Float[Array, " batch"]:
-            return losses.soft_cross_entropy(logits(activations), views.target, label_smoothing=config.label_smoothing)
-
-        return _Term(value, lambda batch, _: jnp.asarray(batch.valid))
-
-    def alignment(activations: methods.Activations, views: augment.Views) -> Float[Array, " batch"]:
-        values = []
-        for layer in row.aligned(config.au_layers):
-            features = activations.activations[layer]
-            values.append(losses.au_alignment(features, views.au_map, where=views.has_map))
-        return losses.over_layers(values, config.au_layer_reduction)
-
-    terms = {"cross_entropy": classification(lambda activations: activations.logits)}
-    for name in row.supervised:
-        terms[f"cross_entropy_{name}"] = classification(lambda activations, name=name: activations.activations[name])
-    if config.au_weight:
-        terms["alignment"] = _Term(alignment, lambda _, views: views.has_map, config.au_weight)
-    return terms
-
-
-def _loss(
-    params: Any,
-    batch_stats: Any,
-    key: Key[Array, ""],
-    batch: Batch,
-    views: augment.Views,
-    counts: dict[str, Float[Array, ""]],
-    model: methods.Classifier,
-    config: Config,
-) -> tuple[Float[Array, ""], tuple[Any, Means]]:
-    """Returns this part's share of the global batch's loss, with the new statistics and the means of the part."""
-    variables = {"params": params, "batch_stats": batch_stats}
-    activations = methods.apply_with_taps(
-        model, variables, views.image, train=True, expression=batch.expression, key=key
-    )
-    with jax.named_scope("loss"):
-        terms = {
-            name: losses.Term(term.value(activations, views), term.weight, where=term.where(batch, views))
-            for name, term in _terms(model.method, config).items()
-        }
-        total, means = losses.composite(terms, axis_name=DATA_AXIS, counts=counts)
-    correct = metrics.correct(activations.logits, batch.expression).astype(jnp.float32)
-    means["accuracy"] = Mean.of(correct, where=batch.valid, axis_name=DATA_AXIS)
-    return total, (activations.batch_stats, means)

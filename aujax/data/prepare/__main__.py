@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from aujax import cli
-from aujax.commandline import user_errors
 from aujax.data import store, synthetic
 from aujax.data.landmarks import DETECTORS, read_landmarks
 from aujax.data.prepare.prepare import Options, prepare
@@ -91,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
       SystemExit: with status 2 after the message of a user's mistake, with 130 after Ctrl-C.
     """
     stopped = "stopped: landmarks detected so far are kept, the same command continues from there"
-    with user_errors(f"aujax prepare {options.name}", interrupted=stopped):
+    with cli.user_errors(f"aujax prepare {options.name}", interrupted=stopped):
         out = Path(options.out)
         about = {name: value for name, value in sorted(vars(options).items()) if name not in _NOT_RECORDED}
         for name in ("source", "landmarks", "landmarks_model"):
