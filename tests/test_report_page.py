@@ -210,7 +210,7 @@ def test_names_are_escaped(tmp_path):
 def test_names_of_layers_are_escaped_in_the_gallery():
     macro = html.template_environment("aujax.report").get_template("face_cards.html").module
     image = faces.FaceImage(None, "no map", "attention <i>layer</i>", "")
-    markup = macro.face_cards([faces.Card("Fear", [faces.ImageGroup("", [image])])], 4)
+    markup = macro.face_cards([faces.Card("Fear", [faces.ImageGroup("", "", [image])])], 4)
     assert "&lt;i&gt;layer" in markup
 
 

@@ -189,20 +189,24 @@ def test_latex_table_is_complete(make, tmp_path):
 
 
 def test_published_tables_are_complete_and_agree_with_each_other():
-    assert set(paper.RESULTS) == set(paper.TEST_FACES)
-    for results in paper.RESULTS.values():
-        assert tuple(results) == paper.METHODS
-        assert len(paper.METHODS) == 11
-        assert [name for name, pair in results.items() if pair[0].cam_cos is None] == ["APViT"]
-        # What the paper claims: alignment raises both cosines and the accuracy of every method.
-        for without, aligned in results.values():
-            assert all(a < b for a, b in zip(without, aligned, strict=True) if a is not None and b is not None)
-    assert paper.LAYERS[()] == paper.RESULTS["RAF-DB"]["CAM"][0]
-    assert paper.LAYERS["layer5",] == paper.RESULTS["RAF-DB"]["CAM"][1]
-    assert len(paper.LAYERS) == 10
+    assert {name for name, _, _ in paper.PUBLISHED} == set(paper.TEST_FACES)
+    assert len(paper.METHODS) == 11
+    for name in paper.TEST_FACES:
+        for method in paper.METHODS:
+            without, aligned = (paper.PUBLISHED[name, method, case] for case in ("w/o AU", "w/ AU"))
+            assert np.isnan(without["cam_cos"]) == np.isnan(aligned["cam_cos"]) == (method == "APViT")
+            # What the paper claims: alignment raises both cosines and the accuracy of every method.
+            assert all(without[metric] < aligned[metric] for metric in without if not np.isnan(without[metric]))
+    layers = {case: numbers for (*_, case), numbers in paper.PUBLISHED.items() if not case.endswith(" AU")}
+    assert layers["none (w/o AU)"] == paper.PUBLISHED["RAF-DB", "CAM", "w/o AU"]
+    assert layers["layer5"] == paper.PUBLISHED["RAF-DB", "CAM", "w/ AU"]
+    assert len(layers) == 10
+    assert len(paper.PUBLISHED) == 2 * 11 * 2 + 10
     # From the paper's page, one of each table.
-    assert paper.RESULTS["AffectNet"]["PRM"] == ((57.77, 0.52, 0.55), (60.97, 0.75, 0.82))
-    assert paper.LAYERS["layer2", "layer3", "layer4", "layer5"] == (88.55, 0.67, None)
+    assert list(paper.PUBLISHED["AffectNet", "PRM", "w/o AU"].values()) == [57.77, 0.52, 0.55]
+    assert list(paper.PUBLISHED["AffectNet", "PRM", "w/ AU"].values()) == [60.97, 0.75, 0.82]
+    numbers = layers["layer2 + layer3 + layer4 + layer5"]
+    assert (numbers["accuracy"], numbers["cam_cos"]) == (88.55, 0.67)
 
 
 @pytest.mark.parametrize(
@@ -310,12 +314,14 @@ def test_figure_is_an_image_and_a_drawing_with_all_text_inside(pair, tmp_path, f
 
 def test_runs_of_a_pair_are_side_by_side_with_their_model_selection(pair, tmp_path, figures):
     paper.figure4(pair[::-1], "test", tmp_path)
-    titles = [text for text in texts_of(figures[0]) if text.startswith(("Attention", "Class"))]
+    titles = [label.get_text() for label in figures[0].axes[0].get_xticklabels()]
     assert [" ".join(text.split()) for text in titles] == [
-        "Attention (layer5) without AU (validation)",
-        "Attention (layer5) with AU (validation)",
-        "Class activation map without AU (validation)",
-        "Class activation map with AU (validation)",
+        "Face",
+        "AU map",
+        "Attention layer5 without AU (validation)",
+        "CAM without AU (validation)",
+        "Attention layer5 with AU (validation)",
+        "CAM with AU (validation)",
     ]
 
 

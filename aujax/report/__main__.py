@@ -38,19 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes what was asked for and prints the paths; of a comparison also its main table, before that of the page."""
-    console = rich.console.Console()
-    write, _ = KINDS[options.kind]
+    console = rich.console.Console(soft_wrap=True, markup=False, highlight=False)
     if options.kind != "page":
+        write, _ = KINDS[options.kind]
         paths = write(options.runs, options.split, options.out)
-    else:
-        comparison = page.open_comparison(options.runs, options.split, options.out)
-        page_path, *paths = page.write_comparison(comparison, options.out)
+        console.print(*(f"written: {path}" for path in paths), sep="\n")
+        return
+    comparison, (page_path, *paths) = page.compare_and_write(options.runs, options.split, options.out)
     for path in paths:
-        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
-    if options.kind == "page":
-        if table := tables.idea_table(comparison):
-            console.print(table.console())
-        console.print(f"page: {page_path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"written: {path}")
+    if table := tables.idea_table(comparison):
+        console.print(table.console(), soft_wrap=False)
+    console.print(f"page: {page_path}")
 
 
 if __name__ == "__main__":

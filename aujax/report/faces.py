@@ -34,9 +34,10 @@ class FaceImage(NamedTuple):
 
 
 class ImageGroup(NamedTuple):
-    """Images below a line of text, which may be empty."""
+    """Images below the name of a run and whether it is right about the face; both may be empty."""
 
-    text: str
+    name: str
+    verdict: str
     images: list[FaceImage]
 
 
@@ -110,54 +111,48 @@ def overlay(image: Pixels, map_: Map) -> Pixels:
     return (grayscale(image) * (1 - opacity) + heat(normalized) * opacity).round().astype(np.uint8)
 
 
-def rows_of(run: EvaluatedRun, kind: str) -> dict[str, np.ndarray]:
+def _faces_of(run: EvaluatedRun, kind: str) -> dict[str, np.ndarray]:
     """Returns the arrays of the faces in maps.npz, `kind` "sample" or "gallery"."""
-    return {
-        name.removeprefix(f"{kind}/"): array for name, array in run.maps.items() if name.startswith(f"{kind}/")
-    }  # fmt: skip
+    prefix = f"{kind}/"
+    return {name.removeprefix(prefix): array for name, array in run.maps.items() if name.startswith(prefix)}
 
 
-def shared_sample(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[list[int]]:
-    """Returns the first `each` faces of every expression that all samples hold: the row of each run's sample."""
-    indices = [run.maps["sample/face"].tolist() for run in runs]
-    shared = set(indices[0]).intersection(*indices)
-    expressions = runs[0].maps["sample/expression"]
-    chosen = []
-    for expression in np.unique(expressions):
-        members = [indices[0][row] for row in np.flatnonzero(expressions == expression) if indices[0][row] in shared]
-        chosen += [[index.index(face) for index in indices] for face in members[:each]]
-    return chosen
-
-
-def side_by_side(runs: Sequence[EvaluatedRun]) -> list[Card]:
-    """Returns the first face of each expression in the fixed sample, with the maps of every run."""
-    samples = [rows_of(run, "sample") for run in runs]
+def side_by_side(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[Card]:
+    """Returns the first `each` faces of every expression that all fixed samples hold, with the maps of every run."""
+    samples = [_faces_of(run, "sample") for run in runs]
+    shared = set.intersection(*(set(sample["face"].tolist()) for sample in samples))
+    first = samples[0]
     cards = []
-    for rows in shared_sample(runs):
-        if len(runs) == 1:
-            cards.append(_face_card(runs[0], samples[0], rows[0]))
-            continue
-        label = runs[0].expressions[samples[0]["expression"][rows[0]]]
-        groups = [ImageGroup("", _face_images(samples[0], rows[0], label))]
-        for run, sample, row in zip(runs, samples, rows, strict=True):
-            predicted = run.expressions[sample["predicted"][row]]
-            verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
-            groups.append(ImageGroup(f"**{run.name}**: {verdict}", _map_images(run, sample, row, label)))
-        cards.append(Card(label, groups))
+    for expression in np.unique(first["expression"]):
+        members = [face for face in first["face"][first["expression"] == expression].tolist() if face in shared]
+        for face in members[:each]:
+            # The samples may hold the same faces in another order.
+            rows = [sample["face"].tolist().index(face) for sample in samples]
+            if len(runs) == 1:
+                cards.append(_face_card(runs[0], first, rows[0]))
+                continue
+            label = runs[0].expressions[expression]
+            groups = [ImageGroup("", "", _face_images(first, rows[0], label))]
+            for run, sample, row in zip(runs, samples, rows, strict=True):
+                predicted = run.expressions[sample["predicted"][row]]
+                verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
+                groups.append(ImageGroup(run.name, verdict, _map_images(run, sample, row, label)))
+            cards.append(Card(label, groups))
     return cards
 
 
 def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
     """Returns the cards of the faces that were selected by result, by title."""
-    faces = rows_of(run, "gallery")
+    faces = _faces_of(run, "gallery")
     correct = faces["expression"] == faces["predicted"]
     by_probability = np.argsort(-faces["probability"], kind="stable")
-    titles = {"Wrong predictions, the most confident first": ~correct,
-              "Correct predictions, from confident to uncertain": correct}  # fmt: skip
-    cards = {
-        title: [_face_card(run, faces, row) for row in by_probability.tolist() if chosen[row]]
-        for title, chosen in titles.items()
+    cards: dict[str, list[Card]] = {
+        "Wrong predictions, the most confident first": [],
+        "Correct predictions, from confident to uncertain": [],
     }
+    wrong_cards, correct_cards = cards.values()
+    for row in by_probability.tolist():
+        (correct_cards if correct[row] else wrong_cards).append(_face_card(run, faces, row))
     return {title: found for title, found in cards.items() if found}
 
 
@@ -168,18 +163,18 @@ def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
         maps = runs[0].maps
         faces, mapped = int(maps["class_count"][number]), int(maps["class_map_count"][number])
         au_map = maps["class_mean/au_map"][number] if mapped else None
-        groups = [ImageGroup("", [_mean_image(au_map, "AU map", f"{expression}: mean AU map")])]
+        groups = [ImageGroup("", "", [_map_image(au_map, "AU map", f"{expression}: mean AU map")])]
         for run in runs:
             layers = [name for name, kind in run.metadata["maps"].items() if kind == "attention"]
             images = []
             for name in [*(layers if len(runs) == 1 else [run.layer]), *(["cam"] if run.has_cam else [])]:
                 mean = run.maps[f"class_mean/{name}"][number] if faces else None
                 caption = "CAM" if name == "cam" else f"attention {name}"
-                images.append(_mean_image(mean, caption, f"{expression}: mean {caption}, {run.name}"))
+                images.append(_map_image(mean, caption, f"{expression}: mean {caption}, {run.name}"))
             if len(runs) == 1:
                 groups[0].images.extend(images)
             else:
-                groups.append(ImageGroup(f"**{run.name}**", images))
+                groups.append(ImageGroup(run.name, "", images))
         cards.append(Card(f"{expression} ({faces} faces, {mapped} with an AU map)", groups))
     return cards
 
@@ -190,7 +185,7 @@ def _face_card(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int) -> Car
     if "probability" in faces:
         heading += f": {faces['probability'][row]:.2f}"
     images = _face_images(faces, row, label) + _map_images(run, faces, row, label)
-    return Card(heading, [ImageGroup("", images)])
+    return Card(heading, [ImageGroup("", "", images)])
 
 
 def _face_images(faces: dict[str, np.ndarray], row: int, label: str) -> list[FaceImage]:
@@ -198,33 +193,23 @@ def _face_images(faces: dict[str, np.ndarray], row: int, label: str) -> list[Fac
     au_map = faces["au_map"][row] if faces["has_map"][row] else None
     return [
         FaceImage(image, "", f"face {face}", f"face {face}, labelled {label}"),
-        _map_image(image, au_map, "AU map", f"AU map of {label} on face {face}"),
+        _map_image(au_map, "AU map", f"AU map of {label} on face {face}", face=image),
     ]
 
 
 def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label: str) -> list[FaceImage]:
     """Returns the reported attention and, if the method has one, the CAM of the label."""
-    captions = {"attention": f"attention {run.layer}", "cam": "CAM"}
-    descriptions = {"attention": f"attention of {run.layer}", "cam": f"CAM of {label}"}
-    return [
-        _map_image(
-            faces["image"][row], faces[name][row], captions[name],
-            f"{descriptions[name]} on face {faces['face'][row]}, {run.name}",
-        )
-        for name in captions
-        if name in faces
-    ]  # fmt: skip
+    image, place = faces["image"][row], f"on face {faces['face'][row]}, {run.name}"
+    maps = [("attention", f"attention {run.layer}", f"attention of {run.layer} {place}")]
+    if "cam" in faces:
+        maps.append(("cam", "CAM", f"CAM of {label} {place}"))
+    return [_map_image(faces[name][row], caption, text, face=image) for name, caption, text in maps]
 
 
-def _map_image(image: Pixels, map_: Map | None, caption: str, description: str) -> FaceImage:
+def _map_image(map_: Map | None, caption: str, description: str, *, face: Pixels | None = None) -> FaceImage:
+    """Returns a map over its face, min-max normalised, or alone in the colours of its values from 0 to 1."""
     reason = missing_reason(map_)
-    if reason or map_ is None:
+    if map_ is None or reason:
         return FaceImage(None, reason, caption, description)
-    return FaceImage(overlay(image, map_), "", caption, description)
-
-
-def _mean_image(map_: Map | None, caption: str, description: str) -> FaceImage:
-    reason = missing_reason(map_)
-    if reason or map_ is None:
-        return FaceImage(None, reason, caption, description)
-    return FaceImage(heat(enlarge(map_, (_MEAN_SIDE, _MEAN_SIDE))), "", caption, description)
+    pixels = heat(enlarge(map_, (_MEAN_SIDE, _MEAN_SIDE))) if face is None else overlay(face, map_)
+    return FaceImage(pixels, "", caption, description)

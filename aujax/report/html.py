@@ -91,11 +91,11 @@ def template_environment(package: str) -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (_spans, plain_text, _split_interval, jpeg, image_file)
-    filters += (tables.number, tables.with_interval, tables.interval_of, tables.p_value, tables.heading)
-    environment.filters |= {function.__name__.lstrip("_"): function for function in filters}
-    environment.filters["thousands"] = "{:,}".format
-    environment.globals |= {"sentence": sentence, "sentences": sentences}
+    own = (_spans, plain_text, _split_interval, jpeg, image_file)
+    of_tables = ("number", "with_interval", "interval_of", "p_value", "heading", "option", "degenerate_sentence")
+    environment.filters |= {function.__name__.lstrip("_"): function for function in own}
+    environment.filters |= {name: getattr(tables, name) for name in of_tables} | {"thousands": "{:,}".format}
+    environment.globals |= {"sentence": sentence, "sentences": sentences, "option": tables.option, "zip": zip}
     environment.globals |= {"compare": compare, "METRICS": METRICS, "BASELINE_MAPS": BASELINE_MAPS}
     # A macro is a filter that writes markup, so that no tag is written in Python.
     environment.filters["rich_text"] = environment.get_template("rich_text.html").module.rich_text  # type: ignore
@@ -170,10 +170,8 @@ def make_folder(folder: pathlib.Path, *names: str) -> None:
             f"--out: expected a folder to write into, but {folder} cannot be made ({error.strerror}); "
             "choose another folder"
         ) from error
-    files = [folder / name for name in names]
-    for path in files:
-        if path.exists() and not path.is_file():
+    for path in (folder, *(folder / name for name in names)):
+        if path != folder and path.is_dir():
             raise UserError(f"--out: expected to write {path}, but there is a folder of that name; move it away")
-    for path in (folder, *(path for path in files if path.exists())):
-        if not os.access(path, os.W_OK):
+        if path.exists() and not os.access(path, os.W_OK):
             raise UserError(f"--out: expected to write into {path}, but it is not allowed; choose another folder")

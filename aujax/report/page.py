@@ -13,11 +13,14 @@ NAME = "report.html"
 
 def write(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
     """Writes OUT/report.html, its figures, and the tables of tests and seeds; returns the paths, the page first."""
-    return write_comparison(open_comparison(folders, split, out), out)
+    _, paths = compare_and_write(folders, split, out)
+    return paths
 
 
-def open_comparison(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> Comparison:
-    """Returns the runs with their tests.
+def compare_and_write(
+    folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path
+) -> tuple[Comparison, list[pathlib.Path]]:
+    """Writes as `write` and returns the comparison, which may be of one run, as well.
 
     Unreadable runs, and runs that were evaluated on other faces than the first, are skipped with a warning.
 
@@ -27,11 +30,7 @@ def open_comparison(folders: Sequence[str | pathlib.Path], split: str, out: path
     runs, _ = compare.open_runs(folders, split, same_faces=True)
     html.make_folder(out, NAME, compare.TESTS, compare.SEEDS)
     html.make_folder(out / "figures")
-    return compare.compare(runs)
-
-
-def write_comparison(comparison: Comparison, out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the page of a comparison, which may be of one run, into a folder that exists; returns the paths."""
+    comparison = compare.compare(runs)
     # Drawn in a temporary folder, because `figures` may hold those of other reports.
     with tempfile.TemporaryDirectory(dir=out) as temporary:
         drawn = pathlib.Path(temporary)
@@ -39,4 +38,4 @@ def write_comparison(comparison: Comparison, out: pathlib.Path) -> list[pathlib.
         page = out / NAME
         page.write_text(html.render_page(title, "page.html", parts, **opening), encoding="utf-8")
         figures = [path.replace(out / "figures" / path.name) for path in sorted(drawn.iterdir())]
-    return [page, *comparison.write(out), *figures]
+    return comparison, [page, *comparison.write(out), *figures]

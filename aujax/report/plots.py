@@ -5,6 +5,7 @@ are those of Okabe and Ito (2008), which colour-blind people can distinguish; li
 """
 
 import pathlib
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +14,11 @@ import numpy as np
 import pandas as pd
 
 from aujax import codebook, run_files
-from aujax.report import faces as face_images
-from aujax.report import html
-from aujax.report.faces import HEAT, matplotlib, missing_reason, rows_of, shared_sample
+from aujax.report import faces, html
+from aujax.report.faces import HEAT, matplotlib
 from aujax.report.tables import Where, cosine_of, map_title
 from aujax.results import calibration
-from aujax.results.registry import BASELINE_MAPS, CAM, METRICS, RANDOM, by_topic
+from aujax.results.registry import BASELINE_MAPS, METRICS, RANDOM, by_topic
 from aujax.results.schema import EvaluatedRun
 
 DPI = 120
@@ -28,7 +28,6 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
 SIGNED = "PuOr_r"  # orange for positive, violet for negative values
 _SIDE = 1.25  # inches of an image
-_GAP = 0.05  # between images, in units of their side
 
 
 def new_figure(width: float, height: float, *, title: str, note: str = "", rows: int = 1, columns: int = 1) -> Any:
@@ -59,7 +58,8 @@ def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
     """Writes a figure as PNG or SVG, by the suffix of the path; the same figure always gives the same file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Laid out once, here: otherwise every file would be drawn twice, first without output.
-    figure.get_layout_engine().execute(figure)
+    for _ in range(2):  # images of equal aspect move the labels beside them: the second layout has room for these
+        figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
     with matplotlib().rc_context({"svg.hashsalt": "aujax"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -90,7 +90,7 @@ def confusion(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     title = f"{run.name}: {100 * run.metadata['accuracy']:.1f} % of {len(run.faces)} predictions correct\n{run.label}"
     figure, axes = _heat_map(
         shares, texts, [f"{name} ({total})" for name, total in zip(run.expressions, totals, strict=True)],
-        run.expressions, title=title, colours="Blues", low=0, high=1, meaning="share of the faces with that label",
+        run.expressions, title=title, colours="Blues", meaning="share of the faces with that label",
     )  # fmt: skip
     axes.set_ylabel("label (faces)", fontsize=NORMAL)
     axes.set_xlabel("predicted expression", fontsize=NORMAL)
@@ -106,7 +106,7 @@ def cosines(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     texts = [["–" if value is None else f"{value:.2f}" for value in row] for row in values]
     figure, axes = _heat_map(
         np.array(values, float), texts, [f"{where['group']} ({counts[where['group']]})" for where in groups] + ["Mean"],
-        [textwrap.fill(map_title(name), 12) for name in maps], colours="Greens", low=0, high=1,
+        [textwrap.fill(map_title(name), 12) for name in maps], colours="Greens",
         title=f"{run.name}: agreement with the AU map\n{run.label}", meaning="cosine with the AU map",
     )  # fmt: skip
     axes.set_ylabel("label (faces with an AU map)", fontsize=NORMAL)
@@ -132,7 +132,7 @@ def probability_drops(run: EvaluatedRun, targets: Mapping[str, Sequence[int]], p
     texts = [["–" if np.isnan(each) else f"{100 * each:+.1f}".replace("-", "−") for each in row] for row in values]
     figure, axes = _heat_map(
         100 * values, texts, [f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus], run.expressions,
-        colours=SIGNED, low=-100 * extent, high=100 * extent, cell_height=0.3,
+        colours=SIGNED, limits=(-100 * extent, 100 * extent), cell_height=0.3,
         title="Drop of the predicted probability when an action unit is occluded",
         meaning="percentage points; framed: the action unit is a target AU of the predicted expression",
         note=f"{run.name}: {run.label}; {html.sentence('probabilities', run.faithfulness)}",
@@ -152,18 +152,19 @@ def drop_of(expression: str) -> Where:
 
 def _heat_map(
     values: np.ndarray, texts: Sequence[Sequence[str]], rows: Sequence[str], columns: Sequence[str], *, title: str,
-    colours: str, low: float, high: float, meaning: str, note: str = "", cell_height: float = 0.5,
+    colours: str, meaning: str, note: str = "", limits: tuple[float, float] = (0, 1), cell_height: float = 0.5,
 ) -> Any:  # fmt: skip
     """Returns a figure and its axes: a coloured matrix, NaN in gray, with a text in each cell and a colour bar."""
     width, height = 0.95 * len(columns) + 2.2, cell_height * len(rows) + 2.0
     figure, ((axes,),) = new_figure(max(width, 6.8), height, title=title, note=note)
+    low, high = limits
     image = axes.imshow(np.ma.masked_invalid(values), cmap=colours, vmin=low, vmax=high, aspect="auto")
     axes.set_facecolor("0.9")
     for row, column in np.ndindex(values.shape):
         colour = "white" if abs(values[row, column]) > 0.6 * high else "black"
         axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=SMALL, color=colour)
-    axes.set_xticks(range(len(columns)), columns, fontsize=SMALL)
-    axes.set_yticks(range(len(rows)), rows, fontsize=SMALL)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, anchor=(0, 0.5))
     bar.set_label(meaning, fontsize=SMALL, color=GRAY)
@@ -176,114 +177,64 @@ def panels(runs: Sequence[EvaluatedRun], path: pathlib.Path) -> pathlib.Path | N
 
     One face of each expression is drawn, two for a single run; they are not selected by result.
     """
-    alone = len(runs) == 1
-    chosen = shared_sample(runs, each=2 if alone else 1)
-    if not chosen:
+    blocks = 2 if len(runs) == 1 else 1
+    cards = faces.side_by_side(runs, each=blocks)
+    if not cards:
         return None
-    samples = [rows_of(run, "sample") for run in runs]
-    titles = ["Face", "AU map", *_map_titles(runs)]
-    across = min(2 if alone else 1, len(chosen))
-    images, texts = [], []
-    for position, rows in enumerate(chosen):
-        left, top = (len(titles) + 0.25) * (position % across), 1.3 * (position // across)
-        first, row = samples[0], rows[0]
-        face = first["image"][row]
-        maps = [first["au_map"][row] if first["has_map"][row] else None]
-        for name in ("attention", "cam"):
-            maps += [sample[name][at] for sample, at in zip(samples, rows, strict=True) if name in sample]
-        label = runs[0].expressions[first["expression"][row]]
-        verdicts = []
-        for run, sample, at in zip(runs, samples, rows, strict=True):
-            predicted = run.expressions[sample["predicted"][at]]
-            verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
-            verdicts.append(verdict if alone else f"{run.name}: {verdict}")
-        texts.append((left, top - 0.04, f"{label} – {';   '.join(verdicts)}", "left"))
-        images.append((left, top, face, ""))
-        for column, map_ in enumerate(maps, start=1):
-            reason = missing_reason(map_)
-            drawn = face_images.grayscale(face) if reason else face_images.overlay(face, np.asarray(map_))
-            images.append((left + column, top, drawn, reason))
-        if position < across:
-            texts += [(left + column + 0.5, top - 0.25, title, "center") for column, title in enumerate(titles)]
-    title = f"{runs[0].name}: maps of the network" if alone else "Maps of the networks"
     note = (
-        "Each map is min-max normalised: colours compare places within one image. Maps are those of the label; "
-        "expressions without action units, such as Neutral, have no AU map."
+        "Left: label and prediction. Each map is min-max normalised: colours compare places within one image. "
+        "Maps are those of the label; expressions without action units, such as Neutral, have no AU map."
     )
-    return save(_image_grid(images, texts, title=title, note=note, ends=("lowest", "highest")), path)
+    title = f"{runs[0].name}: maps of the network" if blocks == 2 else "Maps of the networks"
+    return save(_image_grid(cards, title=title, note=note, ends=("lowest", "highest"), blocks=blocks), path)
 
 
 def class_means(runs: Sequence[EvaluatedRun], path: pathlib.Path) -> pathlib.Path:
-    """Draws the mean AU map, attention and CAM of every expression, a row per map and run."""
-    rows = [(runs[0], "au_map", "class_map_count")]
-    rows += [(run, run.layer, "class_count") for run in runs]
-    rows += [(run, CAM, "class_count") for run in runs if run.has_cam]
-    images, texts = [], []
-    for row, (title, (run, name, counts)) in enumerate(zip(["AU map", *_map_titles(runs)], rows, strict=True)):
-        top = 1.2 * row
-        texts.append((-0.1, top + 0.5, title, "right"))
-        for column, count in enumerate(run.maps[counts]):
-            mean = run.maps[f"class_mean/{name}"][column] if count else None
-            reason = missing_reason(mean)
-            drawn = np.full((1, 1, 3), 237, np.uint8) if reason else np.asarray(mean, np.float32)
-            images.append((column, top, drawn, reason))
-            texts.append((column + 0.5, top + 1.13, "1 face" if count == 1 else f"{count} faces", "center"))
-    texts += [(column + 0.5, -0.05, name, "center") for column, name in enumerate(runs[0].expressions)]
+    """Draws the mean AU map, attention and CAM of every expression and run."""
     title = f"{runs[0].name}: mean maps by label" if len(runs) == 1 else "Mean maps by label"
     note = "Mean over faces of min-max normalised maps (0 for degenerate ones). The same scale everywhere."
-    return save(_image_grid(images, texts, title=title, note=note, ends=("0", "1")), path)
+    return save(_image_grid(faces.class_means(runs), title=title, note=note, ends=("0", "1")), path)
 
 
-def _map_titles(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Returns the titles of all attentions, then of all CAMs, with the run's name if there are several."""
-    titles = []
-    kinds = [(f"Attention\n({run.layer})", run) for run in runs]
-    kinds += [("Class activation\nmap", run) for run in runs if run.has_cam]
-    for title, run in kinds:
-        name = "/\n".join(textwrap.fill(part, 17) for part in run.name.split("/"))
-        titles.append(title if len(runs) == 1 else f"{title}\n{name}")
-    return titles
-
-
-def _image_grid(
-    images: Sequence[tuple[float, float, np.ndarray, str]],
-    texts: Sequence[tuple[float, float, str, str]],
-    *,
-    title: str,
-    note: str,
-    ends: tuple[str, str],
-) -> Any:
-    """Returns a figure of images in one set of axes, because matplotlib is slow with many, and a colour bar.
+def _image_grid(cards: Sequence[faces.Card], *, title: str, note: str, ends: tuple[str, str], blocks: int = 1) -> Any:
+    """Returns a figure with a row of images per card and a colour bar.
 
     Args:
-      images: left, top, array and the text over it; positions in units of an image's side.
-      texts: x, y, text and alignment: "center" and "left" end at y, "right" is centred on it.
+      cards: all with images of the same kinds.
       title: of the figure.
       note: below it.
       ends: of the colour bar.
+      blocks: of rows side by side, over which the cards are dealt in turn.
     """
-    columns = max(left for left, *_ in images) + 1
-    rows = max(top for _, top, *_ in images) + 1
-    # Inches for the row titles at the left, and for the column titles above.
-    margin = max(
-        (0.075 * len(line) for *_, text, side in texts if side == "right" for line in text.split("\n")), default=0
-    )
-    above = 0.16 * max(text.count("\n") + 1 for *_, text, _ in texts) - _SIDE * min(y for _, y, *_ in texts)
-    width = max(_SIDE * columns + margin + 0.3, 6.8)
-    figure, ((axes,),) = new_figure(width, _SIDE * rows + above + 1.6, title=title, note=note)
-    axes.set_axis_off()
-    for left, top, array, text in images:
-        extent = (left, left + 1 - _GAP, top + 1 - _GAP, top)
-        axes.imshow(array, cmap=HEAT, vmin=0, vmax=1, interpolation="bilinear", extent=extent)
-        if text:
-            box = {"facecolor": "white", "edgecolor": GRAY, "boxstyle": "round,pad=0.3"}
-            axes.text(left + 0.5, top + 0.5, text, ha="center", va="center", fontsize=NORMAL, bbox=box)
-    for x, y, text, side in texts:
-        vertical = "center" if side == "right" else "bottom"
-        axes.text(x, y, text, ha=side, va=vertical, fontsize=SMALL if side == "left" else NORMAL)
-    axes.set_xlim(-margin / _SIDE, columns)
-    axes.set_ylim(rows, -above / _SIDE)
-    axes.set_aspect("equal", anchor="NW")
+    columns = []
+    for group in cards[0].groups:
+        for image in group.images:
+            caption = re.sub(r"^face \d+$", "face", image.caption)
+            lines = (caption[0].upper() + caption[1:], *group.name.split("/"))
+            columns.append("\n".join(textwrap.fill(line, 17) for line in lines if line))
+    rows = []
+    for card in cards:
+        verdicts = [f"{group.name}: {group.verdict}" for group in card.groups if group.verdict]
+        rows.append("\n".join(textwrap.fill(line, 24) for line in (card.heading, *verdicts)))
+    width = blocks * (_SIDE * len(columns) + 2.2)
+    height = _SIDE * -(-len(cards) // blocks) + 2.2
+    figure, axes = new_figure(max(width, 6.8), height, title=title, note=note, columns=blocks)
+    # All images of a block are in the same axes, because matplotlib is slow with many.
+    for start, block in enumerate(axes.flat):
+        block_cards = cards[start::blocks]
+        for row, card in enumerate(block_cards):
+            for column, image in enumerate(image for group in card.groups for image in group.images):
+                extent = (column - 0.48, column + 0.48, row + 0.48, row - 0.48)
+                blank = np.full((1, 1, 3), 237, np.uint8)
+                pixels = blank if image.pixels is None else image.pixels
+                block.imshow(pixels, interpolation="bilinear", extent=extent)
+                block.text(column, row, image.reason, ha="center", va="center", fontsize=NORMAL)
+        block.set_xlim(-0.5, len(columns) - 0.5)
+        block.set_ylim(len(block_cards) - 0.5, -0.5)
+        block.set_xticks(range(len(columns)), columns)
+        block.set_yticks(range(len(block_cards)), rows[start::blocks])
+        block.tick_params(length=0, labeltop=True, labelbottom=False)
+        block.spines[:].set_visible(False)
     scale = matplotlib().cm.ScalarMappable(cmap=HEAT)
     bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.2, aspect=12, anchor=(0, 0.5), ticks=[0, 1])
     bar.ax.set_xticklabels(ends, fontsize=SMALL)
@@ -347,14 +298,12 @@ def reliability(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     """Draws reliability diagrams, uncalibrated and, if there is a temperature, calibrated."""
     temperatures = _temperatures(run)
     figure, axes = new_figure(
-        4.3 * max(len(temperatures), 2), 4.5, columns=max(len(temperatures), 2),
+        4.3 * len(temperatures), 4.5, columns=len(temperatures),
         title="Reliability: accuracy by confidence",
         note=f"Dashed line: calibrated probabilities. Bars below it: overconfident. {run.name}: {run.label}",
     )  # fmt: skip
     faces = run.predictions
-    for each in axes.flat[len(temperatures) :]:
-        each.set_axis_off()
-    for each, (title, temperature) in zip(axes.flat, temperatures.items(), strict=False):
+    for each, (title, temperature) in zip(axes.flat, temperatures.items(), strict=True):
         style(each, title=f"Probabilities {title}", x="probability of the prediction", y="accuracy")
         bins = calibration.reliability(faces.confidence(temperature), faces.correct)
         known = bins.count > 0

@@ -53,9 +53,17 @@ def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, 
         "label": f"{runs[0].split} split, checkpoint selected on {selected}",
         "subjects_repeat": subjects < faces_behind,
     }
+    headline = [METRICS[key] for key in HEADLINE]
+    gallery = faces.gallery(runs[0]) if alone else {}
+    results = {
+        "results": tables.results_table(runs),
+        "tests": test_table(comparison, "headline"),
+        "seeds": seed_table(comparison, [ScoreKey(key) for key in HEADLINE]),
+        "metrics": headline,
+    }
     sections = {
-        "faces": ("Faces" if alone else "Faces side by side", face_cards(runs)),
-        "results": ("Results", results(comparison)),
+        "faces": ("Faces" if alone else "Faces side by side", {"cards": faces.side_by_side(runs), "gallery": gallery}),
+        "results": ("Results", results),
         "reliance": ("Reliance on action units", reliance(comparison, figures)),
         "attribution": ("Faithfulness of the maps", attribution(comparison, figures)),
         "expressions": ("By expression", expressions(runs, figures)),
@@ -71,47 +79,9 @@ def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, 
         del sections["card"]
     names = ", ".join(run.name for run in runs)
     title = f"Evaluation of {names}" if alone else f"Comparison: {names}"
-    opening = {
-        "headline": [METRICS[key] for key in HEADLINE],
-        "idea": tables.idea_table(comparison),
-        "warnings": warnings(runs),
-    }
+    opening = {"headline": headline, "idea": tables.idea_table(comparison)}
     parts = [html.Section(name, title, f"{name}.html", shared | data) for name, (title, data) in sections.items()]
     return title, shared | opening, parts
-
-
-def warnings(runs: Sequence[EvaluatedRun]) -> list[str]:
-    """Returns what limits the comparison of the runs or the use of their maps."""
-    expected = compare.expected_differences(runs)
-    unexpected = []
-    for name, values in compare.differences(runs).items():
-        owners: dict[str, list[str]] = {}
-        for run, value in zip(runs, values, strict=True):
-            owners.setdefault(_value(value), []).append(run.name)
-        if name not in expected:
-            by_value = "; ".join(f"{value} in {', '.join(names)}" for value, names in owners.items())
-            unexpected.append(f"{name} ({by_value})")
-    degenerate = {run.name: tables.degenerate_sentence(run) for run in runs}
-    return html.sentences("warnings", runs, expected, unexpected, degenerate)
-
-
-def _value(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def face_cards(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
-    """Returns the faces of the fixed sample and, of a single run, those that were selected by result."""
-    return {"cards": faces.side_by_side(runs), "gallery": faces.gallery(runs[0]) if len(runs) == 1 else {}}
-
-
-def results(comparison: Comparison) -> dict[str, Any]:
-    """Returns the main numbers, the paired tests and the means over seeds."""
-    return {
-        "results": tables.results_table(comparison.runs),
-        "tests": test_table(comparison, "headline"),
-        "seeds": seed_table(comparison, [ScoreKey(key) for key in HEADLINE]),
-        "metrics": [METRICS[key] for key in HEADLINE],
-    }
 
 
 def test_table(comparison: Comparison, family: str) -> Table | None:
@@ -176,8 +146,19 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
         "chart": None,
     }
     if len(comparison.runs) == 1 and runs:
-        data["chart"] = plots.probability_drops(runs[0], book, figures / "probability_drops.svg")
-        data["by_au"] = drop_table(runs[0], book)
+        (run,) = runs
+        data["chart"] = plots.probability_drops(run, book, figures / "probability_drops.svg")
+        assert run.faithfulness is not None
+        aus = run.faithfulness.metadata["aus"]
+        columns = {name: plots.drop_of(name) for name in run.expressions}
+        labels = {f"AU{au}": f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus}
+        data["by_au"] = tables.grid(
+            runs, columns, first="Occluded action unit", by="condition", labels=labels, intervals=False, missing=NONE
+        )
+        for au, row in zip(aus, data["by_au"].rows, strict=True):
+            for column, name in enumerate(run.expressions, start=1):
+                if au in book.get(name, ()):
+                    row[column] += " •"
     return data
 
 
@@ -194,22 +175,6 @@ def same_region(run: EvaluatedRun) -> str:
     book = codebook.CODEBOOKS.get(run.metadata["codebook"])
     regions = book.same_region(book.all_aus) if book else ()
     return ", ".join(" = ".join(f"AU{au}" for au in aus) for aus in regions if len(aus) > 1)
-
-
-def drop_table(run: EvaluatedRun, book: Mapping[str, Sequence[int]]) -> Table:
-    """Returns the mean drop for every AU on the faces predicted as each expression; target AUs have a dot."""
-    assert run.faithfulness is not None
-    aus = run.faithfulness.metadata["aus"]
-    columns = {name: plots.drop_of(name) for name in run.expressions}
-    labels = {f"AU{au}": f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus}
-    table = tables.grid(
-        [run], columns, first="Occluded action unit", by="condition", labels=labels, intervals=False, missing=NONE
-    )
-    for au, row in zip(aus, table.rows, strict=True):
-        for column, name in enumerate(run.expressions, start=1):
-            if au in book.get(name, ()):
-                row[column] += " •"
-    return table
 
 
 def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
@@ -330,6 +295,8 @@ def groups(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     run = runs[0]
     metrics = [METRICS[key] for key in HEADLINE]
     attributes = list(schema.attributes(run.faces))
+    count, subjects = run.tables.count("accuracy")
+    repeat = subjects < count
     by_attribute = {}
     for attribute in attributes:
         sizes = run.tables.rows(HEADLINE[0], attribute=attribute).set_index("group")
@@ -337,11 +304,12 @@ def groups(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
             continue
         columns = tables.columns_of(metrics, runs)
         columns |= {map_title(name): tables.cosine_of(name) for name in BASELINE_MAPS}
-        counts = {"Faces": lambda _, group, sizes=sizes: str(int(sizes.loc[group, "faces"]))}
         # Twenty faces of one subject are a group of one.
-        count, subjects = run.tables.count("accuracy")
-        if subjects < count:
-            counts["Subjects"] = lambda _, group, sizes=sizes: str(int(sizes.loc[group, "subjects"]))
+        names = ["faces", "subjects"] if repeat else ["faces"]
+        counts = {
+            name.capitalize(): lambda _, group, sizes=sizes, name=name: str(int(sizes.loc[group, name]))
+            for name in names
+        }
         by_attribute[attribute] = tables.grid(
             runs, {title: where | {"attribute": attribute} for title, where in columns.items()},
             first=attribute.capitalize(), by="group", labels={group: group or "unknown" for group in sizes.index},
@@ -360,10 +328,12 @@ def provenance(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     """Returns the runs with what differs between them, and data, versions and command."""
     named = ("method", "au_weight", "codebook", "model_selection")
     rows = [["folder", *(f"`{run.folder}`" for run in runs)]]
-    rows += [[name, *(_value(run.metadata[name]) for run in runs)] for name in named]
+    rows += [[name, *(tables.option(run.metadata[name]) for run in runs)] for name in named]
     checkpoints = [run.metadata["checkpoint"] for run in runs]
     rows.append(["checkpoint", *("{which}: step {step}, epoch {epoch:g}".format(**each) for each in checkpoints)])
-    rows += [[name, *map(_value, values)] for name, values in compare.differences(runs).items() if name not in named]
+    rows += [
+        [name, *map(tables.option, values)] for name, values in compare.differences(runs).items() if name not in named
+    ]
     folders = shlex.join(str(run.folder) for run in runs)
     return {
         "table": Table(["", *(run.name for run in runs)], rows, 1 + len(runs)),

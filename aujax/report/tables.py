@@ -4,8 +4,6 @@ Numbers are written by the unit of their metric: shares in percent and changes o
 one decimal; scores with three. A dash stands for a number that does not exist.
 """
 
-import csv
-import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,14 +43,6 @@ class Table(NamedTuple):
         rule = [":--" if column < self.text_columns else "--:" for column in range(len(self.header))]
         lines = [self.header, rule, *self.rows]
         return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
-
-    def csv(self) -> str:
-        """Returns the table as comma-separated values, empty where a number is missing."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        for line in (self.header, *self.rows):
-            writer.writerow("" if cell == NONE else cell.replace("−", "-").replace("`", "") for cell in line)
-        return text.getvalue()
 
     def latex(self, caption: str, *, label: str) -> str:
         """Returns the table as a LaTeX `table`, at most as wide as the text; it needs booktabs and graphicx."""
@@ -137,6 +127,17 @@ def p_value(value: float | None) -> str:
     if value is None or pd.isna(value):
         value = 1.0
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def option(value: Any) -> str:
+    """Returns the value of an option.
+
+    >>> option(0.5), option(["layer4", "layer5"]), option([])
+    ('0.5', 'layer4+layer5', 'default')
+    """
+    if isinstance(value, list):
+        return "+".join(map(str, value)) or "default"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def heading(metric: Metric, runs: Sequence[EvaluatedRun] = ()) -> str:
