@@ -7,7 +7,7 @@ no ellipse touches the canvas. Everything here is pure and works under jit, vmap
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +15,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from aujax import ellipses, resize
-from aujax.codebook import FACS, Codebook, rescale_landmarks
+from aujax.codebook import FACS, Codebook, generic, rescale_landmarks, single_aus
 from aujax.resize import Size
 
-LANDMARKS = 68
 _FOREHEAD = 0.4  # height of the forehead above the brows, in inter-ocular distances
+
+Points = Real[Array | np.ndarray, "points xy"]
+Map = Float[Array, "h w"]
 
 
 def au_map(
-    landmarks: Real[Array | np.ndarray, "points xy"],
+    landmarks: Points,
     expression: int | Int[Array | np.ndarray | np.integer, ""],
     *,
     size: Size = (224, 224),
     codebook: Codebook = FACS,
-) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
+) -> tuple[Map, Bool[Array, ""]]:
     """Returns the map of all AUs that `codebook` lists for the expression, and whether there is a map.
 
     This is A of the paper's section 3.2: the pixel-wise maximum over the AUs' maps. `expression` is an index into
@@ -38,11 +40,15 @@ def au_map(
     >>> maps.shape, has_map.shape
     ((2, 224, 224), (2,))
     """
-    rows, valid = ellipses.selections(tuple(codebook.aus.values()), codebook)
+    points, finite = _checked(landmarks)
+    rows, valid = ellipses.selections(codebook)
     # An index beyond the end selects no ellipse; a negative one, which would count from the end, is masked as well.
     valid = jnp.asarray(valid).at[expression].get(mode="fill", fill_value=False)
     valid &= jnp.asarray(expression) >= 0
-    return _draw(landmarks, ellipses.Selection(jnp.asarray(rows)[expression], valid), size, codebook)
+    rows = jnp.asarray(rows)[expression]
+    drawn_map, touched = ellipses.RENDERINGS[codebook.rendering](points, rows, valid, size, codebook)
+    has_map = finite & touched
+    return jnp.where(has_map, drawn_map, 0.0), has_map
 
 
 def batch_au_maps(
@@ -58,48 +64,40 @@ def batch_au_maps(
     Faces where the mask is False (no landmarks, padding) have no map. A map drawn on a canvas of another size is
     resized to the nearest pixel, as in the released code.
     """
-    return _batch(au_map, (landmarks, expression), where, size, codebook)
-
-
-def batch_generic_maps(
-    landmarks: Float[Array | np.ndarray, "batch points xy"],
-    where: Bool[Array | np.ndarray, " batch"],
-    *,
-    size: Size,
-    codebook: Codebook,
-) -> tuple[Float[Array, "batch h w"], Bool[Array, " batch"]]:
-    """Returns the `generic_map` of stored images of `size`; canvas and mask are as in `batch_au_maps`."""
-    return _batch(generic_map, (landmarks,), where, size, codebook)
+    canvas = codebook.canvas or size
+    if canvas != size:
+        scale = np.array([canvas[1] / size[1], canvas[0] / size[0]], np.float32).reshape(1, 1, 2)
+        # Rounded to 1/1000 px, because the reference truncates: 50 must not become 49.99999.
+        landmarks = jnp.round(rescale_landmarks(landmarks, scale), 3)
+    maps, has_map = jax.vmap(functools.partial(au_map, size=canvas, codebook=codebook))(landmarks, expression)
+    has_map &= where
+    maps = maps if canvas == size else resize.nearest(maps, size)
+    return jnp.where(has_map[:, None, None], maps, 0.0), has_map
 
 
 def generic_map(
-    landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224), codebook: Codebook = FACS
-) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
+    landmarks: Points, *, size: Size = (224, 224), codebook: Codebook = FACS
+) -> tuple[Map, Bool[Array, ""]]:
     """Returns the map of every AU of the codebook, the same for all expressions, and whether there is a map."""
-    selection = ellipses.selections((codebook.all_aus,), codebook)
-    return _draw(landmarks, ellipses.Selection(selection.rows[0], selection.valid[0]), size, codebook)
+    return au_map(landmarks, 0, size=size, codebook=generic(codebook))
 
 
 def single_au_maps(
-    landmarks: Real[Array | np.ndarray, "points xy"],
+    landmarks: Points,
     aus: Sequence[int],
     *,
     size: Size = (224, 224),
     codebook: Codebook = FACS,
 ) -> tuple[Float[Array, "aus h w"], Bool[Array, " aus"]]:
     """Returns one map per FACS number in `aus`; a number without a region in the codebook is a ValueError."""
-    unknown = [number for number in aus if number not in codebook.ellipses]
-    if unknown:
-        raise ValueError(
-            f"action units {unknown} have no region on the face; "
-            f"valid FACS numbers: {', '.join(map(str, codebook.all_aus))}"
-        )
-    draw = functools.partial(_draw, size=size, codebook=codebook)
-    selections = ellipses.selections(tuple((number,) for number in aus), codebook)
-    return jax.vmap(draw, in_axes=(None, 0))(landmarks, selections)
+    # A codebook has at least one class, also if no map is asked for.
+    single = single_aus(aus or codebook.all_aus, geometry=codebook)
+    classes = jnp.array([single.expressions.index(f"AU{number}") for number in aus], int)
+    draw = functools.partial(au_map, size=size, codebook=single)
+    return jax.vmap(draw, in_axes=(None, 0))(landmarks, classes)
 
 
-def face_outline(landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size = (224, 224)) -> Float[Array, "h w"]:
+def face_outline(landmarks: Points, *, size: Size = (224, 224)) -> Map:
     """Returns the mask of the face, from the jaw to a forehead above the brows: 1 inside, 0 outside.
 
     >>> face_outline(jnp.zeros((68, 2)), size=(4, 4)).sum()
@@ -118,40 +116,10 @@ def face_outline(landmarks: Real[Array | np.ndarray, "points xy"], *, size: Size
     return (crossed.sum(0) % 2).astype(jnp.float32)
 
 
-def _batch(
-    draw: Callable[..., tuple[Array, Array]],
-    faces: tuple[Array | np.ndarray, ...],
-    where: Bool[Array | np.ndarray, " batch"],
-    size: Size,
-    codebook: Codebook,
-) -> tuple[Float[Array, "batch h w"], Bool[Array, " batch"]]:
-    landmarks, *rest = faces
-    canvas = codebook.canvas or size
-    if canvas != size:
-        scale = np.array([canvas[1] / size[1], canvas[0] / size[0]], np.float32).reshape(1, 1, 2)
-        # Rounded to 1/1000 px, because the reference truncates: 50 must not become 49.99999.
-        landmarks = jnp.round(rescale_landmarks(landmarks, scale), 3)
-    maps, has_map = jax.vmap(functools.partial(draw, size=canvas, codebook=codebook))(landmarks, *rest)
-    has_map &= where
-    maps = maps if canvas == size else resize.nearest(maps, size)
-    return jnp.where(has_map[:, None, None], maps, 0.0), has_map
-
-
-def _draw(
-    landmarks: Real[Array | np.ndarray, "points xy"], selection: ellipses.Selection, size: Size, codebook: Codebook
-) -> tuple[Float[Array, "h w"], Bool[Array, ""]]:
-    points, finite = _checked(landmarks)
-    drawn_map, touched = ellipses.RENDERINGS[codebook.rendering].draw(points, selection, size, codebook)
-    has_map = finite & touched
-    return jnp.where(has_map, drawn_map, 0.0), has_map
-
-
-def _checked(
-    landmarks: Real[Array | np.ndarray, "points xy"],
-) -> tuple[Float[Array, "68 2"], Bool[Array, ""]]:
+def _checked(landmarks: Points) -> tuple[Float[Array, "68 2"], Bool[Array, ""]]:
     """Returns the landmarks as float32, zeros if one is not finite, and whether all are finite."""
     points = jnp.asarray(landmarks, jnp.float32)
-    if points.shape != (LANDMARKS, 2):
+    if points.shape != (68, 2):
         raise ValueError(
             f"landmarks must have shape (68, 2), got {points.shape}: give the 68 iBUG points (x, y) of one face, "
             "and use jax.vmap for a batch"

@@ -24,7 +24,10 @@ NORMALIZATIONS = {
 }
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
+RandomKey = Key[Array, ""]
 Image = Float[Array, "height width 3"]
+AUMap = Float[Array, "height width"]
+Mask = Bool[ArrayLike, " batch"]
 
 
 class Views(NamedTuple):
@@ -72,10 +75,10 @@ def normalize(
 
 
 def training_view(
-    key: Key[Array, ""],
+    key: RandomKey,
     color_order: Int[Array, "4"],
     image: Image,
-    au_map: Float[Array, "height width"],
+    au_map: AUMap,
     *,
     size: int,
     policy: Policy,
@@ -92,7 +95,7 @@ def training_view(
 
 
 def random_coordinates(
-    key: Key[Array, ""], source: tuple[int, ...], *, size: int, policy: Policy
+    key: RandomKey, source: tuple[int, ...], *, size: int, policy: Policy
 ) -> Float[Array, "2 size size"]:
     """Returns the (y, x) source position of every pixel of a random crop of the image, flipped and rotated at random.
 
@@ -102,7 +105,7 @@ def random_coordinates(
     height, width = source
     side = jnp.sqrt(1.0 - policy.crop * jax.random.uniform(keys[0]))  # of the crop, as a fraction of the source's
 
-    def positions(key: Key[Array, ""], n: int) -> Float[Array, " size"]:
+    def positions(key: Array, n: int) -> Array:
         return jax.random.uniform(key) * (1 - side) * n + _pixel_centres(size) * (side * n / size) - 0.5
 
     y, x = positions(keys[1], height), positions(keys[2], width)
@@ -115,7 +118,7 @@ def random_coordinates(
 
 
 def warp(
-    image: Image, au_map: Float[Array, "height width"], coordinates: Float[Array, "2 rows columns"]
+    image: Image, au_map: AUMap, coordinates: Float[Array, "2 rows columns"]
 ) -> tuple[Float[Array, "rows columns 3"], Float[Array, "rows columns"]]:
     """Returns the image (bilinear) and the AU map (nearest) sampled at the (y, x) coordinates, zero outside."""
     y, x = coordinates
@@ -126,7 +129,7 @@ def warp(
     return upper * (1 - down) + lower * down, _sample(au_map, jnp.floor(y + 0.5), jnp.floor(x + 0.5))
 
 
-def _sample(image: Float[Array, "height width ..."], y: Array, x: Array) -> Float[Array, "rows columns ..."]:
+def _sample(image: Array, y: Array, x: Array) -> Array:
     """Returns the pixels at whole-numbered positions, 0 outside the image."""
     inside = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
     pixels = image.at[y.astype(jnp.int32), x.astype(jnp.int32)].get(mode="clip")
@@ -142,36 +145,36 @@ def grayscale(image: Image) -> Image:
     return jnp.broadcast_to((image * _LUMA.reshape(1, 1, 3)).sum(-1, keepdims=True), image.shape)
 
 
-def random_colors(key: Key[Array, ""], order: Int[Array, "4"], image: Image, *, policy: Policy) -> Image:
+def random_colors(key: RandomKey, order: Int[Array, "4"], image: Image, *, policy: Policy) -> Image:
     """Returns the image with random brightness, contrast, saturation and hue, applied in the given order."""
     apply_key, key = jax.random.split(key)
     spread = jnp.array([policy.brightness, policy.contrast, policy.saturation, policy.hue])
     strength = jnp.array([1.0, 1.0, 1.0, 0.0]) + spread * jax.random.uniform(key, (4,), minval=-1.0)
 
-    def change(jittered: Image, which: Int[Array, ""]) -> tuple[Image, None]:
+    def change(jittered: Image, which: Array) -> tuple[Image, None]:
         return jax.lax.switch(which, _COLORS, jittered, strength[which]), None
 
     jittered, _ = jax.lax.scan(change, image, order)
     return _sometimes(apply_key, policy.jitter_rate, jittered, image)
 
 
-def _blend(image: Image, other: Array, weight: Float[Array, ""]) -> Image:
+def _blend(image: Image, other: Array, weight: Array) -> Image:
     return jnp.clip(weight * image + (1 - weight) * other, 0.0, 1.0)
 
 
-def _brightness(image: Image, factor: Float[Array, ""]) -> Image:
+def _brightness(image: Image, factor: Array) -> Image:
     return _blend(image, jnp.zeros_like(image), factor)
 
 
-def _contrast(image: Image, factor: Float[Array, ""]) -> Image:
+def _contrast(image: Image, factor: Array) -> Image:
     return _blend(image, jnp.full_like(image, grayscale(image).mean()), factor)
 
 
-def _saturation(image: Image, factor: Float[Array, ""]) -> Image:
+def _saturation(image: Image, factor: Array) -> Image:
     return _blend(image, grayscale(image), factor)
 
 
-def _hue(image: Image, turn: Float[Array, ""]) -> Image:
+def _hue(image: Image, turn: Array) -> Image:
     """Returns the image with its HSV hue rotated by `turn` turns; value and saturation are unchanged."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     value, low = image.max(-1), image.min(-1)
@@ -192,7 +195,7 @@ def _hue(image: Image, turn: Float[Array, ""]) -> Image:
 _COLORS = (_brightness, _contrast, _saturation, _hue)
 
 
-def random_erasing(key: Key[Array, ""], image: Image, *, policy: Policy) -> Image:
+def random_erasing(key: RandomKey, image: Image, *, policy: Policy) -> Image:
     """Returns the image, at a rate of `erase_rate` with a box of Gaussian noise, of aspect ratio 0.3 to 3.3, in it."""
     rate_key, area_key, aspect_key, y_key, x_key, noise_key = jax.random.split(key, 6)
     height, width = image.shape[:2]
@@ -201,26 +204,22 @@ def random_erasing(key: Key[Array, ""], image: Image, *, policy: Policy) -> Imag
     box_height, box_width = jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)
     top = jax.random.uniform(y_key) * jnp.maximum(height - box_height, 0.0)
     left = jax.random.uniform(x_key) * jnp.maximum(width - box_width, 0.0)
-    rows, columns = _pixel_centres(height), _pixel_centres(width)
-    inside = ((rows > top) & (rows < top + box_height))[:, None] & ((columns > left) & (columns < left + box_width))[
-        None
-    ]
+    rows, columns = _pixel_centres(height)[:, None], _pixel_centres(width)[None]
+    inside = (rows > top) & (rows < top + box_height) & (columns > left) & (columns < left + box_width)
     erased = jnp.where(inside[..., None], jax.random.normal(noise_key, image.shape), image)
     return _sometimes(rate_key, policy.erase_rate, erased, image)
 
 
-def _pixel_centres(n: int) -> Float[Array, " n"]:
+def _pixel_centres(n: int) -> Array:
     return jnp.arange(n, dtype=jnp.float32) + 0.5
 
 
-def _sometimes(key: Key[Array, ""], rate: float, changed: Array, unchanged: Array) -> Array:
+def _sometimes(key: RandomKey, rate: float, changed: Array, unchanged: Array) -> Array:
     # A rate of 0 is known when tracing: the changed value is then not computed.
     return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged) if rate else unchanged
 
 
-def unmixed(
-    key: Key[Array, ""], views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None
-) -> Views:
+def unmixed(key: RandomKey, views: Views, *, valid: Mask, axis_name: str | None = None) -> Views:
     """Returns the views unchanged: the `Mix` of the methods that do not mix.
 
     >>> views = Views(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2)), jnp.array([True]), jnp.array([[0.0, 1.0]]))
@@ -231,9 +230,7 @@ def unmixed(
     return views
 
 
-def cutmix(
-    key: Key[Array, ""], views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None
-) -> Views:
+def cutmix(key: RandomKey, views: Views, *, valid: Mask, axis_name: str | None = None) -> Views:
     """Returns views that each contain a box of another view, targets mixed by area (CutMix, Yun et al. 2019).
 
     The box is cut from image and AU map, and shared by the batch: its fraction of the area is uniform in [0, 1], its
@@ -250,7 +247,20 @@ def cutmix(
     size = views.au_map.shape[1:]
     centre = jax.random.randint(centre_key, (2,), 0, jnp.array(size))
     box = cut_box(jax.random.uniform(kept_key), centre, size)
-    partners = _partners(order_key, views, jnp.asarray(valid), axis_name)
+    # Partners are this device's part of a random permutation of the whole batch, in which the n-th valid row gets the
+    # n-th valid view of the shuffled batch, and the padding rows get the padding.
+    own = jnp.arange(len(views.image))  # rows of this device in the whole batch
+    all_views = views
+    all_valid = jnp.asarray(valid)
+    if axis_name is not None:
+        # Each device needs the memory for the views of all devices while they are mixed.
+        own += jax.lax.axis_index(axis_name) * len(own)
+        all_views, all_valid = jax.lax.all_gather((views, all_valid), axis_name, tiled=True)
+    shuffled = jax.random.permutation(order_key, len(all_valid))
+    shuffled = shuffled[jnp.argsort(~all_valid[shuffled])]
+    partner = shuffled[jnp.argsort(jnp.argsort(~all_valid))][own]
+    partners = Views(*(part[partner] for part in all_views))
+
     kept = 1.0 - box.mean()
     return Views(
         image=jnp.where(box[None, :, :, None], partners.image, views.image),
@@ -279,19 +289,3 @@ def cut_box(
         for n, middle in zip(size, jnp.asarray(centre), strict=True)
     )
     return rows[:, None] & columns[None, :]
-
-
-def _partners(key: Key[Array, ""], views: Views, valid: Bool[Array, " batch"], axis_name: str | None) -> Views:
-    """Returns this device's part of a random permutation of the whole batch, which maps valid views to valid views.
-
-    Each device needs the memory for the views of all devices while they are mixed.
-    """
-    own = jnp.arange(len(valid))
-    if axis_name is not None:
-        own += jax.lax.axis_index(axis_name) * len(valid)
-        views, valid = jax.lax.all_gather((views, valid), axis_name, tiled=True)
-    # The n-th valid row gets the n-th valid view of the shuffled batch, and the padding rows get the padding.
-    shuffled = jax.random.permutation(key, len(valid))
-    shuffled = shuffled[jnp.argsort(~valid[shuffled])]
-    partner = shuffled[jnp.argsort(jnp.argsort(~valid))][own]
-    return Views(*(part[partner] for part in views))

@@ -16,47 +16,49 @@ from aujax import resize
 
 # A sum counts as 0 below this fraction of the sum of magnitudes, where only rounding errors are left of it.
 _ROUNDING = 1e-6
+_EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round float32 products to fewer bits
+
+Features = Float[ArrayLike, "*batch h w channels"]  # and gradients with respect to them
+MapsLike = Float[ArrayLike, "*batch h w"]
+Maps = Float[Array, "*batch h w"]
 
 
-def layer_attention(features: Float[ArrayLike, "*batch h w channels"]) -> Float[Array, "*batch h w"]:
+def _float32(values: ArrayLike) -> Array:
+    return jnp.asarray(values, jnp.float32)
+
+
+def layer_attention(features: Features) -> Maps:
     """Returns the attention of a layer: the mean of its channels, in float32 (Eq. 1 of the paper).
 
     >>> features = jnp.stack([jnp.zeros((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(layer_attention(features)[0])
     [0.5 0.  0.  0.  0. ]
     """
-    return jnp.asarray(features, jnp.float32).mean(axis=-1)
+    return _float32(features).mean(axis=-1)
 
 
-def cam(
-    features: Float[ArrayLike, "*batch h w channels"], weights: Float[ArrayLike, "*batch channels"]
-) -> Float[Array, "*batch h w"]:
+def cam(features: Features, weights: Float[ArrayLike, "*batch channels"]) -> Maps:
     """Returns the class activation map: the channels weighted by one class's weights (Zhou et al. 2016).
 
     >>> features = jnp.stack([jnp.ones((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(cam(features, jnp.array([-1.0, 2.0]))[0])
     [ 1. -1. -1. -1. -1.]
     """
-    features, weights = jnp.asarray(features, jnp.float32), jnp.asarray(weights, jnp.float32)
-    # Accelerators would otherwise round float32 products to fewer bits.
-    return jnp.einsum("...hwc,...c->...hw", features, weights, precision=jax.lax.Precision.HIGHEST)
+    features, weights = _float32(features), _float32(weights)
+    return jnp.einsum("...hwc,...c->...hw", features, weights, precision=_EXACT)
 
 
-def grad_cam(
-    features: Float[ArrayLike, "*batch h w channels"], gradients: Float[ArrayLike, "*batch h w channels"]
-) -> Float[Array, "*batch h w"]:
+def grad_cam(features: Features, gradients: Features) -> Maps:
     """Returns Grad-CAM: relu of the sum of channels weighted by their mean gradient (Selvaraju et al. 2017).
 
     >>> features = jnp.stack([jnp.ones((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(grad_cam(features, jnp.ones((5, 5, 2)).at[..., 0].set(-0.5))[0])
     [0.5 0.  0.  0.  0. ]
     """
-    return jax.nn.relu(cam(features, jnp.asarray(gradients, jnp.float32).mean(axis=(-3, -2))))
+    return jax.nn.relu(cam(features, _float32(gradients).mean(axis=(-3, -2))))
 
 
-def grad_cam_pp(
-    features: Float[ArrayLike, "*batch h w channels"], gradients: Float[ArrayLike, "*batch h w channels"]
-) -> Float[Array, "*batch h w"]:
+def grad_cam_pp(features: Features, gradients: Features) -> Maps:
     """Returns Grad-CAM++: relu of the channels weighted by sum alpha relu(g) (Chattopadhay et al. 2018, Eq. 19).
 
     alpha = g^2 / (2 g^2 + g^3 sum A), and 0 where the divisor is 0. The paper assumes `features` after a ReLU.
@@ -65,7 +67,7 @@ def grad_cam_pp(
     >>> print(grad_cam_pp(features, jnp.ones((5, 5, 2)).at[..., 0].set(-0.5))[0].round(3))
     [3.571 0.    0.    0.    0.   ]
     """
-    features, positive = jnp.asarray(features, jnp.float32), jax.nn.relu(jnp.asarray(gradients, jnp.float32))
+    features, positive = _float32(features), jax.nn.relu(_float32(gradients))
     # Only pixels with g > 0 count. There, g^2 is cancelled from alpha, since it may be too small for float32.
     slope = positive * features.sum(axis=(-3, -2), keepdims=True)
     divisor = 2.0 + slope
@@ -74,60 +76,52 @@ def grad_cam_pp(
     return jax.nn.relu(cam(features, (alpha * positive).sum(axis=(-3, -2))))
 
 
-def grad_cam_pp_reference(
-    features: Float[ArrayLike, "*batch h w channels"], gradients: Float[ArrayLike, "*batch h w channels"]
-) -> Float[Array, "*batch h w"]:
+def grad_cam_pp_reference(features: Features, gradients: Features) -> Maps:
     """Returns Grad-CAM++ as the released code computes it, without the divisor of alpha: weights are sum g^2 relu(g).
 
     >>> features = jnp.stack([jnp.ones((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(grad_cam_pp_reference(features, jnp.ones((5, 5, 2)).at[..., 0].set(-0.5))[0])
     [25.  0.  0.  0.  0.]
     """
-    positive = jax.nn.relu(jnp.asarray(gradients, jnp.float32))
+    positive = jax.nn.relu(_float32(gradients))
     return jax.nn.relu(cam(features, (positive**3).sum(axis=(-3, -2))))
 
 
-def layer_cam(
-    features: Float[ArrayLike, "*batch h w channels"], gradients: Float[ArrayLike, "*batch h w channels"]
-) -> Float[Array, "*batch h w"]:
+def layer_cam(features: Features, gradients: Features) -> Maps:
     """Returns LayerCAM: relu of the sum over channels of relu(g) A at each pixel (Jiang et al. 2021).
 
     >>> features = jnp.stack([jnp.ones((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(layer_cam(features, jnp.ones((5, 5, 2)).at[..., 0].set(-0.5))[0])
     [1. 0. 0. 0. 0.]
     """
-    return jax.nn.relu(hires_cam(features, jax.nn.relu(jnp.asarray(gradients, jnp.float32))))
+    return jax.nn.relu(hires_cam(features, jax.nn.relu(_float32(gradients))))
 
 
-def hires_cam(
-    features: Float[ArrayLike, "*batch h w channels"], gradients: Float[ArrayLike, "*batch h w channels"]
-) -> Float[Array, "*batch h w"]:
+def hires_cam(features: Features, gradients: Features) -> Maps:
     """Returns HiResCAM: the signed sum over channels of g A at each pixel (Draelos & Carin 2020).
 
     >>> features = jnp.stack([jnp.ones((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(hires_cam(features, jnp.ones((5, 5, 2)).at[..., 0].set(-0.5))[0])
     [ 0.5 -0.5 -0.5 -0.5 -0.5]
     """
-    return (jnp.asarray(features, jnp.float32) * jnp.asarray(gradients, jnp.float32)).sum(axis=-1)
+    return (_float32(features) * _float32(gradients)).sum(axis=-1)
 
 
-def xgrad_cam(
-    features: Float[ArrayLike, "*batch h w channels"], gradients: Float[ArrayLike, "*batch h w channels"]
-) -> Float[Array, "*batch h w"]:
+def xgrad_cam(features: Features, gradients: Features) -> Maps:
     """Returns XGrad-CAM: the signed sum of channels weighted by sum g A / sum A, 0 if sum A is 0 (Fu et al. 2020).
 
     >>> features = jnp.stack([jnp.ones((5, 5)), jnp.eye(5)], axis=-1)
     >>> print(xgrad_cam(features, jnp.ones((5, 5, 2)).at[..., 0].set(-0.5))[0])
     [ 0.5 -0.5 -0.5 -0.5 -0.5]
     """
-    features, gradients = jnp.asarray(features, jnp.float32), jnp.asarray(gradients, jnp.float32)
+    features, gradients = _float32(features), _float32(gradients)
     total, magnitude = (x.sum(axis=(-3, -2)) for x in (features, jnp.abs(features)))
     weighted = (features * gradients).sum(axis=(-3, -2))
     vanishes = jnp.abs(total) <= _ROUNDING * magnitude
     return cam(features, jnp.where(vanishes, 0.0, weighted / jnp.where(vanishes, 1.0, total)))
 
 
-def eigen_cam(features: Float[ArrayLike, "*batch h w channels"]) -> Float[Array, "*batch h w"]:
+def eigen_cam(features: Features) -> Maps:
     """Returns Eigen-CAM: the projection of each pixel on the first principal component (Muhammad & Yeasin 2020).
 
     The matrix A of pixels x channels, uncentred, is projected on its first right singular vector, with the sign that
@@ -137,7 +131,7 @@ def eigen_cam(features: Float[ArrayLike, "*batch h w channels"]) -> Float[Array,
     >>> print(eigen_cam(features)[0].round(3))
     [1. 0. 0. 0. 0.]
     """
-    features = jnp.asarray(features, jnp.float32)
+    features = _float32(features)
     *batch, height, width, channels = features.shape
     matrix = features.reshape(*batch, height * width, channels)
     # Scaled to a maximum of 1, so that squares neither overflow nor vanish.
@@ -146,13 +140,12 @@ def eigen_cam(features: Float[ArrayLike, "*batch h w channels"]) -> Float[Array,
     matrix = matrix / scale
     # The eigenvector of the smaller of A A^T and A^T A is enough: A^T maps a left singular vector to the right one.
     side = matrix if height * width <= channels else matrix.mT
-    exact = jax.lax.Precision.HIGHEST
-    vector = _first_eigenvector(jnp.matmul(side, side.mT, precision=exact))[..., None]
+    vector = _first_eigenvector(jnp.matmul(side, side.mT, precision=_EXACT))[..., None]
     if height * width <= channels:
-        vector = jnp.matmul(matrix.mT, vector, precision=exact)
+        vector = jnp.matmul(matrix.mT, vector, precision=_EXACT)
         square = (vector**2).sum(axis=(-2, -1), keepdims=True)
         vector = vector / jnp.sqrt(jnp.where(square == 0.0, 1.0, square))
-    projected = jnp.matmul(matrix, vector, precision=exact) * scale
+    projected = jnp.matmul(matrix, vector, precision=_EXACT) * scale
     projected = projected * jnp.where(projected.sum(axis=(-2, -1), keepdims=True) < 0.0, -1.0, 1.0)
     return projected.reshape(*batch, height, width)
 
@@ -168,11 +161,10 @@ def _first_eigenvector(matrix: Float[Array, "*batch n n"]) -> Float[Array, "*bat
     gaps = values[..., -1:] - values
     close = gaps <= 1e-6 * jnp.abs(values[..., -1:])
     inverse = jnp.where(close, 0.0, 1.0 / jnp.where(close, 1.0, gaps))
-    exact = jax.lax.Precision.HIGHEST
-    change = jnp.einsum("...ij,...j->...i", matrix - jax.lax.stop_gradient(matrix), first, precision=exact)
+    change = jnp.einsum("...ij,...j->...i", matrix - jax.lax.stop_gradient(matrix), first, precision=_EXACT)
     # `change` is 0 in value and carries the derivative of the matrix alone.
-    along = inverse * jnp.einsum("...ij,...i->...j", vectors, change, precision=exact)
-    return first + jnp.einsum("...ij,...j->...i", vectors, along, precision=exact)
+    along = inverse * jnp.einsum("...ij,...i->...j", vectors, change, precision=_EXACT)
+    return first + jnp.einsum("...ij,...j->...i", vectors, along, precision=_EXACT)
 
 
 def score_cam(
@@ -195,7 +187,7 @@ def score_cam(
     >>> print(score_cam(brightness, jnp.full((5, 5, 3), 9.0), features, 0)[0])
     [1. 0. 0. 0. 0.]
     """
-    image, features = jnp.asarray(image, jnp.float32), jnp.asarray(features, jnp.float32)
+    image, features = _float32(image), _float32(features)
     expression = jnp.asarray(expression)
     channels = jnp.moveaxis(features, -1, 0)
     count, (height, width) = len(channels), image.shape[:2]
@@ -213,21 +205,17 @@ def score_cam(
     return jax.nn.relu(cam(features, weights))
 
 
-def ts_cam(
-    attention: Float[ArrayLike, "*batch h w"], class_maps: Float[ArrayLike, "*batch h w"]
-) -> Float[Array, "*batch h w"]:
+def ts_cam(attention: MapsLike, class_maps: MapsLike) -> Maps:
     """Returns TS-CAM: the token map of a class times the attention of the class token, signed (Gao et al. 2021).
 
     >>> attention = jnp.full((5, 5), 2.0)
     >>> print(ts_cam(attention, -jnp.eye(5))[0])
     [-2. -0. -0. -0. -0.]
     """
-    return jnp.asarray(attention, jnp.float32) * jnp.asarray(class_maps, jnp.float32)
+    return _float32(attention) * _float32(class_maps)
 
 
-def acol_cam(
-    maps_a: Float[ArrayLike, "*batch h w"], maps_b: Float[ArrayLike, "*batch h w"]
-) -> Float[Array, "*batch h w"]:
+def acol_cam(maps_a: MapsLike, maps_b: MapsLike) -> Maps:
     """Returns the pixel-wise maximum of ACoL's two normalized maps (Zhang et al. 2018), NaN if one is not finite.
 
     >>> print(acol_cam(jnp.eye(5), -4 * jnp.eye(5))[0])
@@ -238,31 +226,26 @@ def acol_cam(
     return jnp.where(finite.all(axis=(-2, -1), keepdims=True), larger, jnp.nan)
 
 
-def degenerate(maps: Float[ArrayLike, "*batch h w"]) -> Bool[Array, "*batch"]:
+def degenerate(maps: MapsLike) -> Bool[Array, "*batch"]:
     """Returns which maps show nothing, because they are constant or have a pixel that is not finite.
 
     >>> constant = jnp.ones((5, 5))
     >>> print(degenerate(jnp.stack([constant, constant.at[2, 2].set(jnp.nan), jnp.eye(5)])))
     [ True  True False]
     """
-    maps = jnp.asarray(maps, jnp.float32)
+    maps = _float32(maps)
     extent = maps.max(axis=(-2, -1)) - maps.min(axis=(-2, -1))
     return ~(jnp.isfinite(extent) & (extent > 0))
 
 
-def informative(maps: Float[ArrayLike, "*batch h w"]) -> Bool[Array, "*batch"]:
-    """Returns which maps are not `degenerate`; kept for code that was written for versions before 0.1."""
-    return ~degenerate(maps)
-
-
-def normalize(maps: Float[ArrayLike, "*batch h w"]) -> Float[Array, "*batch h w"]:
+def normalize(maps: MapsLike) -> Maps:
     """Returns each map scaled to [0, 1] by its own minimum and maximum, or zeros if it is `degenerate`.
 
     >>> maps = jnp.arange(25.0).reshape(5, 5) - 12
     >>> print(normalize(maps)[2, 2], normalize(jnp.ones((5, 5))).max())
     0.5 0.0
     """
-    maps = jnp.asarray(maps, jnp.float32)
+    maps = _float32(maps)
     usable = ~degenerate(maps)[..., None, None]
     # The values of both branches of `where` stay finite, so that the gradients do.
     maps = jnp.where(usable, maps, 0.0)
@@ -270,11 +253,11 @@ def normalize(maps: Float[ArrayLike, "*batch h w"]) -> Float[Array, "*batch h w"
     return jnp.where(usable, (maps - low) / jnp.where(usable, high - low, 1.0), 0.0)
 
 
-def upsample(maps: Float[ArrayLike, "*batch h w"], size: resize.Size) -> Float[Array, "*batch height width"]:
+def upsample(maps: MapsLike, size: resize.Size) -> Float[Array, "*batch height width"]:
     """Returns normalized maps resampled to `size` by half-pixel bilinear interpolation, clipped to [0, 1].
 
     >>> maps = jnp.eye(5)
     >>> print(upsample(maps, (10, 10)).shape)
     (10, 10)
     """
-    return jnp.clip(resize.bilinear(jnp.asarray(maps, jnp.float32), size), 0.0, 1.0)
+    return jnp.clip(resize.bilinear(_float32(maps), size), 0.0, 1.0)

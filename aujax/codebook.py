@@ -7,6 +7,7 @@ distance; `REFERENCE` is what the paper's released code draws, with lengths in p
 """
 
 import dataclasses
+import fractions
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -70,9 +71,9 @@ class Ellipse:
     """A filled ellipse. The x and the y of its centre are the means of a pair of landmarks each.
 
     `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are added to
-    them, in fractions of the canvas (width, height). `width` and `height` are pairs of landmarks: half the
-    extent from the first to the second, in x and in y, is added to the radius. If the radius is 0 or less in total, it
-    is replaced by `fallback`.
+    them, in fractions of the canvas (width, height). `width` and `height` are pairs of landmarks: half the extent from
+    the first to the second, in x and in y, is added to the radius. A radius of 0 or less in total is replaced by that
+    of `fallback`.
     """
 
     x: Pair
@@ -83,21 +84,13 @@ class Ellipse:
     height: Pair = (0, 0)
     canvas_radius: tuple[float, float] = (0.0, 0.0)
     canvas_offset: tuple[float, float] = (0.0, 0.0)
-    fallback: float = 0.0
+    fallback: tuple[float, float] = (0.0, 0.0)
 
     def mirrored(self) -> "Ellipse":
         """Returns the same ellipse on the other half of the face."""
         x, y, width, height = ((MIRRORED[a], MIRRORED[b]) for a, b in (self.x, self.y, self.width, self.height))
         offset = (-self.offset[0], self.offset[1])
         return dataclasses.replace(self, x=x, y=y, width=width[::-1], height=height, offset=offset)
-
-
-def _at(landmark: int, **lengths: Any) -> Ellipse:
-    return Ellipse(x=(landmark, landmark), y=(landmark, landmark), **lengths)
-
-
-def _both(ellipse: Ellipse) -> tuple[Ellipse, Ellipse]:
-    return ellipse, ellipse.mirrored()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,80 +142,97 @@ _FIGURE_2 = {
     "Sadness": (1, 4, 6, 15, 17),
 }
 
-_MOUTH = (Ellipse(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), radius=(0.03, 0.06)),)
-_LIP_CORNERS = _both(_at(48, radius=(0.26, 0.26)))
-_EYE: dict[str, Any] = {"x": (36, 39), "y": (38, 41), "width": (36, 39)}
-
+# The fields of `Ellipse`, a row per ellipse; "-" is the default. With sides "both", its mirror image is drawn as well.
 # The regions of the paper's Fig. 2 with their FACS meaning, mirrored exactly; lengths in inter-ocular distances.
 # Sizes are those of the released code on a face of 76 px between the eyes (20 px = 0.26, 28 px = 0.37, ...).
-FACS = Codebook(
-    name="FACS",
-    aus=_FIGURE_2,
-    rendering="smooth",
-    ellipses={
-        1: _both(_at(20, radius=(0.37, 0.29))),
-        2: _both(_at(18, radius=(0.37, 0.29))),
-        4: (Ellipse(x=(19, 24), y=(19, 24), width=(19, 24), radius=(0.0, 0.16)),),
-        5: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.08))),
-        6: _both(_at(41, radius=(0.29, 0.29), offset=(0.0, 0.49))),
-        7: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.15))),
-        9: _both(Ellipse(x=(31, 31), y=(29, 29), radius=(0.26, 0.26))),
-        10: _both(Ellipse(x=(48, 48), y=(50, 50), radius=(0.26, 0.26))),
-        12: _LIP_CORNERS,
-        14: _both(_at(48, radius=(0.26, 0.26), offset=(-0.26, 0.0))),
-        15: _LIP_CORNERS,
-        16: _both(_at(59, radius=(0.26, 0.26))),
-        17: (Ellipse(x=(8, 57), y=(57, 8), height=(57, 8), radius=(0.26, 0.03)),),
-        20: _both(Ellipse(x=(48, 6), y=(48, 6), radius=(0.26, 0.26))),
-        23: _MOUTH,
-        24: _MOUTH,
-        25: (_at(51, radius=(0.33, 0.13)), _at(57, radius=(0.33, 0.13))),
-        26: _MOUTH,
-        27: _MOUTH,
-        43: _both(Ellipse(**_EYE, height=(37, 41), radius=(0.05, 0.05))),
-    },
-)
+_FACS_ELLIPSES = """
+AUs          sides  x      y      radius     offset   width  height
+1            both   20,20  20,20  0.37,0.29  -        -      -
+2            both   18,18  18,18  0.37,0.29  -        -      -
+4            one    19,24  19,24  0,0.16     -        19,24  -
+5            both   36,39  38,41  0.05,0.08  -        36,39  37,41
+6            both   41,41  41,41  0.29,0.29  0,0.49   -      -
+7            both   36,39  38,41  0.05,0.15  -        36,39  37,41
+9            both   31,31  29,29  0.26,0.26  -        -      -
+10           both   48,48  50,50  0.26,0.26  -        -      -
+12,15        both   48,48  48,48  0.26,0.26  -        -      -
+14           both   48,48  48,48  0.26,0.26  -0.26,0  -      -
+16           both   59,59  59,59  0.26,0.26  -        -      -
+17           one    8,57   57,8   0.26,0.03  -        -      57,8
+20           both   48,6   48,6   0.26,0.26  -        -      -
+23,24,26,27  one    48,54  51,57  0.03,0.06  -        48,54  51,57
+25           one    51,51  51,51  0.33,0.13  -        -      -
+25           one    57,57  57,57  0.33,0.13  -        -      -
+43           both   36,39  38,41  0.05,0.05  -        36,39  37,41
+"""
 
-_REFERENCE_MOUTH = (Ellipse(x=(48, 54), y=(51, 57), width=(48, 54), height=(51, 57), fallback=5),)
-_REFERENCE_CORNERS = (_at(48, radius=(20, 20)), _at(54, radius=(20, 20)))
-_EIGHTH_TENTH = (1 / 8, 1 / 10)
+# What the authors' released code draws, in pixels of its canvas, errors included: the right ellipses of AU10 and AU20
+# are not the mirror images of the left ones.
+_REFERENCE_ELLIPSES = """
+AUs          sides  x      y      radius  offset  width  height  canvas_radius  canvas_offset  fallback
+1            one    20,20  20,20  -       -       -      -       1/8,1/10       -              -
+1            one    23,23  23,23  -       -       -      -       1/8,1/10       -              -
+2            one    18,18  18,18  -       -       -      -       1/8,1/10       -              -
+2            one    25,25  25,25  -       -       -      -       1/8,1/10       -              -
+4            one    19,24  19,24  -       -       19,24  19,24   -              -              10,10
+5            one    36,39  38,41  -       -       36,39  38,41   -              -              5,5
+5            one    42,45  44,47  -       -       42,45  44,47   -              -              5,5
+6            one    41,41  41,41  -       -       -      -       1/10,1/10      0,1/6          -
+6            one    46,46  46,46  -       -       -      -       1/10,1/10      0,1/6          -
+7            one    36,39  38,41  0,10    -       36,39  38,41   -              -              5,5
+7            one    42,45  44,47  0,10    -       42,45  44,47   -              -              5,5
+9            one    31,31  29,29  20,20   -       -      -       -              -              -
+9            one    35,35  29,29  20,20   -       -      -       -              -              -
+10           one    48,48  50,50  20,20   -       -      -       -              -              -
+10           one    52,52  54,54  20,20   -       -      -       -              -              -
+12,15        one    48,48  48,48  20,20   -       -      -       -              -              -
+12,15        one    54,54  54,54  20,20   -       -      -       -              -              -
+14           one    48,48  48,48  20,20   -20,0   -      -       -              -              -
+14           one    54,54  54,54  20,20   20,0    -      -       -              -              -
+16           one    59,59  59,59  20,20   -       -      -       -              -              -
+16           one    55,55  55,55  20,20   -       -      -       -              -              -
+17           one    59,8   59,8   -       -       59,8   59,8    -              -              5,5
+20           one    48,6   48,6   20,20   -       -      -       -              -              -
+20           one    50,10  50,10  20,20   -       -      -       -              -              -
+23,24,26,27  one    48,54  51,57  -       -       48,54  51,57   -              -              5,5
+25           one    51,51  51,51  25,10   -       -      -       -              -              -
+25           one    57,57  57,57  25,10   -       -      -       -              -              -
+43           one    36,39  38,41  0,10    -       36,39  38,41   -              -              -
+43           one    42,45  44,47  0,10    -       42,45  44,47   -              -              -
+"""
 
 
-def _eyes(**lengths: Any) -> tuple[Ellipse, ...]:
-    return tuple(
-        Ellipse(x=(a, a + 3), y=(a + 2, a + 5), width=(a, a + 3), height=(a + 2, a + 5), **lengths) for a in (36, 42)
-    )
+def _length(text: str) -> float:
+    return float(fractions.Fraction(text))
 
 
-# What the authors' released code draws, errors included: Disgust has AU5 where Fig. 2 lists AU10, and the right
-# ellipses of AU10 and AU20 are not the mirror images of the left ones.
+def _ellipses(text: str) -> dict[int, tuple[Ellipse, ...]]:
+    """Returns the ellipses of each AU from a table such as the two above."""
+    header, *rows = text.strip().splitlines()
+    regions: dict[int, tuple[Ellipse, ...]] = {}
+    for row in rows:
+        cells = {name: cell for name, cell in zip(header.split(), row.split(), strict=True) if cell != "-"}
+        aus, sides = cells.pop("AUs"), cells.pop("sides")
+        fields: dict[str, Any] = {}
+        for name, cell in cells.items():
+            number = int if name in ("x", "y", "width", "height") else _length
+            fields[name] = tuple(map(number, cell.split(",")))
+        ellipse = Ellipse(**fields)
+        drawn = [ellipse, ellipse.mirrored()] if sides == "both" else [ellipse]
+        for au in map(int, aus.split(",")):
+            regions[au] = (*regions.get(au, ()), *drawn)
+    return regions
+
+
+FACS = Codebook(name="FACS", aus=_FIGURE_2, rendering="smooth", ellipses=_ellipses(_FACS_ELLIPSES))
+
+# Disgust has AU5 where Fig. 2 lists AU10.
 REFERENCE = Codebook(
     name="REFERENCE",
     aus={**_FIGURE_2, "Disgust": (5, 9, 16, 17, 25, 26)},
     rendering="coarse",
     canvas=(224, 224),
-    ellipses={
-        1: (_at(20, canvas_radius=_EIGHTH_TENTH), _at(23, canvas_radius=_EIGHTH_TENTH)),
-        2: (_at(18, canvas_radius=_EIGHTH_TENTH), _at(25, canvas_radius=_EIGHTH_TENTH)),
-        4: (Ellipse(x=(19, 24), y=(19, 24), width=(19, 24), height=(19, 24), fallback=10),),
-        5: _eyes(fallback=5),
-        6: tuple(_at(eye, canvas_radius=(1 / 10, 1 / 10), canvas_offset=(0, 1 / 6)) for eye in (41, 46)),
-        7: _eyes(radius=(0, 10), fallback=5),
-        9: tuple(Ellipse(x=(side, side), y=(29, 29), radius=(20, 20)) for side in (31, 35)),
-        10: tuple(Ellipse(x=(x, x), y=(y, y), radius=(20, 20)) for x, y in ((48, 50), (52, 54))),
-        12: _REFERENCE_CORNERS,
-        14: (_at(48, radius=(20, 20), offset=(-20, 0)), _at(54, radius=(20, 20), offset=(20, 0))),
-        15: _REFERENCE_CORNERS,
-        16: (_at(59, radius=(20, 20)), _at(55, radius=(20, 20))),
-        17: (Ellipse(x=(59, 8), y=(59, 8), width=(59, 8), height=(59, 8), fallback=5),),
-        20: tuple(Ellipse(x=pair, y=pair, radius=(20, 20)) for pair in ((48, 6), (50, 10))),
-        23: _REFERENCE_MOUTH,
-        24: _REFERENCE_MOUTH,
-        25: (_at(51, radius=(25, 10)), _at(57, radius=(25, 10))),
-        26: _REFERENCE_MOUTH,
-        27: _REFERENCE_MOUTH,
-        43: _eyes(radius=(0, 10)),
-    },
+    ellipses=_ellipses(_REFERENCE_ELLIPSES),
 )
 
 CODEBOOKS = {book.name: book for book in (FACS, REFERENCE)}
@@ -271,6 +281,15 @@ def single_aus(aus: Sequence[int], *, geometry: Codebook = FACS) -> Codebook:
     """
     table = {f"AU{number}": [number] for number in aus}
     return custom(table, expressions=tuple(table), geometry=geometry, name="single action units")
+
+
+def generic(codebook: Codebook) -> Codebook:
+    """Returns a codebook with one class, of all the AUs: its AU map is the same for every expression.
+
+    >>> generic(FACS).aus["all"] == FACS.all_aus
+    True
+    """
+    return custom({"all": codebook.all_aus}, expressions=("all",), geometry=codebook, name="generic")
 
 
 def load(name_or_path: str) -> Codebook:

@@ -5,13 +5,11 @@ A codebook names its way of drawing, a row of `RENDERINGS`: "smooth" or "coarse"
 """
 
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from aujax import resize
 from aujax.codebook import Codebook, Ellipse
@@ -20,17 +18,12 @@ from aujax.resize import Size
 _GRID = 28  # cells per side of the released code's maps
 _FAR = 1e9  # a squared radius that no pixel of a map has
 _EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round pixels to fewer bits
-_Quadratic = tuple[Float[Array, " ellipses"], Float[Array, " ellipses"], Float[Array, " ellipses"]]
 
-
-class Selection(NamedTuple):
-    """The ellipses to draw: rows of the codebook's table of distinct ellipses, in groups that form one region each.
-
-    A leading axis, if any, is over sets of action units, each of which makes one map.
-    """
-
-    rows: Int[Array | np.ndarray, "*sets groups members"]
-    valid: Bool[Array | np.ndarray, "*sets groups members"]  # False: padding, not drawn
+Points = Float[Array, "68 2"]
+Map = Float[Array, "h w"]
+Rows = Int[Array, "groups members"]  # of the codebook's table of distinct ellipses
+Valid = Bool[Array, "groups members"]  # False: padding, not drawn
+Quadratic = tuple[Array, Array, Array]  # (p, q, r) of each ellipse: its squared radius is p dx^2 + q dx dy + r dy^2
 
 
 @functools.lru_cache
@@ -46,46 +39,46 @@ def _table(codebook: Codebook) -> tuple[dict[Ellipse, int], dict[str, np.ndarray
 
 
 @functools.lru_cache
-def selections(sets: tuple[tuple[int, ...], ...], codebook: Codebook) -> Selection:
-    """Returns the ellipses of each set of action units, padded to one shape; equal groups of ellipses occur once."""
+def selections(
+    codebook: Codebook,
+) -> tuple[Int[np.ndarray, "expressions groups members"], Bool[np.ndarray, "expressions groups members"]]:
+    """Returns the ellipses of each expression: rows of the codebook's table, and the mask of those to draw.
+
+    The ellipses of a group form one region; equal groups of an expression occur once. Where the mask is False is
+    padding.
+    """
     row_of, _ = _table(codebook)
-    grouped = RENDERINGS[codebook.rendering].grouped
-    groups_of_sets = []
-    for aus in sets:
+    groups_of = []
+    for aus in codebook.aus.values():
         groups: dict[tuple[int, ...], None] = {}  # an ordered set
         for au in aus:
-            groups |= dict.fromkeys(grouped([row_of[ellipse] for ellipse in codebook.ellipses[au]]))
-        groups_of_sets.append(list(groups))
-    most_groups = max([1, *map(len, groups_of_sets)])
-    most_members = max([1, *(len(members) for groups in groups_of_sets for members in groups)])
-    rows = np.zeros((len(sets), most_groups, most_members), np.int32)
+            members = [row_of[ellipse] for ellipse in codebook.ellipses[au]]
+            # The released code paints the ellipses of an AU together, and then blurs them.
+            together = codebook.rendering == "coarse"
+            groups |= dict.fromkeys([tuple(members)] if together else [(row,) for row in members])
+        groups_of.append(list(groups))
+    most_groups = max([1, *map(len, groups_of)])
+    most_members = max([1, *(len(members) for groups in groups_of for members in groups)])
+    rows = np.zeros((len(groups_of), most_groups, most_members), np.int32)
     valid = np.zeros(rows.shape, bool)
-    for i, groups in enumerate(groups_of_sets):
+    for i, groups in enumerate(groups_of):
         for j, members in enumerate(groups):
             rows[i, j, : len(members)] = members
             valid[i, j, : len(members)] = True
-    return Selection(rows, valid)
+    return rows, valid
 
 
-def _gather(
-    rows: Int[Array | np.ndarray, "groups members"], codebook: Codebook
-) -> dict[str, Shaped[Array, "groups members ..."]]:
-    """Returns the fields of the selected ellipses."""
-    return {field: jnp.asarray(column)[rows] for field, column in _table(codebook)[1].items()}
-
-
-def _centre(points: Float[Array, "68 2"], ellipse: dict[str, Array]) -> Float[Array, "groups members 2"]:
-    return jnp.stack([points[ellipse["x"], 0].mean(-1), points[ellipse["y"], 1].mean(-1)], axis=-1)
-
-
-def _half_extents(points: Float[Array, "68 2"], ellipse: dict[str, Array]) -> Float[Array, "groups members 2"]:
+def _place(points: Points, rows: Rows, codebook: Codebook) -> tuple[dict[str, Array], Array, Array]:
+    """Returns the fields of the selected ellipses, and from landmarks their centres and half extents, (..., 2)."""
+    ellipse = {field: jnp.asarray(column)[rows] for field, column in _table(codebook)[1].items()}
+    centre = jnp.stack([points[ellipse["x"], 0].mean(-1), points[ellipse["y"], 1].mean(-1)], axis=-1)
     width, height = ellipse["width"], ellipse["height"]
     extent_x = points[width[..., 1], 0] - points[width[..., 0], 0]
     extent_y = points[height[..., 1], 1] - points[height[..., 0], 1]
-    return jnp.stack([extent_x, extent_y], axis=-1) / 2
+    return ellipse, centre, jnp.stack([extent_x, extent_y], axis=-1) / 2
 
 
-def _smooth(points: Float[Array, "68 2"], selection: Selection, size: Size, codebook: Codebook) -> tuple[Array, Array]:
+def _smooth(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:
     """Returns the map of soft ellipses: 1.5 minus the squared radius, clipped to [0, 1], so 0.5 on the outline.
 
     The squared radius is 0 at the centre of an ellipse and 1 on its outline. The value falls with it, so that the
@@ -97,23 +90,22 @@ def _smooth(points: Float[Array, "68 2"], selection: Selection, size: Size, code
     unit = jnp.sqrt(jnp.maximum(squared, 1e-6))
     cos, sin = eyes / unit
     to_face = jnp.array([[cos, -sin], [sin, cos]])
-    ellipse, face_points = _gather(selection.rows, codebook), jnp.matmul(points, to_face, precision=_EXACT)
-    centre = _centre(face_points, ellipse) + unit * ellipse["offset"]
+    face_points = jnp.matmul(points, to_face, precision=_EXACT)
+    ellipse, centre, half_extent = _place(face_points, rows, codebook)
+    centre = centre + unit * ellipse["offset"]
     centre = jnp.matmul(centre, to_face.T, precision=_EXACT).reshape(-1, 2)  # back in the map's frame
-    radius = (jnp.maximum(_half_extents(face_points, ellipse), 0.0) + unit * ellipse["radius"]).reshape(-1, 2)
+    radius = (jnp.maximum(half_extent, 0.0) + unit * ellipse["radius"]).reshape(-1, 2)
     # The squared radius of a pixel (dx, dy) from the centre is p dx^2 + q dx dy + r dy^2.
     a, b = 1.0 / jnp.maximum(radius.T, 1e-3) ** 2
     shape = a * cos**2 + b * sin**2, 2 * cos * sin * (a - b), a * sin**2 + b * cos**2
-    valid = selection.valid.reshape(-1)
+    valid = valid.reshape(-1)
     closest = jnp.where(valid, _min_on_canvas(centre, shape, size), _FAR)
     added = jnp.where(valid, 0.0, _FAR)
     drawn_map = jnp.clip(1.5 - _min_squared_radius(centre, shape, added, size), 0.0, 1.0)
     return drawn_map, (squared > 1e-6) & (closest.min() < 1.5)
 
 
-def _min_squared_radius(
-    centre: Float[Array, "ellipses 2"], shape: _Quadratic, added: Float[Array, " ellipses"], size: Size
-) -> Float[Array, "h w"]:
+def _min_squared_radius(centre: Array, shape: Quadratic, added: Array, size: Size) -> Map:
     """Returns for every pixel the minimum over ellipses of p dx^2 + q dx dy + r dy^2 + added."""
     p, q, r = shape
     # In a row of pixels it is a polynomial in x for each ellipse. x is counted from the middle of the row, so that
@@ -136,7 +128,7 @@ def _maximum(first: Array, second: Array) -> Array:
     return jnp.where(first > second, first, second)
 
 
-def _min_on_canvas(centre: Float[Array, "ellipses 2"], shape: _Quadratic, size: Size) -> Float[Array, " ellipses"]:
+def _min_on_canvas(centre: Array, shape: Quadratic, size: Size) -> Array:
     """Returns the smallest squared radius of every ellipse on the canvas: 0 if its centre is on it, else on an edge.
 
     A minimum over the drawn pixels would cost as much as drawing them.
@@ -155,21 +147,20 @@ def _min_on_canvas(centre: Float[Array, "ellipses 2"], shape: _Quadratic, size: 
     return jnp.where(inside, 0.0, functools.reduce(jnp.minimum, edges))
 
 
-def _coarse(points: Float[Array, "68 2"], selection: Selection, size: Size, codebook: Codebook) -> tuple[Array, Array]:
+def _coarse(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:
     """Returns the map that the released code draws: ellipses of whole pixels, sampled on 28 x 28 cells, and blurred."""
     canvas = np.array([size[1], size[0]], np.float32).reshape(1, 1, 2)
-    ellipse, points = _gather(selection.rows, codebook), jnp.trunc(points)
-    centre = jnp.trunc(_centre(points, ellipse)) + ellipse["offset"] + jnp.round(ellipse["canvas_offset"] * canvas)
-    radius = _half_extents(points, ellipse) + ellipse["radius"] + jnp.round(ellipse["canvas_radius"] * canvas)
-    radius = jnp.trunc(radius)
-    radius = jnp.where(radius > 0, radius, ellipse["fallback"][..., None])
+    ellipse, centre, half_extent = _place(jnp.trunc(points), rows, codebook)
+    centre = jnp.trunc(centre) + ellipse["offset"] + jnp.round(ellipse["canvas_offset"] * canvas)
+    radius = jnp.trunc(half_extent + ellipse["radius"] + jnp.round(ellipse["canvas_radius"] * canvas))
+    radius = jnp.where(radius > 0, radius, ellipse["fallback"])
     closest = (jnp.clip(centre, 0.0, canvas - 1) - centre) / (radius + 0.5)
-    touched = ((closest**2).sum(-1) <= 1) & selection.valid
+    touched = ((closest**2).sum(-1) <= 1) & valid
 
     # Bilinear sampling of a cell reads two pixels per axis: only those are painted.
-    (rows, row_weights), (columns, column_weights) = (_cell_samples(n) for n in size)
-    dx = jnp.abs(columns[None, None] - centre[..., :1])
-    dy = jnp.abs(rows[None, None] - centre[..., 1:])
+    (y, row_weights), (x, column_weights) = (_cell_samples(n) for n in size)
+    dx = jnp.abs(x[None, None] - centre[..., :1])
+    dy = jnp.abs(y[None, None] - centre[..., 1:])
     # OpenCV paints the pixels whose centre is within half a pixel of the ellipse, along the column or along the row.
     reach_y, reach_x = _reach(dx, radius[..., :1], radius[..., 1:]), _reach(dy, radius[..., 1:], radius[..., :1])
     inside = (dy[..., :, None] <= reach_y[..., None, :]) | (dx[..., None, :] <= reach_x[..., :, None])
@@ -185,9 +176,7 @@ def _coarse(points: Float[Array, "68 2"], selection: Selection, size: Size, code
     return (drawn_map - low) / jnp.where(high > low, high - low, 1.0), touched.any()
 
 
-def _reach(
-    distance: Float[Array, "*ellipses taps"], along: Float[Array, "*ellipses 1"], across: Float[Array, "*ellipses 1"]
-) -> Float[Array, "*ellipses taps"]:
+def _reach(distance: Array, along: Array, across: Array) -> Array:
     """Returns the reach of a painted ellipse across one axis, by the distance along the other; -1 beyond its end."""
     square = 1.0 - (distance / jnp.maximum(along, 1e-3)) ** 2
     return jnp.where(distance <= along, across * jnp.sqrt(jnp.maximum(square, 0.0)) + 0.5, -1.0)
@@ -212,18 +201,6 @@ def _blur() -> np.ndarray:
     return weights
 
 
-class Rendering(NamedTuple):
-    """A way of drawing: the function that draws a map, and how it groups the ellipses of an action unit.
-
-    `draw` returns the map and whether any ellipse touches it. It takes the maximum over groups; the ellipses of one
-    group are drawn together, as one region.
-    """
-
-    draw: Callable[[Array, Selection, Size, Codebook], tuple[Array, Array]]
-    grouped: Callable[[list[int]], list[tuple[int, ...]]]
-
-
-RENDERINGS: dict[str, Rendering] = {
-    "smooth": Rendering(_smooth, lambda rows: [(row,) for row in rows]),
-    "coarse": Rendering(_coarse, lambda rows: [tuple(rows)]),
-}
+# (landmarks, rows, valid, size, codebook) -> the map, which is the maximum over the groups of ellipses of `selections`,
+# and whether any ellipse touches it.
+RENDERINGS = {"smooth": _smooth, "coarse": _coarse}

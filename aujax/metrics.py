@@ -29,6 +29,10 @@ DEGENERATE_SCORES = {"pointing": 0.0, "energy": 0.0, "iou": 0.0, "mean_iou": 0.0
 SCORES = tuple(DEGENERATE_SCORES)
 _FLOOR = 1e-8  # of norms and denominators
 
+Maps = Float[Array | np.ndarray, "*batch h w"]
+AUMaps = Float[Array | np.ndarray, "*batch height width"]
+PerExample = Float[Array, "*batch"]
+
 
 class Mean(NamedTuple):
     """Sum and number of the counted values; both can be added up before `compute` divides them."""
@@ -61,7 +65,7 @@ def correct(
     return jnp.argmax(jnp.asarray(logits), axis=-1) == expression
 
 
-def cosine(first: Float[Array, "*batch h w"], second: Float[Array, "*batch h w"]) -> Float[Array, "*batch"]:
+def cosine(first: Float[Array, "*batch h w"], second: Float[Array, "*batch h w"]) -> PerExample:
     """Returns the cosine of two maps (Eq. 2 of the paper), 0 if one is zero; value and gradient are always finite.
 
     >>> cosine(jnp.eye(2), jnp.ones((2, 2))).round(4)
@@ -72,9 +76,7 @@ def cosine(first: Float[Array, "*batch h w"], second: Float[Array, "*batch h w"]
     return (first * second).sum((-2, -1)) / (norms[0] * norms[1])
 
 
-def map_cosine(
-    maps: Float[Array | np.ndarray, "*batch h w"], au_map: Float[Array | np.ndarray, "*batch height width"]
-) -> Float[Array, "*batch"]:
+def map_cosine(maps: Maps, au_map: AUMaps) -> PerExample:
     """Returns the cosine of each map with its AU map: CAM-COS and ATT-COS of the paper (section 4.1).
 
     A map with negative values is shifted up by its minimum. Maps are resampled to the AU map's size by
@@ -89,10 +91,10 @@ def map_cosine(
 
 
 def resampled_cosine(
-    maps: Float[Array | np.ndarray, "*batch h w"],
-    au_map: Float[Array | np.ndarray, "*batch height width"],
+    maps: Maps,
+    au_map: AUMaps,
     matrix: Callable[[int, int], resize.Matrix],
-) -> Float[Array, "*batch"]:
+) -> PerExample:
     """Returns the cosine of non-negative maps, resampled to the size of the AU maps, with the AU maps.
 
     `matrix(n_in, n_out)` gives the weights of the resampling, such as `resize.bilinear_matrix`. A map that is zero, or
@@ -116,9 +118,7 @@ def resampled_cosine(
     return jnp.nan_to_num(inner / (norms[0] * norms[1]), nan=0.0, posinf=1.0, neginf=0.0)
 
 
-def scores(
-    maps: Float[Array | np.ndarray, "*batch h w"], au_map: Float[Array | np.ndarray, "*batch height width"]
-) -> dict[str, Float[Array, "*batch"]]:
+def scores(maps: Maps, au_map: AUMaps) -> dict[str, PerExample]:
     """Returns the localization scores of each map against its AU map, by name (`SCORES`).
 
     pointing: 1 if the largest value lies in the region, that is if at least half of its cell does (the pointing game,
@@ -160,9 +160,7 @@ def scores(
     return {name: jnp.where(meaningful, result[name], value) for name, value in DEGENERATE_SCORES.items()}
 
 
-def _iou_and_auc(
-    values: Float[Array, "*batch n"], inside: Float[Array, "*batch n"]
-) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+def _iou_and_auc(values: Array, inside: Array) -> tuple[Array, Array]:
     """Returns the two scores that depend only on the order of the values; equal values have no order among them."""
     # Sort the cells from the highest value down. The first k of them cover k cells, `covered[k]` of it in the region.
     order = jnp.argsort(-values, axis=-1)
@@ -170,7 +168,15 @@ def _iou_and_auc(
     count = values.shape[-1]
     covered = jnp.concatenate([jnp.zeros_like(inside[..., :1]), jnp.cumsum(inside, axis=-1)], axis=-1)
     area = jnp.minimum(covered[..., -1:], count)  # of the region, in cells
-    first, last = _ties(values)
+
+    # For each of the sorted values, the index where the run of its equals begins, and where it has ended.
+    index = jnp.broadcast_to(jnp.arange(count), values.shape)
+    changes = values[..., 1:] != values[..., :-1]
+    edge = jnp.ones_like(changes[..., :1])
+    starts, ends = jnp.concatenate([edge, changes], axis=-1), jnp.concatenate([changes, edge], axis=-1)
+    axis = values.ndim - 1
+    first = jax.lax.cummax(jnp.where(starts, index, 0), axis=axis)
+    last = jax.lax.cummin(jnp.where(ends, index + 1, count), axis=axis, reverse=True)
     covered_first, covered_last = (jnp.take_along_axis(covered, place, axis=-1) for place in (first, last))
 
     # The part of the outside that has a lower value than a given cell is all of the outside, less the part before the
@@ -192,19 +198,7 @@ def _iou_and_auc(
     return iou, auc
 
 
-def _ties(ordered: Float[Array, "*batch n"]) -> tuple[Int[Array, "*batch n"], Int[Array, "*batch n"]]:
-    """Returns for each of the sorted values the index where the run of its equals begins, and where it has ended."""
-    index = jnp.broadcast_to(jnp.arange(ordered.shape[-1]), ordered.shape)
-    changes = ordered[..., 1:] != ordered[..., :-1]
-    edge = jnp.ones_like(changes[..., :1])
-    starts, ends = jnp.concatenate([edge, changes], axis=-1), jnp.concatenate([changes, edge], axis=-1)
-    axis = ordered.ndim - 1
-    first = jax.lax.cummax(jnp.where(starts, index, 0), axis=axis)
-    last = jax.lax.cummin(jnp.where(ends, index + 1, ordered.shape[-1]), axis=axis, reverse=True)
-    return first, last
-
-
-def pearson(first: Float[Array, "*batch n"], second: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
+def pearson(first: Float[Array, "*batch n"], second: Float[Array, "*batch n"]) -> PerExample:
     """Returns Pearson's correlation over the last axis, 0 if one of the two is constant.
 
     >>> pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 0.0, -2.0]))

@@ -35,6 +35,8 @@ _DISTANCE_COST = 0.02  # of a shift by the image's side, as a fraction of the co
 
 Image = Float[Array, "batch height width 3"]
 Mask = Float[Array, "batch height width"]
+PerFace = Float[Array, " batch"]
+PerFaceMask = Bool[Array, " batch"]
 Classifier = Callable[[Image], Float[Array, "batch classes"]]
 # images -> (masks -> the values that replace masked pixels). What does not depend on the mask is computed once.
 Imputation = Callable[[Image], Callable[[Mask], Image]]
@@ -91,7 +93,19 @@ def road_imputation(image: Image) -> Callable[[Mask], Image]:
 
     def fill(mask: Mask) -> Image:
         unknown = (mask > 0).astype(jnp.float32)[..., None]
-        return jax.vmap(_solve_road)(image, unknown, _road_start(image, unknown)) + unknown * noise[None]
+        known = image * (1 - unknown)
+        count = (1 - unknown).sum((1, 2), keepdims=True)
+        known_mean = known.sum((1, 2), keepdims=True) / jnp.maximum(count, 1)
+        mean = jnp.where(count > 0, known_mean, image.mean((1, 2), keepdims=True))
+        # The iteration starts from the narrowest blur that reaches known pixels.
+        guess = jnp.broadcast_to(mean, image.shape)
+        for deviation in _START_BLURS:
+            # The blur of the known pixels divided by the blur of their mask is their weighted mean around each pixel.
+            # Where nearly none is in reach, the guess from the coarser blur outweighs it.
+            blurred = _blur(jnp.concatenate([known, 1 - unknown], axis=-1), deviation)
+            colour, weight = blurred[..., :3], jnp.maximum(blurred[..., 3:], 0.0)
+            guess = (colour + _MIN_KNOWN * guess) / (weight + _MIN_KNOWN)
+        return jax.vmap(_solve_road)(image, unknown, known + unknown * guess) + unknown * noise[None]
 
     return fill
 
@@ -107,34 +121,14 @@ def _gaussian(n: int, deviation: float) -> resize.Matrix:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-def _blur(image: Float[Array, "batch height width channels"], deviation: float) -> Array:
+def _blur(image: Array, deviation: float) -> Array:
     height, width = image.shape[1:3]
     planes = resize.separable(jnp.moveaxis(image, -1, 1), _gaussian(height, deviation), _gaussian(width, deviation))
     return jnp.moveaxis(planes, 1, -1)
 
 
-def _road_start(image: Image, unknown: Float[Array, "batch height width 1"]) -> Image:
-    """Returns the images with unknown pixels taken from the narrowest blur that reaches known pixels."""
-    known = image * (1 - unknown)
-    count = (1 - unknown).sum((1, 2), keepdims=True)
-    known_mean = known.sum((1, 2), keepdims=True) / jnp.maximum(count, 1)
-    mean = jnp.where(count > 0, known_mean, image.mean((1, 2), keepdims=True))
-    guess = jnp.broadcast_to(mean, image.shape)
-    for deviation in _START_BLURS:
-        # The blur of the known pixels divided by the blur of their mask is their weighted mean around each pixel. Where
-        # nearly none is in reach, the guess from the coarser blur outweighs it.
-        blurred = _blur(jnp.concatenate([known, 1 - unknown], axis=-1), deviation)
-        colour, weight = blurred[..., :3], jnp.maximum(blurred[..., 3:], 0.0)
-        guess = (colour + _MIN_KNOWN * guess) / (weight + _MIN_KNOWN)
-    return known + unknown * guess
-
-
-def _solve_road(
-    image: Float[Array, "height width 3"],
-    unknown: Float[Array, "height width 1"],
-    start: Float[Array, "height width 3"],
-) -> Float[Array, "height width 3"]:
-    """Returns the image whose unknown pixels are the weighted mean of their neighbours."""
+def _solve_road(image: Array, unknown: Array, start: Array) -> Array:
+    """Returns one image, (height, width, 3), whose unknown pixels are the weighted mean of their neighbours."""
     known = image * (1 - unknown)
     degree = _neighbour_sum(jnp.ones_like(unknown))  # less than 1 at the border, where some neighbours are missing
 
@@ -154,7 +148,7 @@ def _solve_road(
     return known + unknown * solution
 
 
-def _neighbour_sum(x: Float[Array, "height width channels"]) -> Float[Array, "height width channels"]:
+def _neighbour_sum(x: Array) -> Array:
     """Returns the weighted sum of each pixel's neighbours: 1/6 for each of the direct, 1/12 for the diagonal ones."""
 
     def sides(x: Array, axis: int) -> Array:
@@ -214,7 +208,7 @@ def occlude_aus(
     predicted = probability.argmax(-1)
     size = image.shape[1:3]
 
-    def draw(au_index: Int[Array, " batch"], shift: Float[Array, "batch 2"]) -> tuple[Array, Array]:
+    def draw(au_index: Array, shift: Array) -> tuple[Array, Array]:
         shifted = landmarks + shift[:, None, :]
         return au_maps.batch_au_maps(shifted, au_index, where, size=size, codebook=au_codebook)
 
@@ -264,9 +258,7 @@ def _control_aus(
     return table
 
 
-def _control_shift(
-    region: Float[Array, "batch height width"], avoid: Float[Array, "batch height width"]
-) -> Float[Array, "batch 2"]:
+def _control_shift(region: Mask, avoid: Mask) -> Float[Array, "batch 2"]:
     """Returns the (x, y) shift in pixels of each region to where there is least to avoid, preferring short shifts.
 
     All shifts by whole cells of a `GRID` x `GRID` grid are compared at once, by a correlation in the Fourier domain.
@@ -299,14 +291,14 @@ class TargetAUSummary(NamedTuple):
     `has_control` likewise.
     """
 
-    target_drop: Float[Array, " batch"]
-    non_target_drop: Float[Array, " batch"]
-    control_drop: Float[Array, " batch"]
-    top_is_target: Float[Array, " batch"]
-    target_share: Float[Array, " batch"]
-    has_target: Bool[Array, " batch"]
-    has_non_target: Bool[Array, " batch"]
-    has_control: Bool[Array, " batch"]
+    target_drop: PerFace
+    non_target_drop: PerFace
+    control_drop: PerFace
+    top_is_target: PerFace
+    target_share: PerFace
+    has_target: PerFaceMask
+    has_non_target: PerFaceMask
+    has_control: PerFaceMask
 
 
 def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codebook) -> TargetAUSummary:
@@ -327,19 +319,23 @@ def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codeboo
 
     weight = effects.has_region * np.array([1 / len(groups[number]) for number in aus], np.float32)[None]
     target_weight, non_target_weight = weight * target, weight * ~target
-    control_weight = effects.has_control.astype(jnp.float32)
-    targets, non_targets, controls = (part.sum(-1) for part in (target_weight, non_target_weight, control_weight))
+    targets, non_targets = target_weight.sum(-1), non_target_weight.sum(-1)
     largest = jnp.where(effects.has_region, drop, -jnp.inf).max(-1, keepdims=True)
     top = weight * (drop == largest) * (largest > 0)
+
+    def mean(values: Array, weight: Array) -> Array:
+        total = weight.sum(-1)
+        return (weight * values).sum(-1) / jnp.where(total > 0, total, 1.0)
+
     return TargetAUSummary(
-        target_drop=(target_weight * drop).sum(-1) / jnp.where(targets > 0, targets, 1.0),
-        non_target_drop=(non_target_weight * drop).sum(-1) / jnp.where(non_targets > 0, non_targets, 1.0),
-        control_drop=(control_weight * control).sum(-1) / jnp.maximum(controls, 1.0),
-        top_is_target=(top * target).sum(-1) / jnp.where(top.sum(-1) > 0, top.sum(-1), 1.0),
+        target_drop=mean(drop, target_weight),
+        non_target_drop=mean(drop, non_target_weight),
+        control_drop=mean(control, effects.has_control.astype(jnp.float32)),
+        top_is_target=mean(target, top),
         target_share=targets / jnp.maximum(targets + non_targets, 1e-6),
         has_target=targets > 0,
         has_non_target=non_targets > 0,
-        has_control=controls > 0,
+        has_control=effects.has_control.any(-1),
     )
 
 
@@ -375,37 +371,29 @@ def perturbation_curves(
 
     # A point of a curve occludes the cells of one map whose rank is in [low, high). The whole image and the fully
     # occluded image are the same for all maps, so that each takes one forward pass.
-    spans: dict[tuple[str, int, int], tuple[int, float, float]] = {}
+    points: list[tuple[int, float, float]] = []
     for kind in kinds:
         if kind not in ("deletion", "insertion"):
             raise ValueError(f"kind must be deletion or insertion, got {kind!r}")
         for map_index in range(len(maps)):
-            for position, fraction in enumerate(fractions):
+            for fraction in fractions:
                 low, high = (0.0, fraction) if kind == "deletion" else (fraction, 1.0)
                 if low == high:
-                    spans[kind, map_index, position] = (0, 0.0, 0.0)
+                    points.append((0, 0.0, 0.0))
                 else:
-                    spans[kind, map_index, position] = (map_index if high - low < 1 else 0, low, high)
-    distinct = list(dict.fromkeys(spans.values()))
+                    points.append((map_index if high - low < 1 else 0, low, high))
+    distinct, row_of_point = np.unique(np.array(points), axis=0, return_inverse=True)
 
-    def probability(span: tuple[Array, Array, Array]) -> Float[Array, " batch"]:
-        map_index, low, high = span
-        cells = (ranks[map_index] >= low) & (ranks[map_index] < high)
-        mask = resize.nearest(cells.astype(jnp.float32), size)
+    def probability(point: Float[Array, "3"]) -> PerFace:
+        map_index, low, high = point
+        order = ranks[map_index.astype(jnp.int32)]
+        mask = resize.nearest(((order >= low) & (order < high)).astype(jnp.float32), size)
         probabilities = jax.nn.softmax(classifier(occluder(mask)))
         return jnp.take_along_axis(probabilities, expression[:, None], axis=-1)[:, 0]
 
-    map_index, low, high = (np.array(column) for column in zip(*distinct, strict=True))
-    columns = jnp.asarray(map_index, jnp.int32), jnp.asarray(low, jnp.float32), jnp.asarray(high, jnp.float32)
-    points = jax.lax.map(probability, columns)
-    row_of = {span: row for row, span in enumerate(distinct)}
-    curves: dict[str, dict[str, Array]] = {}
-    for kind in kinds:
-        curves[kind] = {}
-        for map_index, name in enumerate(maps):
-            rows = [row_of[spans[kind, map_index, position]] for position in range(len(fractions))]
-            curves[kind][name] = points[np.array(rows)].T
-    return curves
+    values = jax.lax.map(probability, jnp.asarray(distinct, jnp.float32))
+    values = values[row_of_point.reshape(len(kinds), len(maps), len(fractions))]
+    return {kind: {name: values[i, j].T for j, name in enumerate(maps)} for i, kind in enumerate(kinds)}
 
 
 def rank_cells(maps: Float[Array, "batch h w"]) -> Float[Array, "batch GRID GRID"]:

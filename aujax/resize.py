@@ -6,6 +6,7 @@ NumPy arrays, constants of a traced program.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from jaxtyping import Array, Float
 
 Matrix = np.ndarray
 Size = tuple[int, ...]  # (height, width)
+Maps = Float[Array, "*batch h w"]
+Resized = Float[Array, "*batch height width"]
 
 # Accelerators would otherwise round float32 products to fewer bits.
 _exact_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -66,7 +69,7 @@ def area_matrix(n_in: int, n_out: int) -> Matrix:
     return (np.maximum(overlap, 0.0) * n_out / n_in).astype(np.float32)
 
 
-def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch height width"]:
+def separable(maps: Maps, rows: Matrix, columns: Matrix) -> Resized:
     """Returns rows @ map @ columns.T for every map, in full float32 precision on every device."""
     # With few weights per output: a sum of shifted rows in place of a matrix product.
     neighbours = _taps(rows)[1].shape[1]
@@ -79,7 +82,7 @@ def separable(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -
     return _resample_rows(_resample_columns(maps, columns), rows)
 
 
-def weighted_rows(maps: Float[Array, "*batch h w"], rows: Matrix) -> Float[Array, "*batch height w"]:
+def weighted_rows(maps: Maps, rows: Matrix) -> Float[Array, "*batch height w"]:
     """Returns rows @ map for every map, for `rows` whose every row has only a few weights, all adjacent.
 
     >>> weighted_rows(jnp.array([[1.0], [3.0], [5.0]]), np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]))
@@ -101,7 +104,7 @@ def _taps(rows: Matrix) -> tuple[np.ndarray, Matrix]:
     return first, np.take_along_axis(rows, first[:, None] + np.arange((last - first).max()), 1).astype(np.float32)
 
 
-def banded(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> Float[Array, "*batch h w"]:
+def banded(maps: Maps, rows: Matrix, columns: Matrix) -> Maps:
     """Returns rows @ map @ columns.T for square matrices of which only a few diagonals are not zero.
 
     >>> banded(jnp.ones((2, 2)), np.array([[1.0, 2.0], [0.0, 1.0]]), np.eye(2))
@@ -127,38 +130,36 @@ def banded(maps: Float[Array, "*batch h w"], rows: Matrix, columns: Matrix) -> F
     return maps
 
 
-def torch_aligned(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
+def _resample(maps: Maps, size: Size, matrix: Callable[[int, int], Matrix]) -> Resized:
+    (h, w), (height, width) = maps.shape[-2:], size
+    return separable(maps, matrix(h, height), matrix(w, width))
+
+
+def torch_aligned(maps: Maps, size: Size) -> Resized:
     """Returns maps resampled to `size` by `torch_aligned_matrix`, as in the paper's loss and metrics.
 
     >>> torch_aligned(jnp.eye(28), (14, 14)).shape
     (14, 14)
     """
-    (h, w), (height, width) = maps.shape[-2:], size
-    if (h, w) == (height, width):
-        return maps
-    return separable(maps, torch_aligned_matrix(h, height), torch_aligned_matrix(w, width))
+    return maps if maps.shape[-2:] == size else _resample(maps, size, torch_aligned_matrix)
 
 
-def bilinear(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
+def bilinear(maps: Maps, size: Size) -> Resized:
     """Returns maps resampled to `size` by half-pixel bilinear interpolation, as for the enlargement of a CAM."""
-    (h, w), (height, width) = maps.shape[-2:], size
-    return separable(maps, bilinear_matrix(h, height), bilinear_matrix(w, width))
+    return _resample(maps, size, bilinear_matrix)
 
 
-def area_resize(maps: Float[Array, "*batch height width"], size: Size) -> Float[Array, "*batch h w"]:
-    """Returns the mean of each map over every cell of a grid of `size` (h, w), which need not divide the map's size.
+def area_resize(maps: Maps, size: Size) -> Resized:
+    """Returns the mean of each map over every cell of a grid of `size`, which need not divide the map's size.
 
     >>> area_resize(jnp.eye(4), (2, 2))
     Array([[0.5, 0. ],
            [0. , 0.5]], dtype=float32)
     """
-    if maps.shape[-2:] == size:
-        return maps
-    (height, width), (h, w) = maps.shape[-2:], size
-    return separable(maps, area_matrix(height, h), area_matrix(width, w))
+    return maps if maps.shape[-2:] == size else _resample(maps, size, area_matrix)
 
 
-def nearest(maps: Float[Array, "*batch h w"], size: Size) -> Float[Array, "*batch height width"]:
+def nearest(maps: Maps, size: Size) -> Resized:
     """Returns maps resampled to `size`, each pixel copied from the nearest, as for AU maps in the released code.
 
     >>> nearest(jnp.array([[1.0, 2.0]]), (1, 4))

@@ -176,8 +176,7 @@ def test_faces_that_are_masked_have_zero_maps():
 
 def test_generic_maps_of_a_batch_are_masked_too():
     faces, _, where = _stored(56)
-    draw = jax.jit(functools.partial(au_maps.batch_generic_maps, size=(56, 56), codebook=codebook.FACS))
-    maps, has_map = draw(faces, where)
+    maps, has_map = _batch_of(codebook.generic(codebook.FACS), (56, 56))(faces, jnp.zeros(2, int), where)
     assert has_map.tolist() == [True, False]
     generic = jax.jit(functools.partial(au_maps.generic_map, size=(56, 56)))(faces[0])[0]
     np.testing.assert_allclose(maps[0], generic, atol=1e-5)
@@ -232,7 +231,9 @@ def test_five_landmarks_are_refused():
 
 
 def test_unknown_action_unit_is_refused_with_the_valid_numbers():
-    with pytest.raises(ValueError, match=r"action units \[3\] have no region .* valid FACS numbers: 1, 2, 4, .*, 43"):
+    with pytest.raises(
+        ValueError, match=r"3 is not the FACS number of an action unit .* valid numbers: 1, 2, 4, .*, 43"
+    ):
         au_maps.single_au_maps(LANDMARKS, (1, 3))
 
 

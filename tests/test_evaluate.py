@@ -52,7 +52,7 @@ def eval_step(_, batch):
         "logits": jax.nn.one_hot(batch.expression % 2, 3),
         "valid": batch.valid,
     }
-    scores = {"label": {"layer5": {"cosine": jnp.arange(len(batch.index)) / 4}}}
+    scores = {ScoreKey("cosine", "layer5", "label"): jnp.arange(len(batch.index)) / 4}
     return Outputs(columns, scores, {}, jnp.zeros((len(batch.index), 4, 4)), {})
 
 
@@ -115,10 +115,10 @@ def test_cosines_equal_those_of_the_released_code_face_by_face():
     for face, drawn in enumerate(np.asarray(au_map)):
         for name, value in (("a", coarse), ("b", fine)):
             expected = released.released_cosine(value[face], drawn)
-            assert float(scores[name]["cosine"][face]) == pytest.approx(expected, abs=1e-5)
+            assert float(scores[ScoreKey("cosine", name, "label")][face]) == pytest.approx(expected, abs=1e-5)
         expected = released.released_cam_cosine(cam[face], drawn)
-        assert float(scores["cam"]["cosine"][face]) == pytest.approx(expected, abs=1e-5)
-    np.testing.assert_array_equal(scores["cam"]["degenerate"], [0, 0, 0, 0, 0, 1])
+        assert float(scores[ScoreKey("cosine", "cam", "label")][face]) == pytest.approx(expected, abs=1e-5)
+    np.testing.assert_array_equal(scores[ScoreKey("degenerate", "cam")], [0, 0, 0, 0, 0, 1])
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,23 @@
-"""The occlusion study of an evaluation: its files, and that they are about the same faces."""
+"""Faithfulness of an evaluation: its files, its scores by hand, and the sanity checks of maps."""
 
+import functools
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from aujax import codebook, methods, occlusion, runs
-from aujax.config import Config
-from aujax.data.batch import data_mesh
-from aujax.evaluation import faithfulness
-from aujax.evaluation.faithfulness import Measured
+from aujax.evaluation import evaluate, faithfulness
 from aujax.results import schema, summary
 from aujax.results.schema import ScoreKey
 
 FACS = codebook.FACS
 # Padding has no landmarks, so its action units are not occluded.
-OF_LANDMARKS = {"drop", "has_region", *occlusion.TargetAUSummary._fields}
+OF_LANDMARKS = {"probability_drop", "target_drop", "non_target_drop", "control_drop", "target_over_non_target"}
+OF_LANDMARKS |= {"target_over_control", "top_au_is_target", "top_au_is_target_by_chance"}
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def written(opened, tiny_run, tmp_path_factory):
     make = faithfulness.make_measurement
 
     def make_recording(*arguments, **options):
-        measure, stages = make(*arguments, **options)
+        measure = make(*arguments, **options)
 
-        def recorded(batch):
-            measured.append(measure(batch))
+        def recorded(variables, batch):
+            measured.append(measure(variables, batch))
             return measured[-1]
 
-        return recorded, stages
+        return recorded
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(faithfulness, "make_measurement", make_recording)
@@ -113,19 +113,16 @@ def test_curves_begin_and_end_with_the_whole_image_and_nothing(written):
 
 def test_a_face_measures_the_same_in_another_batch(written):
     first, second = (jax.device_get(measured) for measured in written[2])
-    again = np.flatnonzero(~second.valid)
-    np.testing.assert_array_equal(second.index[again], first.index[:5])
-    for field in ("curves", "randomised", "views", "same_prediction", "occluded"):
-        for (path, later), (_, before) in zip(
-            *(jax.tree_util.tree_leaves_with_path(getattr(part, field)) for part in (second, first)), strict=True
-        ):
-            name = jax.tree_util.keystr(path)
-            if not any(f"'{each}'" in name for each in OF_LANDMARKS):
-                np.testing.assert_allclose(np.float64(later[again]), np.float64(before[:5]), atol=1e-4, err_msg=name)
+    again = np.flatnonzero(~second.columns["valid"])
+    np.testing.assert_array_equal(second.columns["face"][again], first.columns["face"][:5])
+    np.testing.assert_array_equal(second.columns["predicted"][again], first.columns["predicted"][:5])
+    for key, values in second.scores.items():
+        if key.metric not in OF_LANDMARKS:
+            np.testing.assert_allclose(values[again], first.scores[key][:5], atol=1e-4, err_msg=str(key))
 
 
-def measured_by_hand():
-    """Four faces: two predicted as Happiness, one as Sadness, one as Neutral, which has no target AUs."""
+def scores_by_hand():
+    """Scores of four faces: two predicted as Happiness, one as Sadness, one as Neutral, which has no target AUs."""
     drop, has_region = np.zeros((4, 20)), np.ones((4, 20), bool)
     drop[:3, FACS.all_aus.index(12)] = [0.2, 0.4, 0.9]
     has_region[1, FACS.all_aus.index(12)] = False
@@ -144,21 +141,20 @@ def measured_by_hand():
     # One until a fifth of the image is occluded, then nothing.
     curve = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]) * np.ones((4, 1))
     curves = {kind: {"cam": curve, "random": np.ones((4, 8))} for kind in ("deletion", "insertion", "road")}
-    return Measured(occluded, curves, {}, {}, {}, np.arange(4), np.ones(4, bool))
+    return faithfulness.occlusion_scores(occluded, curves, FACS)
 
 
-def summarized(measured, predicted):
+def summarized(scores, predicted):
     faces = summary.Faces(
         np.zeros(len(predicted), int), predicted, np.zeros((len(predicted), 7)), np.full(len(predicted), "")
     )
-    scores = faithfulness.scores_of(measured, FACS)
     table = summary.summarize(faces, scores, FACS.expressions, classifier=False, resampled=False)
     return table.set_index(["metric", "map", "condition", "attribute", "group"])["value"]
 
 
 def test_summary_by_hand():
     happiness, sadness = FACS.expressions.index("Happiness"), FACS.expressions.index("Sadness")
-    found = summarized(measured_by_hand(), np.array([happiness, happiness, sadness, 0]))
+    found = summarized(scores_by_hand(), np.array([happiness, happiness, sadness, 0]))
     # Per predicted expression, and then over expressions; Neutral is left out.
     by_hand = {
         "target_drop": (0.2 + 0.6) / 2,
@@ -177,7 +173,7 @@ def test_summary_by_hand():
 
 
 def test_areas_and_gains_by_hand():
-    scores = faithfulness.scores_of(measured_by_hand(), FACS)
+    scores = scores_by_hand()
     # The fractions are 0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9 and 1.
     for kind, gain in (("deletion", 0.75), ("insertion", -0.75), ("road", 0.75)):
         np.testing.assert_allclose(scores[ScoreKey(kind, "cam", "predicted")], 0.25)
@@ -186,19 +182,96 @@ def test_areas_and_gains_by_hand():
 
 
 def test_predictions_of_neutral_alone_leave_no_means():
-    measured = measured_by_hand()
-    last = Measured(*jax.tree.map(lambda values: values[3:], tuple(measured)))
+    last = {key: values[3:] for key, values in scores_by_hand().items()}
     found = summarized(last, np.zeros(1, int))
     assert np.isnan(found["target_drop", "", "", "", ""])
     assert np.isnan(found["top_au_is_target", "", "", "", ""])
 
 
-def test_a_method_without_cam_has_curves_of_its_attention_alone(opened):
-    run, _ = opened
+def test_a_method_without_cam_has_curves_of_its_attention_alone():
     model = methods.build_model("APViT", backbone="apvit_tiny")
-    config = Config(method="APViT", backbone="apvit_tiny", image_size=64, data=run.config.data)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
-    programs = faithfulness.make_programs(run._replace(model=model, config=config), data_mesh(), imputation="mean")
-    image, expression = np.zeros((8, 64, 64, 3), np.float32), np.zeros(8, np.int32)
-    _, maps = jax.eval_shape(programs.forward, variables, image, expression)
+    image = jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), image))
+    maps = jax.eval_shape(lambda variables: evaluate.all_maps(methods.forward(model, variables, image)), variables)
     assert set(maps) == {"stage1", "stage2", "stage3", "attention"}
+
+
+SMALL = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
+STAGES = {
+    "resnet_tiny": ("head", "stage4", "stage3", "stage2", "stage1", "stem"),
+    "vit_tiny": ("head", "norm", "block2", "block1", "block0", "pos", "cls", "patch"),
+    "apvit_tiny": ("head", "norm", "block2", "block1", "block0", "cls", "patch", "projection", "extractor"),
+}
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_stages_go_from_the_head_down(name):
+    backbone = SMALL[methods.METHODS[name].backbone]
+    assert faithfulness.stages(methods.build_model(name, backbone=backbone), 64) == STAGES[backbone]
+
+
+def _leaves(variables):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+def test_only_the_named_stages_are_randomised():
+    model = methods.build_model("CAM", backbone="resnet_tiny")
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
+    old, new = (jax.tree.map(lambda leaf, x=x: np.full(leaf.shape, x), shapes) for x in (0.0, 1.0))
+    found = _leaves(faithfulness.randomised(old, new, faithfulness.stages(model, 64)[:2]))
+    assert found.keys() == _leaves(old).keys()
+    fresh = {name for name, leaf in found.items() if (leaf == 1).all()}
+    assert fresh == {name for name in found if "'head'" in name or "'stage4" in name}
+    assert {"params", "batch_stats"} == {name.split("'")[1] for name in fresh}
+    everything = _leaves(faithfulness.randomised(old, new, faithfulness.stages(model, 64)))
+    assert all((leaf == 1).all() for leaf in everything.values())
+
+
+def test_similarity_equals_scipy_pearson():
+    first, second = np.random.default_rng(0).random((2, 3, 5, 6)).astype(np.float32)
+    expected = [
+        scipy.stats.pearsonr(a.reshape(-1), b.reshape(-1)).statistic for a, b in zip(first, second, strict=True)
+    ]
+    np.testing.assert_allclose(faithfulness.similarity(jnp.asarray(first), jnp.asarray(second)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, np.nan, np.inf])
+def test_similarity_to_a_degenerate_map_is_0(value):
+    other = jnp.arange(12.0).reshape(1, 3, 4)
+    assert float(faithfulness.similarity(jnp.full((1, 3, 4), value), other)[0]) == 0
+
+
+def _smooth(size):
+    y, x = np.mgrid[:size, :size] / size
+    return (np.sin(7 * y + 1) + np.cos(5 * x * (1 + y)))[None].astype(np.float32)
+
+
+VIEWS = {
+    "mirrored": (faithfulness.mirror, faithfulness.mirror_similarity),
+    "shifted": (faithfulness.shift, functools.partial(faithfulness.shift_similarity, size=(56, 56))),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("cells", [56, 28, 14, 7])
+def test_a_map_that_moves_with_the_image_is_stable(name, cells):
+    transform, similarity = VIEWS[name]
+
+    def forward(image):  # a network whose map is the mean brightness of each cell
+        return image.mean(-1).reshape(1, cells, 56 // cells, cells, 56 // cells).mean((2, 4))
+
+    image = jnp.asarray(np.repeat(_smooth(56)[..., None], 3, axis=-1))
+    assert float(similarity(forward(image), forward(transform(image)))[0]) > 0.98
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_map_that_ignores_the_image_is_not_stable(name):
+    stripes = jnp.asarray(np.tile(np.float32([1, 1, 0, 0]), 7)[None, None, :] * np.ones((1, 28, 1), np.float32))
+    similarity = VIEWS[name][1]
+    assert float(similarity(stripes, stripes)[0]) == pytest.approx({"mirrored": -1.0, "shifted": 0.0}[name], abs=0.1)
+
+
+def test_shift_by_hand():
+    image = jnp.arange(9.0).reshape(1, 3, 3, 1) * jnp.ones((1, 1, 1, 3))
+    shifted = faithfulness.shift(image)[0, ..., 0]
+    np.testing.assert_array_equal(shifted, [[0, 0, 1], [0, 0, 1], [3, 3, 4]])

@@ -5,6 +5,7 @@ an AU map, averaged per expression and then over expressions; accuracy over all 
 validation needs, `make_full_eval_step` everything that `eval.py` reports.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,7 +30,6 @@ from aujax.runs import Run
 _BASELINE_SIZE = (28, 28)  # cells to which baseline maps are reduced, to be scored as coarsely as a network's maps
 
 AuMaps = tuple[Array, Array]  # maps (B, h, w) and whether each face has one (B,)
-NestedScores = dict[str, dict[str, dict[str, Any]]]  # target -> map -> metric -> (B,), NaN where there is none
 
 
 class Outputs(NamedTuple):
@@ -37,16 +37,16 @@ class Outputs(NamedTuple):
 
     Attributes:
       columns: predictions, a row per face; replicated.
-      scores: values of map metrics, a row per face; replicated.
-      maps: attention by layer and "cam", (B, h, w); sharded.
-      au_map: the AU map of the label, (B, H, W); sharded.
-      class_sums: sums of the maps over the faces of each class, (K, h, w); replicated. Empty in a validation.
+      scores: values of map metrics, a row per face, NaN where a face has none; replicated.
+      maps: attention by layer and "cam", (B, h, w); sharded. Empty in a measurement of faithfulness.
+      au_map: the AU map of the label, (B, H, W); sharded. None in a measurement of faithfulness.
+      class_sums: sums of the maps over the faces of each class, (K, h, w); replicated. Only in a full evaluation.
     """
 
     columns: dict[str, Any]
-    scores: NestedScores
+    scores: dict[ScoreKey, Any]
     maps: dict[str, Array]
-    au_map: Float[Array, "batch height width"]
+    au_map: Float[Array, "batch height width"] | None
     class_sums: dict[str, Array]
 
 
@@ -81,24 +81,29 @@ def make_eval_step(forward: Callable[..., tuple[methods.Forward, Array, Array]],
 
     def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
         outputs, au_map, has_map = forward(variables, batch)
-        columns, cosines = jitted_compare(batch, outputs, au_map, has_map)
-        return Outputs(columns, {"label": cosines}, _maps(outputs), au_map, {})
+        columns, scores = jitted_compare(batch, outputs, au_map, has_map)
+        return Outputs(columns, scores, all_maps(outputs), au_map, {})
 
     return eval_step
 
 
+def all_maps(forward: methods.Forward) -> dict[str, Array]:
+    """Returns the attention of every layer, and the CAM if the method has one, by name."""
+    return dict(forward.attention) if forward.cam is None else {**forward.attention, CAM: forward.cam}
+
+
 def compare(
     batch: Batch, forward: methods.Forward, au_map: Float[Array, "batch h w"], has_map: Bool[Array, " batch"]
-) -> tuple[dict[str, Array], dict[str, dict[str, Array]]]:
-    """Returns predictions, and the cosine with the AU map and degeneracy of each map, by map and metric."""
+) -> tuple[dict[str, Array], dict[ScoreKey, Array]]:
+    """Returns predictions, and of each map the cosine with the AU map and whether it is degenerate."""
     scores = {}
-    for name, value in _maps(forward).items():
+    for name, map_ in all_maps(forward).items():
         if name == CAM:
-            cosine = metrics.resampled_cosine(cams.normalize(value), au_map, resize.bilinear_matrix)
+            cosine = metrics.resampled_cosine(cams.normalize(map_), au_map, resize.bilinear_matrix)
         else:
-            cosine = metrics.map_cosine(value, au_map)
-        degenerate = cams.degenerate(value).astype(jnp.float32)
-        scores[name] = {"cosine": jnp.where(has_map, cosine, jnp.nan), "degenerate": degenerate}
+            cosine = metrics.map_cosine(map_, au_map)
+        scores[ScoreKey("cosine", name, "label")] = jnp.where(has_map, cosine, jnp.nan)
+        scores[ScoreKey("degenerate", name)] = cams.degenerate(map_).astype(jnp.float32)
     columns = {
         "face": batch.index,
         "expression": batch.expression,
@@ -128,9 +133,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         drawn = {
             "label": _au_maps(batch, book, batch.expression),
             "predicted": _au_maps(batch, book, predicted),
-            "all": au_maps.batch_generic_maps(
-                batch.landmarks, batch.has_landmarks & batch.valid, size=batch.image.shape[1:3], codebook=book
-            ),
+            "all": _au_maps(batch, codebook.generic(book), jnp.zeros_like(predicted)),
         }
         return forward, of_predicted.cam, drawn
 
@@ -138,26 +141,24 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     # the compiler makes the batch their innermost axis, and drawing takes ten times as long.
     def compare_all(
         batch: Batch, forward: methods.Forward, predicted_cam: Array | None, drawn: dict[str, AuMaps]
-    ) -> tuple[dict[str, Array], NestedScores, dict[str, Array]]:
+    ) -> tuple[dict[str, Array], dict[ScoreKey, Array], dict[str, Array]]:
         au_map, has_map = drawn["label"]
-        predicted_map, has_predicted_map = drawn["predicted"]
-        maps = _maps(forward)
         columns, scores = compare(batch, forward, au_map, has_map)
+        columns["has_predicted_map"] = drawn["predicted"][1]
         baselines = _baseline_maps(drawn["all"][0])
-        cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
         for name, map_ in baselines.items():
-            scores[name] = {"cosine": jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)}
-        for name, map_ in (maps | cells).items():
-            scores[name] = scores[name] | _where(has_map, metrics.scores(map_, au_map))
-        maps_of_predicted = maps | cells | ({} if predicted_cam is None else {CAM: predicted_cam})
-        predicted_scores = {
-            name: _where(has_predicted_map, metrics.scores(map_, predicted_map))
-            for name, map_ in maps_of_predicted.items()
-        }
-        columns["has_predicted_map"] = has_predicted_map
-        normalized = {name: cams.normalize(value) for name, value in maps.items()} | {"au_map": au_map}
-        sums = _class_sums(normalized, batch, len(book.expressions))
-        return columns, {"label": scores, "predicted": predicted_scores}, sums
+            scores[ScoreKey("cosine", name, "label")] = jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)
+        cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
+        for target, cam in (("label", forward.cam), ("predicted", predicted_cam)):
+            target_map, known = drawn[target]
+            for name, map_ in (all_maps(forward._replace(cam=cam)) | cells).items():
+                for metric, values in metrics.scores(map_, target_map).items():
+                    scores[ScoreKey(metric, name, target)] = jnp.where(known, values, jnp.nan)
+        one_hot = jax.nn.one_hot(batch.expression, len(book.expressions)) * batch.valid[:, None]
+        sum_by_class = functools.partial(jnp.einsum, "bk,bhw->khw", one_hot, precision=jax.lax.Precision.HIGHEST)
+        class_sums = {name: sum_by_class(cams.normalize(map_)) for name, map_ in all_maps(forward).items()}
+        class_sums["au_map"] = sum_by_class(au_map)
+        return columns, scores, class_sums
 
     jitted_forward = jax.jit(forward_both, out_shardings=sharded(mesh))
     jitted_compare = jax.jit(compare_all, out_shardings=replicated(mesh))
@@ -165,7 +166,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
         forward, predicted_cam, drawn = jitted_forward(variables, batch)
         columns, scores, class_sums = jitted_compare(batch, forward, predicted_cam, drawn)
-        return Outputs(columns, scores, _maps(forward), drawn["label"][0], class_sums)
+        return Outputs(columns, scores, all_maps(forward), drawn["label"][0], class_sums)
 
     return eval_step
 
@@ -173,14 +174,6 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
 def _forward(model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch) -> methods.Forward:
     image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
     return methods.forward(model, variables, image, batch.expression)
-
-
-def _maps(forward: methods.Forward) -> dict[str, Array]:
-    return dict(forward.attention) if forward.cam is None else {**forward.attention, CAM: forward.cam}
-
-
-def _where(known: Bool[Array, " batch"], scores: Mapping[str, Array]) -> dict[str, Array]:
-    return {name: jnp.where(known, value, jnp.nan) for name, value in scores.items()}
 
 
 def _baseline_maps(all_aus: Float[Array, "batch h w"]) -> dict[str, Float[Array, "batch h w"]]:
@@ -191,12 +184,6 @@ def _baseline_maps(all_aus: Float[Array, "batch h w"]) -> dict[str, Float[Array,
     constant = jax.lax.optimization_barrier({"uniform": np.ones_like(gaussian), "centred_gaussian": gaussian})
     maps = {name: jnp.broadcast_to(value, all_aus.shape) for name, value in constant.items()}
     return maps | {"all_au_map": all_aus}
-
-
-def _class_sums(maps: dict[str, Array], batch: Batch, num_classes: int) -> dict[str, Float[Array, "classes h w"]]:
-    one_hot = jax.nn.one_hot(batch.expression, num_classes) * batch.valid[:, None]
-    exact = jax.lax.Precision.HIGHEST
-    return {name: jnp.einsum("bk,bhw->khw", one_hot, value, precision=exact) for name, value in maps.items()}
 
 
 def _au_maps(batch: Batch, book: codebook.Codebook, expression: Array | np.ndarray) -> AuMaps:
@@ -254,26 +241,23 @@ def predict(
             yield batch, eval_step(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
 
     for batch, outputs in one_ahead(started()):
-        rows, nested = jax.device_get((outputs.columns, outputs.scores))
-        valid = rows["valid"]
-        columns.append({name: column[valid] for name, column in rows.items() if name != "valid"})
-        scores.append({key: values[valid] for key, values in flatten_scores(nested).items()})
+        rows, values = jax.device_get((outputs.columns, outputs.scores))
+        # In the order of the eval step; JAX returns dictionaries sorted by key.
+        outputs = outputs._replace(columns=rows, scores={key: values[key] for key in outputs.scores})
+        columns.append({name: column[rows["valid"]] for name, column in rows.items() if name != "valid"})
+        scores.append({key: values[rows["valid"]] for key, values in outputs.scores.items()})
         for sink in sinks:
-            sink(batch, outputs._replace(columns=rows, scores=nested))
+            sink(batch, outputs)
     return Predictions(
         {name: np.concatenate([rows[name] for rows in columns]) for name in columns[0]},
         {key: np.concatenate([values[key] for values in scores]) for key in scores[0]},
     )
 
 
-def flatten_scores(nested: NestedScores) -> Scores:
-    """Returns the scores of one batch by key. Whether a map is degenerate does not depend on the target."""
-    return {
-        ScoreKey(metric, name, "" if metric == "degenerate" else target): values
-        for target, maps in nested.items()
-        for name, scores in maps.items()
-        for metric, values in scores.items()
-    }
+def write_scores(writer: schema.ScoreWriter, outputs: Outputs) -> None:
+    """Writes the scores of a batch, which are on the host, without those of padding."""
+    valid = outputs.columns["valid"]
+    writer.add(outputs.columns["face"][valid], {key: values[valid] for key, values in outputs.scores.items()})
 
 
 def validation_metrics(predictions: Predictions, expressions: Sequence[str], *, layer: str) -> dict[str, Any]:
@@ -307,10 +291,8 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
     schema.remove_metadata(directory, schema.METADATA)
     with schema.ScoreWriter(directory / schema.SCORES) as writer:
 
-        def write_scores(batch: Batch, outputs: Outputs) -> None:
-            face, valid = outputs.columns["face"], outputs.columns["valid"]
-            scores = {key: values[valid] for key, values in flatten_scores(outputs.scores).items()}
-            writer.add(face[valid], scores)
+        def write_batch(batch: Batch, outputs: Outputs) -> None:
+            write_scores(writer, outputs)
             # Without the pixels, of which only the size is needed; a slice would keep all of them in memory.
             landmarks.append(batch._replace(image=np.empty((*batch.image.shape[:3], 0), np.uint8)))
 
@@ -319,12 +301,10 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
             jax.device_put(run.variables, replicated(mesh)),
             whole_split(source, config, mesh),
             mesh=mesh,
-            sinks=[collector, write_scores],
+            sinks=[collector, write_batch],
         )
         columns, scores = predictions
-        counts = np.bincount(columns["expression"], minlength=len(faces.expressions))
-        map_counts = np.bincount(columns["expression"], weights=columns["has_map"], minlength=len(counts)).astype(int)
-        means = collector.class_means(counts, map_counts) | {"class_count": counts, "class_map_count": map_counts}
+        means = collector.class_means(columns["expression"], columns["has_map"], len(faces.expressions))
         class_mean = class_mean_cosines(landmarks, means["class_mean/au_map"], codebook.load(config.codebook))
         class_mean = np.where(columns["has_map"], class_mean, np.nan)
         writer.add(columns["face"], {ScoreKey("cosine", "class_mean_au_map", "label"): class_mean})
@@ -343,14 +323,14 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
         kept = {name: metadata[name] for name in ("split", "model_selection", "checkpoint", "data")}
         schema.write_json(workdir / run_files.CALIBRATION, {"temperature": temperature} | kept)
         # It is not judged on the faces that it was fitted to.
-        metadata["temperature"] = {"value": None, "problem": "The temperature is fitted on this split."}
+        judged = runs.Temperature(None, "The temperature is fitted on this split.")
     else:
-        found = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
-        metadata["temperature"] = {"value": found.value, "problem": found.problem}
-    arrays = collector.arrays() | means
-    kept = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
+        judged = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
+    metadata["temperature"] = judged._asdict()
+    arrays = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
+    arrays |= collector.arrays() | means
     validation = _validation_predictions(workdir, metadata)
-    summary.write_evaluation(directory, metadata, table, kept | arrays, validation=validation)
+    summary.write_evaluation(directory, metadata, table, arrays, validation=validation)
     return directory
 
 

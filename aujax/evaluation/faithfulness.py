@@ -1,193 +1,245 @@
-"""`eval.py --faithfulness`: what a network's predictions depend on, by occluding parts of the face.
+"""`aujax eval --faithfulness`: what a network's predictions depend on, by occluding parts of the face.
 
 Per face: the probability drop for each occluded action unit (`occlusion.occlude_aus`), the curves of deletion,
-insertion and ROAD for the reported attention, the CAM and a random ordering, and how similar all maps stay when stages
-of the network are randomised and when the image is mirrored or shifted (`sanity`). CAMs are those of the predicted
-expression, and so are the target AUs.
+insertion and ROAD for the reported attention, the CAM and a random ordering, and two sanity checks: how similar all
+maps stay when stages of the network are randomised, where they should change, and when the image is mirrored or
+shifted, where they should not. CAMs are those of the predicted expression, and so are the target AUs.
+
+Images are (batch, height, width, 3), maps (batch, h, w) of any resolution. Similarity is the Pearson correlation of two
+maps of one face: 1 for equal maps, about 0 for unrelated ones, 0 if one of them is degenerate.
 """
 
 import functools
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
-from aujax import augment, codebook, methods, occlusion
+from aujax import augment, cams, codebook, methods, metrics, occlusion, resize
 from aujax.data import feed
-from aujax.data.batch import Batch, data_mesh, replicated, sharded, to_mesh_ahead
+from aujax.data.batch import Batch, data_mesh, replicated, sharded
 from aujax.data.store import Faces
-from aujax.evaluation import evaluate, sanity
+from aujax.evaluation import evaluate
+from aujax.evaluation.evaluate import EvalStep, Outputs
+from aujax.models.forward import Variables
 from aujax.results import schema, summary
 from aujax.results.registry import CAM, RANDOM
 from aujax.results.schema import ScoreKey, Scores
 from aujax.runs import Run
 
-_CURVES = ("deletion", "insertion", "road")
+SHIFT = 1 / 28  # of the image's side: 8 of 224 pixels
 _PREDICTED = "predicted"  # the target of all these scores
 
-
-class Programs(NamedTuple):
-    """The compiled programs; every forward pass for one purpose is the same program, whatever its inputs are."""
-
-    to_float: Callable[[Batch], jax.Array]
-    occlude_aus: Callable[[methods.Variables, jax.Array, Batch], dict[str, jax.Array]]
-    forward: Callable[[methods.Variables, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
-    curves: Callable[..., dict[str, dict[str, jax.Array]]]
+Images = Float[Array, "batch height width 3"]
+Maps = Float[Array, "batch h w"]
+MapsByName = dict[str, Array]
 
 
-def make_programs(run: Run, mesh: Mesh, *, imputation: str, temperature: float = 1.0) -> Programs:
-    """Returns the programs for a run's network, its logits divided by `temperature`."""
+def stages(model: nn.Module, size: int) -> tuple[str, ...]:
+    """Returns the stages of a network for images of `size`, from the head down to the first.
+
+    A stage is a prefix of parameter names in the backbone: "stage4_block0" and "stage4_block1" belong to "stage4".
+    """
+    prefixes: dict[str, None] = {}
+
+    def init() -> Variables:
+        variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+        # Recorded here, in the order of the calls: JAX sorts the keys of the tree that it returns.
+        prefixes.update(dict.fromkeys(name.split("_")[0] for name in variables["params"]["backbone"]))
+        return variables
+
+    jax.eval_shape(init)
+    return ("head", *reversed(prefixes))
+
+
+def randomised(variables: Variables, fresh: Variables, names: Collection[str]) -> Variables:
+    """Returns the variables with parameters and statistics of the named stages replaced by newly initialised ones.
+
+    Cascading randomisation goes from the head down (Adebayo et al. 2018): pass `stages(...)[:n]` for n = 1, 2, ...
+    """
+
+    def select(path: tuple[Any, ...], trained: Any, new: Any) -> Any:
+        _, part, name = (entry.key for entry in path[:3])  # such as "params", "backbone", "stage4_block0"
+        stage = "head" if part == "head" else name.split("_")[0]
+        return new if stage in names else trained
+
+    return jax.tree_util.tree_map_with_path(select, variables, fresh)
+
+
+def similarity(first: Maps, second: Maps) -> Float[Array, " batch"]:
+    """Returns the correlation of two maps of each face.
+
+    >>> similarity(jnp.eye(4)[None], 3 - jnp.eye(4)[None])
+    Array([-1.], dtype=float32)
+    """
+    flat = [cams.normalize(maps).reshape(len(maps), -1) for maps in (first, second)]
+    return metrics.pearson(flat[0], flat[1])
+
+
+def mirror(images: Images) -> Images:
+    """Returns the images mirrored left to right."""
+    return images[:, :, ::-1]
+
+
+def mirror_similarity(maps: Maps, of_mirrored: Maps) -> Float[Array, " batch"]:
+    """Returns the similarity of maps and those of the mirrored images, 1 if the maps mirror with the image."""
+    return similarity(maps, of_mirrored[..., ::-1])
+
+
+def shift(images: Images) -> Images:
+    """Returns the images moved by `SHIFT` to the right and down; the border is repeated."""
+    down, right = (_shift_pixels(n) for n in images.shape[1:3])
+    padded = jnp.pad(images, ((0, 0), (down, 0), (right, 0), (0, 0)), mode="edge")
+    return padded[:, : images.shape[1], : images.shape[2]]
+
+
+def shift_similarity(maps: Maps, of_shifted: Maps, *, size: resize.Size) -> Float[Array, " batch"]:
+    """Returns the similarity of maps, moved like images of `size`, and those of the shifted images.
+
+    It is computed where both maps show the face.
+    """
+    offsets, weights = [], []
+    for n, cells in zip(size, maps.shape[1:], strict=True):
+        offset = _shift_pixels(n) * cells / n
+        # Linear interpolation between the cells that lie `offset` before each cell.
+        source = np.clip(np.arange(cells) - offset, 0, cells - 1)
+        weights.append(np.maximum(1 - np.abs(source[:, None] - np.arange(cells)[None, :]), 0.0).astype(np.float32))
+        offsets.append(int(np.ceil(offset)))
+    moved = resize.separable(maps, *weights)
+    top, left = offsets
+    return similarity(moved[:, top:, left:], of_shifted[:, top:, left:])
+
+
+def _shift_pixels(side: int) -> int:
+    return max(round(side * SHIFT), 1)
+
+
+def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: float = 1.0) -> EvalStep:
+    """Returns the eval step of faithfulness, for `evaluate.predict`; its outputs have no maps.
+
+    The logits are divided by `temperature`. All forward passes that give maps are the same compiled program, whatever
+    the variables and images are.
+    """
     config, model = run.config, run.model
     book = codebook.load(config.codebook)
+    layer = model.method.aligned(config.au_layers)[-1]
+    size = config.input_size
     whole, divided = replicated(mesh), sharded(mesh)
 
-    def normalized(image: jax.Array) -> jax.Array:
-        return augment.normalize(image, config.normalization)
+    @functools.partial(jax.jit, out_shardings=divided)
+    def to_float(batch: Batch) -> Array:
+        return jnp.asarray(batch.image, jnp.float32) / 255.0
 
-    def score(variables: methods.Variables, image: jax.Array) -> jax.Array:
-        return model.apply(variables, normalized(image)) / temperature  # type: ignore[operator]
+    def logits(variables: Variables, image: Array) -> Array:
+        scaled = augment.normalize(image, config.normalization)
+        return model.apply(variables, scaled) / temperature  # type: ignore[operator]
 
-    def occlude_aus(variables: methods.Variables, image: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+    @functools.partial(jax.jit, out_shardings=whole)
+    def occlude_aus(variables: Variables, image: Array, batch: Batch) -> dict[str, Array]:
+        classifier = functools.partial(logits, variables)
         where = batch.has_landmarks & batch.valid
-        classifier = functools.partial(score, variables)
         effects = occlusion.occlude_aus(classifier, image, batch.landmarks, where, codebook=book, imputation=imputation)
         predicted = effects.probability.argmax(-1)
         drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
         targets = occlusion.target_au_summary(effects, aus=book.all_aus, codebook=book)
         return {"predicted": predicted, "drop": drop, "has_region": effects.has_region, **targets._asdict()}
 
-    def forward(
-        variables: methods.Variables, image: jax.Array, expression: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        outputs = methods.forward(model, variables, normalized(image), expression)
-        maps = dict(outputs.attention) if outputs.cam is None else {**outputs.attention, CAM: outputs.cam}
-        return outputs.logits.argmax(-1), maps
+    @functools.partial(jax.jit, out_shardings=divided)
+    def forward(variables: Variables, image: Array, expression: Array) -> tuple[Array, MapsByName]:
+        outputs = methods.forward(model, variables, augment.normalize(image, config.normalization), expression)
+        return outputs.logits.argmax(-1), evaluate.all_maps(outputs)
 
-    def curves(
-        variables: methods.Variables, image: jax.Array, maps: dict[str, jax.Array], expression: jax.Array
-    ) -> dict[str, dict[str, jax.Array]]:
-        classifier = functools.partial(score, variables)
+    @functools.partial(jax.jit, out_shardings=whole)
+    def curves(variables: Variables, image: Array, maps: MapsByName, expression: Array) -> dict[str, MapsByName]:
+        classifier = functools.partial(logits, variables)
         perturb = functools.partial(occlusion.perturbation_curves, classifier, image, maps, expression)
         road = perturb(kinds=("deletion",), imputation="road")["deletion"]
         return perturb(imputation=imputation) | {"road": road}
 
-    return Programs(
-        jax.jit(lambda batch: jnp.asarray(batch.image, jnp.float32) / 255.0, out_shardings=divided),
-        jax.jit(occlude_aus, out_shardings=whole),
-        jax.jit(forward, out_shardings=divided),
-        jax.jit(curves, out_shardings=whole),
-    )
+    def of_each_map(compare: Callable[[Array, Array], Array]) -> Callable[[MapsByName, MapsByName], MapsByName]:
+        return jax.jit(lambda first, second: {name: compare(first[name], second[name]) for name in first})
 
-
-class Measured(NamedTuple):
-    """The values of one batch, a row per face.
-
-    Attributes:
-      occluded: "predicted", "drop" (B, AUs), "has_region" (B, AUs) and the fields of `occlusion.TargetAUSummary`.
-      curves: by kind and map, (B, fractions).
-      randomised: similarity by stage and map.
-      views: similarity by view and map.
-      same_prediction: by view.
-      valid: False for padding.
-    """
-
-    occluded: dict[str, Any]
-    curves: dict[str, dict[str, Any]]
-    randomised: dict[str, dict[str, Any]]
-    views: dict[str, dict[str, Any]]
-    same_prediction: dict[str, Any]
-    index: Any
-    valid: Any
-
-
-def make_measurement(
-    run: Run, mesh: Mesh, *, imputation: str, temperature: float = 1.0
-) -> tuple[Callable[[Batch], Measured], tuple[str, ...]]:
-    """Returns batch on the mesh -> `Measured`, still on the devices, and the stages in the order of randomisation."""
-    programs = make_programs(run, mesh, imputation=imputation, temperature=temperature)
-    size = run.config.input_size
-    layer = run.attention_layer
-    variables = jax.device_put(run.variables, replicated(mesh))
-    # Not the key with which the training may have begun.
-    key = jax.random.fold_in(jax.random.key(run.config.seed), 1)
-    fresh = jax.device_put(methods.init(run.model, key, jnp.zeros((1, size, size, 3))), replicated(mesh))
-    order = sanity.stages(run.model, size)
-    randomised = {stage: sanity.randomised(variables, fresh, order[: i + 1]) for i, stage in enumerate(order)}
-    similarity = jax.jit(_by_map(sanity.similarity))
     random_maps = jax.jit(occlusion.random_maps)
+    same_place = of_each_map(similarity)
     views = {
-        name: (jax.jit(view.transform), jax.jit(_by_map(view.similarity)))
-        for name, view in sanity.views((size, size)).items()
+        "mirrored": (jax.jit(mirror), of_each_map(mirror_similarity)),
+        "shifted": (jax.jit(shift), of_each_map(functools.partial(shift_similarity, size=(size, size)))),
     }
+    # Not the key with which the training may have begun.
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    fresh = methods.init(model, key, jnp.zeros((1, size, size, 3)))
+    trained, fresh = jax.device_put((run.variables, fresh), whole)
+    order = stages(model, size)
+    mixed = {stage: randomised(trained, fresh, order[: i + 1]) for i, stage in enumerate(order)}
 
-    def measure(batch: Batch) -> Measured:
-        image = programs.to_float(batch)
-        occluded = programs.occlude_aus(variables, image, batch)
-        predicted, maps = programs.forward(variables, image, occluded["predicted"])
-        reported = {name: maps[name] for name in (layer, CAM) if name in maps}
-        curves = programs.curves(variables, image, {**reported, RANDOM: random_maps(batch.index)}, predicted)
-        by_stage = {
-            stage: similarity(maps, programs.forward(mixed, image, predicted)[1]) for stage, mixed in randomised.items()
+    def measure(variables: Variables, batch: Batch) -> Outputs:
+        image = to_float(batch)
+        occluded = occlude_aus(variables, image, batch)
+        predicted, maps = forward(variables, image, occluded["predicted"])
+        orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | {RANDOM: random_maps(batch.index)}
+        curves_of_maps = curves(variables, image, orderings, predicted)
+        scores: dict[ScoreKey, Array] = {}
+        for stage, stage_variables in mixed.items():
+            for name, values in same_place(maps, forward(stage_variables, image, predicted)[1]).items():
+                scores[ScoreKey("randomisation_similarity", name, _PREDICTED, stage)] = values
+        for view, (transform, compare) in views.items():
+            again, others = forward(variables, transform(image), predicted)
+            for name, values in compare(maps, others).items():
+                scores[ScoreKey("view_similarity", name, _PREDICTED, view)] = values
+            scores[ScoreKey("same_prediction", condition=view)] = (again == predicted).astype(jnp.float32)
+        # Only now, when all work of the devices has been started, does the host wait for results.
+        occluded, curves_of_maps = jax.device_get((occluded, curves_of_maps))
+        columns = {
+            "face": batch.index,
+            "expression": batch.expression,
+            "predicted": occluded["predicted"],
+            "valid": batch.valid,
         }
-        by_view, same_prediction = {}, {}
-        for name, (transform, compare) in views.items():
-            again, others = programs.forward(variables, transform(image), predicted)
-            by_view[name] = compare(maps, others)
-            same_prediction[name] = again == predicted
-        return Measured(occluded, curves, by_stage, by_view, same_prediction, batch.index, batch.valid)
+        return Outputs(columns, occlusion_scores(occluded, curves_of_maps, book) | scores, {}, None, {})
 
-    return measure, order
+    return measure
 
 
-def _by_map(compare: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[..., dict[str, jax.Array]]:
-    """Returns a comparison of each map with that of the same name."""
-    return lambda first, second: {name: compare(first[name], second[name]) for name in first}
+def occlusion_scores(
+    occluded: Mapping[str, np.ndarray], curves: Mapping[str, Mapping[str, np.ndarray]], book: codebook.Codebook
+) -> Scores:
+    """Returns the scores of occluded AUs and of perturbation curves, NaN where a face has no such number.
 
-
-def scores_of(measured: Measured, book: codebook.Codebook) -> Scores:
-    """Returns the scores of a batch on the host by key; NaN where a face has no such number."""
+    Args:
+      occluded: "drop" (batch, AUs) of the predicted class, "has_region" (batch, AUs), and the fields of
+        `occlusion.TargetAUSummary`.
+      curves: probabilities (batch, fractions), by kind and map.
+      book: the codebook of the AUs.
+    """
     scores: Scores = {}
-    occluded = measured.occluded
     for number, au in enumerate(book.all_aus):
         drop = np.where(occluded["has_region"][:, number], occluded["drop"][:, number], np.nan)
         scores[ScoreKey("probability_drop", "", _PREDICTED, f"AU{au}")] = drop
     # Target AUs, non-target AUs and the control are compared on the same faces.
     complete = occluded["has_target"] & occluded["has_non_target"] & occluded["has_control"]
-    target, non_target, control = occluded["target_drop"], occluded["non_target_drop"], occluded["control_drop"]
-    values = {
-        "target_drop": (target, complete),
-        "non_target_drop": (non_target, complete),
-        "control_drop": (control, complete),
-        "target_over_non_target": (target - non_target, complete),
-        "target_over_control": (target - control, complete),
-        "top_au_is_target": (occluded["top_is_target"], occluded["has_target"]),
-        "top_au_is_target_by_chance": (occluded["target_share"], occluded["has_target"]),
-    }
-    for metric, (column, known) in values.items():
-        scores[ScoreKey(metric, "", _PREDICTED)] = np.where(known, column, np.nan)
-    for kind in _CURVES:
-        curves = measured.curves[kind]
-        areas = {name: np.trapezoid(curve, occlusion.FRACTIONS, axis=-1) for name, curve in curves.items()}
-        for name, curve in curves.items():
+    columns = {}
+    for metric in ("target_drop", "non_target_drop", "control_drop"):
+        columns[metric] = np.where(complete, occluded[metric], np.nan)
+    columns["target_over_non_target"] = columns["target_drop"] - columns["non_target_drop"]
+    columns["target_over_control"] = columns["target_drop"] - columns["control_drop"]
+    columns["top_au_is_target"] = np.where(occluded["has_target"], occluded["top_is_target"], np.nan)
+    columns["top_au_is_target_by_chance"] = np.where(occluded["has_target"], occluded["target_share"], np.nan)
+    scores |= {ScoreKey(metric, "", _PREDICTED): column for metric, column in columns.items()}
+    for kind in ("deletion", "insertion", "road"):
+        areas = {name: np.trapezoid(curve, occlusion.FRACTIONS, axis=-1) for name, curve in curves[kind].items()}
+        for name, curve in curves[kind].items():
             scores[ScoreKey(kind, name, _PREDICTED)] = areas[name]
             for place, fraction in enumerate(occlusion.FRACTIONS):
                 scores[ScoreKey(f"{kind}_curve", name, _PREDICTED, f"{fraction:g}")] = curve[:, place]
             if name != RANDOM:
                 gain = areas[RANDOM] - areas[name]
                 scores[ScoreKey(f"{kind}_gain", name, _PREDICTED)] = -gain if kind == "insertion" else gain
-    for metric, by_condition in (
-        ("randomisation_similarity", measured.randomised),
-        ("view_similarity", measured.views),
-    ):
-        for condition, by_name in by_condition.items():
-            for name, values_of_map in by_name.items():
-                scores[ScoreKey(metric, name, _PREDICTED, condition)] = values_of_map
-    for view, same in measured.same_prediction.items():
-        scores[ScoreKey("same_prediction", "", "", view)] = same.astype(np.float32)
     return scores
 
 
@@ -221,26 +273,21 @@ def evaluate_faithfulness(
     batches = feed.batches(
         source, drawn, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
     )
-    measure, stages = make_measurement(run, mesh, imputation=imputation, temperature=temperature)
+    measure = make_measurement(run, mesh, imputation=imputation, temperature=temperature)
     book = codebook.load(config.codebook)
     schema.remove_metadata(directory, schema.FAITHFULNESS)
-    done = reported = 0
-    predicted: list[np.ndarray] = []
-    scores: list[Scores] = []
+    done = 0
     with schema.ScoreWriter(directory / schema.FAITHFULNESS_SCORES) as writer:
-        for batch in to_mesh_ahead(batches, mesh):
-            measured = jax.device_get(measure(batch))
-            # JAX sorts dictionaries by key; randomisation goes from the head down.
-            measured = measured._replace(randomised={stage: measured.randomised[stage] for stage in stages})
-            valid = measured.valid
-            rows = {key: np.asarray(values)[valid] for key, values in scores_of(measured, book).items()}
-            writer.add(measured.index[valid], rows)
-            scores.append(rows)
-            predicted.append(measured.occluded["predicted"][valid])
-            done += int(valid.sum())
-            if 10 * done // len(drawn) > reported:
-                reported = 10 * done // len(drawn)
+
+        def write_batch(_: Batch, outputs: Outputs) -> None:
+            nonlocal done
+            evaluate.write_scores(writer, outputs)
+            before, done = done, done + int(outputs.columns["valid"].sum())
+            if 10 * done // len(drawn) > 10 * before // len(drawn):
                 progress(f"faithfulness: {done} of {len(drawn)} faces")
+
+        variables = jax.device_put(run.variables, replicated(mesh))
+        columns, scores = evaluate.predict(measure, variables, batches, mesh=mesh, sinks=[write_batch])
     metadata = evaluate.describe(run, split, faces) | {
         "num_faces": len(drawn),
         "faces": drawn.tolist(),
@@ -249,9 +296,7 @@ def evaluate_faithfulness(
         "aus": list(book.all_aus),
         "fractions": list(occlusion.FRACTIONS),
     }
-    labels = np.array([source[int(row)]["expression"] for row in drawn])
     subjects = np.array([source[int(row)]["subject_id"] for row in drawn])
     no_logits = np.zeros((len(drawn), len(book.expressions)))
-    predictions = summary.Faces(labels, np.concatenate(predicted), no_logits, subjects)
-    all_scores = {key: np.concatenate([rows[key] for rows in scores]) for key in scores[0]}
-    summary.write_faithfulness(directory, metadata, predictions, all_scores)
+    predictions = summary.Faces(columns["expression"], columns["predicted"], no_logits, subjects)
+    summary.write_faithfulness(directory, metadata, predictions, scores)
