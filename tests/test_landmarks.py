@@ -220,7 +220,6 @@ def test_cache_keeps_landmarks_and_failures(tmp_path):
     cache = LandmarkCache(tmp_path / "landmarks.jsonl")
     cache.add("a", Detection(landmarks))
     cache.add("b", Detection(None))
-    cache.close()
     again = LandmarkCache(tmp_path / "landmarks.jsonl")
     np.testing.assert_array_equal(again.get("a").landmarks, landmarks)
     assert again.get("b") == Detection(None)
@@ -232,11 +231,9 @@ def test_cache_survives_a_line_cut_off_in_the_middle(tmp_path):
     cache = LandmarkCache(path)
     cache.add("a", Detection(None))
     cache.add("b", Detection(None))
-    cache.close()
     path.write_text(path.read_text()[:-5])
     again = LandmarkCache(path)
     assert again.get("a") is not None
     assert again.get("b") is None
     again.add("b", Detection(None))
-    again.close()
     assert LandmarkCache(path).get("b") is not None

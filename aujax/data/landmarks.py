@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -337,18 +337,14 @@ class LandmarkCache:
     def __init__(self, path: Path):
         self.path = path
         self._detections: dict[str, Detection] = {}
-        self._file: TextIO | None = None
-        text = path.read_text() if path.exists() else ""
-        # An interrupted run may leave an incomplete last line: it is skipped, and ended before the next is appended.
-        self._incomplete = bool(text) and not text.endswith("\n")
-        for line in text.splitlines():
+        for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 entry = json.loads(line)
                 numbers = entry["landmarks"]
                 landmarks = None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
                 self._detections[entry["key"]] = Detection(landmarks)
             except (ValueError, KeyError, TypeError):
-                continue
+                continue  # an empty line, or one that an interrupted run left incomplete
 
     def get(self, key: str) -> Detection | None:
         """Returns the detection with this key, None if there is none."""
@@ -357,17 +353,8 @@ class LandmarkCache:
     def add(self, key: str, detection: Detection) -> None:
         """Stores a detection in the cache and in its file."""
         self._detections[key] = detection
-        if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a")
-            if self._incomplete:
-                self._file.write("\n")
         landmarks = detection.landmarks
         numbers = None if landmarks is None else [round(float(number), 3) for number in landmarks.ravel()]
-        self._file.write(json.dumps({"key": key, "landmarks": numbers}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
+        with self.path.open("a") as file:
+            # An entry begins with a line end, which also ends a line that an interrupted run left incomplete.
+            file.write("\n" + json.dumps({"key": key, "landmarks": numbers}))

@@ -131,7 +131,7 @@ def prepare(
     records = _stored_records(readable, splits, hashes, cache, options, problems, stored)
     try:
         # `records` is closed even if writing fails, which ends its worker processes.
-        with contextlib.closing(cache), contextlib.closing(records):
+        with contextlib.closing(records):
             used = [split for split in SPLITS if split in splits]
             faces = store.write_faces(out, records, expressions=listing.expressions, splits=used, about=about)
     except (OSError, RuntimeError) as error:
