@@ -128,7 +128,7 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
     """
     config, model = run.config, run.model
     book = codebook.load(config.codebook)
-    layer = model.method.aligned(config.au_layers)[-1]
+    layer = run.attention_layer
     size = config.input_size
     whole, divided = replicated(mesh), sharded(mesh)
 

@@ -212,6 +212,7 @@ def _table(
             numbers = {column: training.number(column) for column in columns}
             add_row([data.name, training.label, case, *how], numbers, data.published(training.method, case))
         # What needs no network: always the most frequent expression, and the baseline maps of each codebook.
+        baselines: list[tuple[str, float | None, float | None]]
         baselines = [(title, None, cosine) for title, cosine in tables.baseline_rows(data.runs)]
         if "accuracy" in columns:
             baselines.insert(0, ("most frequent expression", data.runs[0].chance("accuracy"), None))

@@ -285,8 +285,8 @@ def idea_table(comparison: Comparison) -> Table | None:
                 cells.append(with_interval(value, metric.unit, deviation=deviation))
             cells.append(with_interval(difference, metric.unit, signed=True))
             baselines = cosines if metric.maps else {"most frequent expression": run.chance(metric.key)}
-            name, best = max(baselines.items(), key=lambda item: item[1])
-            rows.append([names, heading(metric, [run]), *cells, f"{number(best, metric.unit)} ({name})"])
+            name = max(baselines, key=lambda each: baselines[each] or 0.0)
+            rows.append([names, heading(metric, [run]), *cells, f"{number(baselines[name], metric.unit)} ({name})"])
     cues_alone = all(
         pair.before.metadata["au_weight"] == 0 < pair.after.metadata["au_weight"] for pair in comparison.pairs
     )
