@@ -105,6 +105,8 @@ def random_coordinates(
     height, width = source
     side = jnp.sqrt(1.0 - policy.crop * jax.random.uniform(keys[0]))  # of the crop, as a fraction of the source's
 
+    # The crop is at a uniformly random place and is divided into `size` equal parts; pixels of the view are at their
+    # centres.
     def positions(key: Array, n: int) -> Array:
         return jax.random.uniform(key) * (1 - side) * n + _pixel_centres(size) * (side * n / size) - 0.5
 
@@ -112,6 +114,7 @@ def random_coordinates(
     x = _sometimes(keys[3], policy.flip_rate, x[::-1], x)
     angle = jnp.deg2rad(policy.rotation) * jax.random.uniform(keys[4], minval=-1.0)
     angle = _sometimes(keys[5], policy.rotation_rate, angle, jnp.zeros_like(angle))
+    # Rotated about the middle of the source, as its pixels would be, and not about the middle of the crop.
     cy, cx = (height - 1) / 2, (width - 1) / 2
     dy, dx = (y - cy)[:, None], (x - cx)[None, :]
     return jnp.stack([cy + jnp.sin(angle) * dx + jnp.cos(angle) * dy, cx + jnp.cos(angle) * dx - jnp.sin(angle) * dy])
@@ -122,6 +125,7 @@ def warp(
 ) -> tuple[Float[Array, "rows columns 3"], Float[Array, "rows columns"]]:
     """Returns the image (bilinear) and the AU map (nearest) sampled at the (y, x) coordinates, zero outside."""
     y, x = coordinates
+    # The four pixels around a position, weighted by how near it is to each.
     top, left = jnp.floor(y), jnp.floor(x)
     down, right = (y - top)[..., None], (x - left)[..., None]
     upper = _sample(image, top, left) * (1 - right) + _sample(image, top, left + 1) * right
@@ -148,6 +152,7 @@ def grayscale(image: Image) -> Image:
 def random_colors(key: RandomKey, order: Int[Array, "4"], image: Image, *, policy: Policy) -> Image:
     """Returns the image with random brightness, contrast, saturation and hue, applied in the given order."""
     apply_key, key = jax.random.split(key)
+    # The first three are factors around 1, the hue is a rotation around 0.
     spread = jnp.array([policy.brightness, policy.contrast, policy.saturation, policy.hue])
     strength = jnp.array([1.0, 1.0, 1.0, 0.0]) + spread * jax.random.uniform(key, (4,), minval=-1.0)
 
@@ -180,6 +185,7 @@ def _hue(image: Image, turn: Array) -> Image:
     value, low = image.max(-1), image.min(-1)
     chroma = value - low
     scale = jnp.where(chroma > 0, chroma, 1.0)
+    # RGB to HSV: the hue in sixths of the circle, 0 red, 2 green, 4 blue.
     sector = jnp.where(
         value == red,
         (green - blue) / scale,

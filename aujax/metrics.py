@@ -139,6 +139,7 @@ def scores(maps: Maps, au_map: AUMaps) -> dict[str, PerExample]:
     inside = resize.area_resize((au_map >= REGION).astype(jnp.float32), cells)  # fraction of each cell in the region
     values, au_values, inside = (x.reshape(*x.shape[:-2], -1) for x in (maps, au_values, inside))
 
+    # `inside` is a fraction of each cell, so that sums over cells are areas.
     largest = values == values.max(-1, keepdims=True)
     mean_iou = 0.0
     for threshold in THRESHOLDS:

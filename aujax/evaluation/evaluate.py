@@ -149,6 +149,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         for name, map_ in baselines.items():
             scores[ScoreKey("cosine", name, "label")] = jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)
         cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
+        # Attention and baselines are the same for both targets; the CAM and the AU map are not.
         for target, cam in (("label", forward.cam), ("predicted", predicted_cam)):
             target_map, known = drawn[target]
             for name, map_ in (all_maps(forward._replace(cam=cam)) | cells).items():
@@ -309,6 +310,7 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
         class_mean = np.where(columns["has_map"], class_mean, np.nan)
         writer.add(columns["face"], {ScoreKey("cosine", "class_mean_au_map", "label"): class_mean})
 
+    # The columns of faces.csv that are taken from the scores.
     names = [name for name, kind in metadata["maps"].items() if kind != BASELINE]
     nothing = np.full(len(columns["face"]), np.nan, np.float32)
     degenerate = np.stack([scores[ScoreKey("degenerate", name)] > 0 for name in names], axis=1)
@@ -344,6 +346,7 @@ def _validation_predictions(workdir: pathlib.Path, metadata: Mapping[str, Any]) 
     """Returns the predictions of the same weights on the validation split, and the temperature; None without them."""
     value = metadata["temperature"]["value"]
     path = workdir / "eval" / "validation"
+    # An operating point needs calibrated probabilities of both splits.
     if value is None or not (path / schema.METADATA).is_file():
         return None
     remedy = f"run {schema.eval_command(workdir, 'validation')}"

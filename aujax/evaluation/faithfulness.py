@@ -165,6 +165,7 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
     def of_each_map(compare: Callable[[Array, Array], Array]) -> Callable[[MapsByName, MapsByName], MapsByName]:
         return jax.jit(lambda first, second: {name: compare(first[name], second[name]) for name in first})
 
+    # Small programs of their own, so that a similarity does not compile another forward pass.
     random_maps = jax.jit(occlusion.random_maps)
     same_place = of_each_map(similarity)
     views = {
