@@ -345,8 +345,8 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
         # It is not judged on the faces that it was fitted to.
         metadata["temperature"] = {"value": None, "problem": "The temperature is fitted on this split."}
     else:
-        found = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
-        metadata["temperature"] = {"value": found.value, "problem": found.problem}
+        value, problem = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
+        metadata["temperature"] = {"value": value, "problem": problem}
     arrays = collector.arrays() | means
     kept = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
     validation = _validation_predictions(workdir, metadata)
