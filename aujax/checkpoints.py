@@ -1,5 +1,6 @@
 """Checkpoints of a run: the latest, and the best by validation accuracy. The only module that imports Orbax."""
 
+import operator
 import pathlib
 from typing import Any
 
@@ -8,13 +9,8 @@ from orbax.checkpoint import v1 as orbax
 
 from aujax.errors import UserError
 
-SCORE = "accuracy"
 # A parameter of fewer bytes per device is written by one of the devices: slicing it takes longer than writing it.
 _SMALLEST_SLICE = 2**20
-
-
-def _score(metrics: Any) -> float:
-    return metrics[SCORE]
 
 
 class Checkpoints:
@@ -25,7 +21,9 @@ class Checkpoints:
         self._directory = directory
         training: Any = orbax.training  # its annotations accept neither a pathlib.Path nor its own policies
         policies = training.preservation_policies
-        kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.BestN(get_metric_fn=_score, n=1)])
+        kept = policies.AnyPreservationPolicy(
+            [policies.LatestN(keep), policies.BestN(get_metric_fn=operator.itemgetter("accuracy"), n=1)]
+        )
         context = orbax.Context()
         context.array.saving.min_slice_bytes_for_replica_parallel = _SMALLEST_SLICE
         context.pytree.loading.partial_load = True
@@ -52,14 +50,17 @@ class Checkpoints:
           like: structure, shapes and types of the state, or of a part of it.
           sharding: where the arrays are placed.
         """
-        checkpoints = [(checkpoint.step, checkpoint.metrics) for checkpoint in self._checkpointer.checkpoints]
+        checkpoints = list(self._checkpointer.checkpoints)
         if not checkpoints:
             return None
-        rank = {"latest": lambda row: row[0], "best": lambda row: (_score(row[1]), row[0])}[which]
-        step, metrics = max(checkpoints, key=rank)
+        if which == "best":
+            checkpoints.sort(key=lambda checkpoint: (checkpoint.metrics["accuracy"], checkpoint.step))
+        else:
+            checkpoints.sort(key=lambda checkpoint: checkpoint.step)
+        step = checkpoints[-1].step
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         try:
-            return step, self._checkpointer.load(step, abstract), metrics
+            return step, self._checkpointer.load(step, abstract), checkpoints[-1].metrics
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
                 f"checkpoint {step} of {self._directory} cannot be read ({type(error).__name__}); "

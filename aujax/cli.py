@@ -94,10 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         module = importlib.import_module(verb.module)
         parser = Parser(prog=f"aujax {name}", description=module.__doc__)
         getattr(module, verb.add_arguments)(parser)
-        given = [_with_hyphens(argument) for argument in argv[1:]]
         known = parser.option_names()
-        for argument in given:  # before argparse reports that another option is missing
-            option = argument.partition("=")[0]
+        given = []
+        for argument in argv[1:]:  # before argparse reports that another option is missing
+            option, equals, value = argument.partition("=")
+            if option.startswith("--") and not option.startswith("--config."):
+                option = option.replace("_", "-")  # --data_dir is accepted for --data-dir
+            given.append(f"{option}{equals}{value}")
             if option.startswith("--") and option not in known:
                 # --epochs is meant as --config.epochs, --momentum as --config.optimizer.momentum.
                 similar = sorted(name for name in known if name.rpartition(".")[2] == option.lstrip("-"))
@@ -140,14 +143,6 @@ def keep_compiled_programs() -> None:
     if not options.jax_compilation_cache_dir and jax.process_count() == 1:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         options.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "aujax" / "jax"))
-
-
-def _with_hyphens(argument: str) -> str:
-    """Returns --data_dir=x as --data-dir=x: both are accepted. Names of --config.options keep their underscores."""
-    name, equals, value = argument.partition("=")
-    if name.startswith("--") and not name.startswith("--config."):
-        name = name.replace("_", "-")
-    return f"{name}{equals}{value}"
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -262,16 +257,16 @@ def evaluate_run(options: argparse.Namespace) -> None:
     for split in sorted(options.split, key=lambda name: name != "validation"):
         evaluate.evaluate(run, faces, options.workdir, split)
         if options.faithfulness:
-            temperature = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
-            if temperature.value is None:
-                print(f"faithfulness: of uncalibrated probabilities. {temperature.problem}")
+            temperature, problem = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
+            if temperature is None:
+                print(f"faithfulness: of uncalibrated probabilities. {problem}")
             faithfulness.evaluate_faithfulness(
                 run,
                 faces,
                 options.workdir,
                 split,
                 imputation=options.imputation,
-                temperature=temperature.value or 1.0,
+                temperature=temperature or 1.0,
                 limit=options.faithfulness_faces,
             )
         evaluated = schema.open_run(options.workdir, split)

@@ -297,9 +297,14 @@ if not SHIPPED.is_dir():
     SHIPPED = pathlib.Path(__file__).parents[1] / "configs"
 
 
-def locate_file(source: str, *, folder: pathlib.Path = SHIPPED) -> tuple[pathlib.Path, str]:
-    """Returns the path and the setting of a configuration file; names are those of files in `folder`."""
-    name, _, setting = source.partition(":")
+def load_file(source: str, *, folder: pathlib.Path = SHIPPED) -> tuple[pathlib.Path, dict[str, Any]]:
+    """Returns the path of a configuration file, and the variables and functions that it defines.
+
+    Args:
+      source: path or name, with its setting, which is not used here.
+      folder: where a name is looked up.
+    """
+    name = source.partition(":")[0]
     path = pathlib.Path(name) if name.endswith(".py") else folder / f"{name}.py"
     if not path.is_file():
         known = sorted(file.stem for file in folder.glob("*.py"))
@@ -307,13 +312,8 @@ def locate_file(source: str, *, folder: pathlib.Path = SHIPPED) -> tuple[pathlib
             "--config: expected a configuration file such as configs/faces.py, or the name of one that is shipped, "
             f"got {name!r}. {nearest(path.stem, known)}"
         )
-    return path, setting
-
-
-def file_definitions(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the variables and functions that a configuration file defines; a file that fails is a UserError."""
     try:
-        return runpy.run_path(str(path))
+        return path, runpy.run_path(str(path))
     except Exception as error:  # a configuration file is a program and can fail in any way
         raise UserError(f"--config={path}: {error}; compare it with configs/faces.py") from error
 
@@ -325,8 +325,9 @@ def file_options(source: str, *, folder: pathlib.Path = SHIPPED) -> dict[str, An
       source: path or name, with its setting.
       folder: where a name is looked up.
     """
-    path, setting = locate_file(source, folder=folder)
-    get_config = file_definitions(path).get("get_config")
+    path, definitions = load_file(source, folder=folder)
+    setting = source.partition(":")[2]
+    get_config = definitions.get("get_config")
     if get_config is None:
         raise UserError(f"--config={path}: has no function 'get_config'; compare it with configs/faces.py")
     try:

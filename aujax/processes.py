@@ -57,14 +57,11 @@ def is_first() -> bool:
 
 def wait_for_all(name: str) -> None:
     """Returns when every process has called this function; `name` is that of the barrier, the same in all of them."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+    multihost_utils.sync_global_devices(name)
 
 
 def smallest(value: float) -> float:
     """Returns the minimum of `value` across processes, to about seven digits, the same in all of them."""
-    if jax.process_count() == 1:
-        return value
     return float(multihost_utils.process_allgather(np.float32(value)).min())
 
 
@@ -74,8 +71,6 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
     Args:
       facts: values by name, fit for JSON.
     """
-    if jax.process_count() == 1:
-        return
     devices = collections.Counter(device.process_index for device in jax.devices())
     for index, count in sorted(devices.items()):
         if count != devices[0]:  # nothing can be gathered, and no batch divided evenly

@@ -51,6 +51,18 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def training_options(options: Any) -> dict[str, Any]:
+    """Returns the options that affect numbers by dotted names, with values as config.json stores them."""
+    # A tuple is a list in config.json.
+    flattened = flat(json.loads(json.dumps(options)))
+    return {name: value for name, value in flattened.items() if name not in FREE_OPTIONS}
+
+
+def checkpoint_steps(workdir: pathlib.Path) -> list[int]:
+    """Returns the numbers of training steps after which the checkpoints of a run were written, in order."""
+    return sorted(int(path.name) for path in workdir.glob(f"{CHECKPOINTS}/*") if path.name.isdigit())
+
+
 def read_log(path: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the lines of log.jsonl, [] without one; a line that was cut off when the run was killed is skipped."""
     lines = []

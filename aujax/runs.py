@@ -10,7 +10,6 @@ import json
 import math
 import pathlib
 import platform
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -81,35 +80,33 @@ def open_data(run: Run, data_dir: str | None) -> Faces:
     return faces
 
 
-class Temperature(NamedTuple):
-    """The divisor of the logits; None if there is none to use, and then the reason in a sentence."""
+def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> tuple[float | None, str]:
+    """Returns the temperature that calibrates the loaded weights, or None and a sentence with the reason.
 
-    value: float | None
-    problem: str = ""
-
-
-def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> Temperature:
-    """Returns the temperature that calibrates the loaded weights, if it was fitted on the data of this fingerprint.
-
-    A fingerprint of None stands for any data. A damaged file is a UserError.
+    It must have been fitted on the data of this fingerprint; None stands for any data. A damaged file is a UserError.
     """
     path = workdir / run_files.CALIBRATION
     if not path.is_file():
-        return Temperature(None, "No temperature was fitted: the run was not evaluated on its validation split.")
+        return None, "No temperature was fitted: the run was not evaluated on its validation split."
     remedy = "evaluate the validation split again with eval.py"
     content = run_files.read_json(path, remedy=remedy)
-    value, checkpoint, data = (content.get(name, {}) for name in ("temperature", "checkpoint", "data"))
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-    if not usable or not isinstance(checkpoint, dict) or not isinstance(data, dict):
+    try:
+        value = content["temperature"]
+        step = content["checkpoint"]["step"]
+        data = content.get("data", {})
+        fitted_on = data.get("fingerprint")
+        usable = value is not True and 0 < value < math.inf
+    except (KeyError, TypeError, AttributeError):
+        usable = False
+    if not usable:
         raise UserError(f"{path}: expected a temperature above 0 and its checkpoint, got {content!r:.60}; {remedy}")
-    fitted = f"No temperature is used: the one in {run_files.CALIBRATION}"
-    step = run.checkpoint["step"]
-    if checkpoint.get("step") != step:
-        problem = f"{fitted} belongs to other weights, those of step {checkpoint.get('step')} instead of step {step}."
-        return Temperature(None, problem)
-    if fingerprint and data.get("fingerprint") not in (None, fingerprint):
-        return Temperature(None, f"{fitted} was fitted to other data, {data.get('dir', 'unknown')}.")
-    return Temperature(float(value))
+    unused = f"No temperature is used: the one in {run_files.CALIBRATION}"
+    if step != run.checkpoint["step"]:
+        weights = f"those of step {step} instead of step {run.checkpoint['step']}"
+        return None, f"{unused} belongs to other weights, {weights}."
+    if fingerprint and fitted_on not in (None, fingerprint):
+        return None, f"{unused} was fitted to other data, {data.get('dir', 'unknown')}."
+    return float(value), ""
 
 
 def build_model(config: Config, num_classes: int) -> methods.Classifier:
@@ -142,10 +139,9 @@ def abstract_variables(model: methods.Classifier, config: Config) -> dict[str, A
     """
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
     try:
-        variables = jax.eval_shape(model.init, jax.random.key(0), image)
+        return {"batch_stats": {}, **jax.eval_shape(model.init, jax.random.key(0), image)}
     except ValueError as error:
         raise UserError(f"--config.image_size: {error}") from error
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
 def restore(
@@ -190,17 +186,17 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
             f"--workdir: {workdir} holds a released model, imported from {imported['from']}, which is evaluated and "
             "not trained further; choose a new folder"
         )
-    defaults = _options(Config())  # of options that did not exist yet when the run was started
-    before = defaults | run_files.flat(run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED))
-    now = _options(config)
-    names = sorted((before.keys() | now.keys()) - run_files.FREE_OPTIONS)
-    changed = [name for name in names if before.get(name) != now.get(name)]
+    before = run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED)
+    # An option that did not exist yet when the run was started had its default.
+    defaults = run_files.training_options(dataclasses.asdict(Config()))
+    before = defaults | run_files.training_options(before)
+    now = run_files.training_options(dataclasses.asdict(config))
+    changed = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
     if changed:
         name = changed[0]
-        count = f" ({len(changed)} options differ)" if len(changed) > 1 else ""
         raise UserError(
-            f"--workdir: {workdir} was started with config.{name}={before.get(name)!r}, now it is {now.get(name)!r}"
-            f"{count}; choose another folder or the same options"
+            f"--workdir: {workdir} was started with config.{name}={before.get(name)!r}, now it is {now.get(name)!r}; "
+            "choose another folder or the same options"
         )
     _check_codebook(workdir, config, manifest)
     fingerprint = manifest["data"]["fingerprint"]
@@ -209,11 +205,6 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
             f"--config.data.dir: {workdir} was started on data with fingerprint {fingerprint[:12]}, {faces.directory} "
             f"has {faces.fingerprint[:12]}; choose another --workdir, or the data set it was started on"
         )
-
-
-def _options(config: Config) -> dict[str, Any]:
-    """Returns the options by dotted names, with values as config.json stores them."""
-    return run_files.flat(json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
@@ -232,7 +223,7 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
 
 
 def write_imported(
-    workdir: pathlib.Path, config: Config, variables: methods.Variables, imported: Mapping[str, Any], *, dataset: str
+    workdir: pathlib.Path, config: Config, variables: methods.Variables, imported: dict[str, Any], *, dataset: str
 ) -> None:
     """Writes a new run folder around weights that were trained elsewhere; its one checkpoint is at step 0.
 
@@ -244,10 +235,10 @@ def write_imported(
         checkpoints.save(0, jax.device_put(weights, replicated(data_mesh())), {"accuracy": 0.0, "epoch": 0})
     data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
     expressions = list(codebook.load(config.codebook).expressions)
-    _write(workdir, config, {"imported": dict(imported), "expressions": expressions, "data": data})
+    _write(workdir, config, {"imported": imported, "expressions": expressions, "data": data})
 
 
-def _write(workdir: pathlib.Path, config: Config, about: dict[str, Any]) -> None:
+def _write(workdir, config, about):
     """Writes manifest.json, with versions and devices added, and config.json, which makes the folder a run."""
     manifest = {
         "schema_version": run_files.SCHEMA_VERSION,
@@ -258,7 +249,8 @@ def _write(workdir: pathlib.Path, config: Config, about: dict[str, Any]) -> None
         "devices": [str(device) for device in jax.devices()],
         "platform": platform.platform(),
     }
-    for name, content in ((run_files.MANIFEST, manifest), (run_files.CONFIG, dataclasses.asdict(config))):
+    files = {run_files.MANIFEST: manifest, run_files.CONFIG: dataclasses.asdict(config)}
+    for name, content in files.items():
         (workdir / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -273,7 +265,7 @@ def codebook_content(config: Config) -> dict[str, Any]:
     return {"aus": {name: list(aus) for name, aus in book.aus.items()}, "rendering": book.rendering}
 
 
-def _check_codebook(workdir: pathlib.Path, config: Config, manifest: dict[str, Any]) -> None:
+def _check_codebook(workdir, config, manifest):
     if manifest["codebook"] != codebook_content(config):
         raise UserError(
             f"--config.codebook: {config.codebook} has changed since {workdir} was started; restore its content "
@@ -281,7 +273,7 @@ def _check_codebook(workdir: pathlib.Path, config: Config, manifest: dict[str, A
         )
 
 
-def _read_manifest(workdir: pathlib.Path) -> dict[str, Any]:
+def _read_manifest(workdir) -> dict[str, Any]:
     """Returns the content of manifest.json; a run folder of another schema version is a UserError."""
     path = workdir / run_files.MANIFEST
     manifest = run_files.read_json(path, remedy=_DAMAGED)

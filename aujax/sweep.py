@@ -16,14 +16,13 @@ even for memory, does not end the sweep. That process is this command with --row
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import rich.box
 import rich.console
@@ -104,8 +103,7 @@ def rows_of(source: str, changes: Mapping[str, str] = {}, *, seeds: Sequence[int
       changes: options for all rows by dotted names, as text; a UserError where the rows differ in one.
       seeds: by default that of the configuration.
     """
-    path, _ = config.locate_file(source)
-    values: Sequence[dict[str, Any]] | None = config.file_definitions(path).get("ROWS")
+    values = config.load_file(source)[1].get("ROWS")
     if not values:
         raise UserError(f"--config={source}: expected a sweep, a file with ROWS such as configs/sweep_lambda.py")
     differing = {name for row in values for name in row} | ({"seed"} if seeds else set())
@@ -120,7 +118,7 @@ def rows_of(source: str, changes: Mapping[str, str] = {}, *, seeds: Sequence[int
     return rows
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def _name(row):
     """Returns a name that is safe in paths, such as "au_layers=layer4+layer5,seed=0"; reports use it as well."""
     parts = []
     for name, value in row.items():
@@ -183,18 +181,18 @@ def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
         return "to train"
     remedy = "train.py writes it; remove the folder to train the row again"
     started_with = run_files.read_json(folder / run_files.CONFIG, remedy=remedy)
-    if _training_options(started_with) != _training_options(dataclasses.asdict(row.config)):
+    options = dataclasses.asdict(row.config)
+    if run_files.training_options(started_with) != run_files.training_options(options):
         return "started with other options"
     manifest = run_files.read_json(folder / run_files.MANIFEST, remedy=remedy)
     if manifest["data"]["fingerprint"] != faces.fingerprint:
         return "started on other data"
-    checkpoints = [path for path in folder.glob(f"{run_files.CHECKPOINTS}/*") if path.name.isdigit()]
-    last_step = max((int(path.name) for path in checkpoints), default=0)
+    last_step = max(run_files.checkpoint_steps(folder), default=0)
     steps_per_epoch = num_batches(faces.splits["train"], row.config.data.batch_size)
     if last_step < row.config.epochs * steps_per_epoch:
         return f"to continue after epoch {last_step // steps_per_epoch} of {row.config.epochs}"
     # An evaluation older than the last checkpoint is one of another checkpoint.
-    trained = max(path.stat().st_mtime_ns for path in checkpoints)
+    trained = (folder / run_files.CHECKPOINTS / str(last_step)).stat().st_mtime_ns
     for split in _EVALUATED:
         metrics = folder / "eval" / split / "metrics.json"
         if split in faces.splits and not (metrics.is_file() and metrics.stat().st_mtime_ns >= trained):
@@ -202,13 +200,7 @@ def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
     return FINISHED
 
 
-def _training_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that affect a run's numbers by dotted names, with values as config.json stores them."""
-    options = run_files.flat(json.loads(json.dumps(config)))
-    return {name: value for name, value in options.items() if name not in run_files.FREE_OPTIONS}
-
-
-def _exit_status(command: Sequence[str]) -> int:
+def _exit_status(command):
     """Runs a command; on Ctrl-C, which the command receives as well, waits until it has ended."""
     with subprocess.Popen(command) as process:
         try:

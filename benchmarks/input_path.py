@@ -58,7 +58,7 @@ def bare(config: Config, source: FaceSource) -> timing.Work:
     order, batch_size = np.arange(len(source)), config.data.batch_size
     host = next(iter(feed.batches(source, order, batch_size=batch_size, size=config.resize_size, threads=1)))
     batch, carry = to_mesh(host, made.mesh), [state]
-    step = steps.make_train_step(*made).lower(state, batch).compile()
+    step = steps.make_train_step(made).lower(state, batch).compile()
 
     def work() -> None:
         for _ in range(feed.num_batches(len(source), batch_size)):

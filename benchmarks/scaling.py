@@ -45,7 +45,7 @@ def step_on(devices: int, config: Config, batch: Batch) -> tuple[timing.Work, ja
     mesh = data_mesh(jax.devices()[:devices])
     made, state = training.start(config, mesh)
     placed = to_mesh(batch, mesh)
-    compiled = steps.make_train_step(*made).lower(state, placed).compile()
+    compiled = steps.make_train_step(made).lower(state, placed).compile()
     carry = [state]
 
     def work() -> float:

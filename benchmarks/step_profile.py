@@ -124,7 +124,7 @@ def main() -> None:
     )
     made, state = training.start(config)
     held = jax.device_put(faces.batch(batch, config.resize_size), sharded(made.mesh))
-    program = steps.make_train_step(*made).lower(state, held).compile()
+    program = steps.make_train_step(made).lower(state, held).compile()
     state, _ = program(state, held)  # the first one allocates
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):

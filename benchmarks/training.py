@@ -5,9 +5,8 @@ import jax
 from aujax import runs
 from aujax.config import Config
 from aujax.data.batch import data_mesh, replicate
-from aujax.training.loop import Training
 from aujax.training.optimizer import optimizer_of
-from aujax.training.step import TrainState, create_state
+from aujax.training.step import Training, TrainState, create_state
 
 
 def start(config: Config, mesh: jax.sharding.Mesh | None = None) -> tuple[Training, TrainState]:

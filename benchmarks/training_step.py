@@ -50,9 +50,9 @@ def program(config: Config) -> Program:
     count = STEPS_PER_CALL if steps.loops_are_fast(mesh) else 1
     rows, valid = (np.resize(x, (count, batch)) for x in (rows, valid))
     fixed = (held, *replicate((rows, valid, np.int32(0), np.int32(count)), mesh))
-    carry = [state, replicate(steps.zero_means(made.model, config), mesh)]
+    carry = [state, replicate(steps.zero_means(made), mesh)]
     started = time.perf_counter()
-    compiled = steps.make_cached_steps(*made).lower(*carry, *fixed).compile()
+    compiled = steps.make_cached_steps(made).lower(*carry, *fixed).compile()
     seconds = time.perf_counter() - started
     size = memory.needed(compiled) - sum(part.nbytes for part in held) // mesh.size
 

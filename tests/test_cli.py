@@ -16,7 +16,6 @@ from aujax.errors import UserError
 from aujax.evaluation import evaluate, faithfulness
 from aujax.report import plots, tables
 from aujax.results import schema
-from aujax.runs import Temperature
 from aujax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -222,7 +221,7 @@ class Prepared(NamedTuple):
 
     @property
     def fingerprint(self):
-        return Temperature(1.5) if self.directory != "new" else Temperature(None, "None was fitted to it.")
+        return (1.5, "") if self.directory != "new" else (None, "None was fitted to it.")
 
     def source(self, split):
         if split not in ("validation", "test"):

@@ -41,7 +41,7 @@ def trained(config, devices, batches=2):
     model = runs.build_model(config, len(faces.expressions))
     tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
     state = jax.device_put(steps.create_state(variables_of(config), tx), replicated(mesh))
-    train_step = steps.make_train_step(model, tx, config, mesh)
+    train_step = steps.make_train_step(steps.Training(model, tx, config, mesh))
     source = faces.source("train")
     order = feed.epoch_order(config.seed, 0, len(source))
     options = {"batch_size": config.data.batch_size, "size": config.resize_size, "threads": 1}
@@ -91,7 +91,7 @@ def test_a_mean_over_batches_counts_faces(with_a_partial_batch):
     model = runs.build_model(with_a_partial_batch, 7)
     tx, _ = optimizer.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
     state = jax.device_put(steps.create_state(variables_of(with_a_partial_batch), tx), replicated(mesh))
-    _, means = steps.make_train_step(model, tx, with_a_partial_batch, mesh)(state, to_mesh(last, mesh))
+    _, means = steps.make_train_step(steps.Training(model, tx, with_a_partial_batch, mesh))(state, to_mesh(last, mesh))
     assert {name: float(mean.count) for name, mean in means.items() if name != "alignment"} == dict.fromkeys(
         ("loss", "cross_entropy", "accuracy"), 8.0
     )
@@ -159,7 +159,9 @@ def test_devices_exchange_gradients_once_statistics_and_a_few_sums(with_a_partia
     tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
     state = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
-    program = steps.make_train_step(model, tx, config, mesh).lower(placed, abstract(16, 36, mesh)).compile()
+    program = (
+        steps.make_train_step(steps.Training(model, tx, config, mesh)).lower(placed, abstract(16, 36, mesh)).compile()
+    )
     sizes = exchanged(program)
     assert set(sizes) == {"all-reduce"}
     params, stats = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.batch_stats))
@@ -257,7 +259,7 @@ def test_mixing_receives_which_faces_are_padding(with_a_partial_batch):
     model = model.clone(method=dataclasses.replace(model.method, mix=flag))
     tx, _ = optimizer.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
     state = steps.create_state(variables_of(with_a_partial_batch), tx)
-    step = steps.make_train_step(model, tx, with_a_partial_batch, mesh)
+    step = steps.make_train_step(steps.Training(model, tx, with_a_partial_batch, mesh))
     _, means = step(jax.device_put(state, replicated(mesh)), to_mesh(last, mesh))
     assert float(means["alignment"].count) == 8
 

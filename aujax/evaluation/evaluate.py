@@ -325,10 +325,10 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
         kept = {name: metadata[name] for name in ("split", "model_selection", "checkpoint", "data")}
         schema.write_json(workdir / run_files.CALIBRATION, {"temperature": temperature} | kept)
         # It is not judged on the faces that it was fitted to.
-        judged = runs.Temperature(None, "The temperature is fitted on this split.")
+        judged = None, "The temperature is fitted on this split."
     else:
         judged = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
-    metadata["temperature"] = judged._asdict()
+    metadata["temperature"] = dict(zip(("value", "problem"), judged, strict=True))
     arrays = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
     arrays |= collector.arrays() | means
     validation = _validation_predictions(workdir, metadata)

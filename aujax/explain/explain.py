@@ -140,12 +140,13 @@ def open_model(run: Run | str | pathlib.Path) -> Model:
         return Model(run, None, 1.0)
     workdir = pathlib.Path(run)
     loaded = runs.load_run(workdir)
-    calibrated = runs.temperature(loaded, workdir, fingerprint=loaded.manifest["data"].get("fingerprint"))
-    if calibrated.value is None:
+    fingerprint = loaded.manifest["data"].get("fingerprint")
+    temperature, problem = runs.temperature(loaded, workdir, fingerprint=fingerprint)
+    if temperature is None:
         command = schema.eval_command(workdir, "validation")
-        note = f"Probabilities are not calibrated. {calibrated.problem} To calibrate them, run `{command}`."
+        note = f"Probabilities are not calibrated. {problem} To calibrate them, run `{command}`."
         return Model(loaded, workdir, 1.0, (note,))
-    return Model(loaded, workdir, calibrated.value)
+    return Model(loaded, workdir, temperature)
 
 
 def alignment_of(model: Model, align: str, faces: str) -> str:

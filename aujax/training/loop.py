@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import rich.console
 import rich.progress
-from jax.sharding import Mesh
 
-from aujax import methods, processes, run_files, runs, weight_files
+from aujax import processes, run_files, runs, weight_files
 from aujax.checkpoints import Checkpoints
 from aujax.config import Config
 from aujax.data import device_cache, feed
@@ -34,7 +32,7 @@ from aujax.training import memory
 from aujax.training import step as steps
 from aujax.training.log import Log
 from aujax.training.optimizer import optimizer_of
-from aujax.training.step import Means, TrainState
+from aujax.training.step import Means, Training, TrainState
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +59,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     layer = model.method.reported_layer(config.au_layers)
     steps_per_epoch = feed.num_batches(len(source), config.data.batch_size)
     tx, schedule = optimizer_of(config, steps_per_epoch)
-    state = _starting_state(model, config, tx, mesh, workdir)
+    training = Training(model, tx, config, mesh)
+    state = _starting_state(training, workdir)
     first_epoch = int(state.step) // steps_per_epoch
 
     console = rich.console.Console(quiet=not processes.is_first())
@@ -74,18 +73,17 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
         f"best epoch selected on {config.model_selection}; compiling the step"
     )
     with memory.exhaustion_explained():
-        training = Training(model, tx, config, mesh)
         epochs = open_epochs(training, source, state)
         console.print(epochs.description)
         validate = _validation(training, faces, state, layer=layer, keep_decoded=epochs.is_cached)
         runs.start(workdir, config, faces)
         log = Log(workdir, step=int(state.step))
         progress = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
+            "{task.description}",
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
             rich.progress.TimeElapsedColumn(),
-            rich.progress.TextColumn("left"),
+            "left",
             rich.progress.TimeRemainingColumn(),
             console=console,
         )
@@ -142,27 +140,24 @@ def _open_data(config: Config) -> Faces:
     return faces
 
 
-def _shared_facts(config: Config, faces: Faces, workdir: pathlib.Path) -> dict[str, Any]:
+def _shared_facts(config, faces, workdir) -> dict[str, Any]:
     """Returns what must be the same in all processes of a run, by names that a user knows."""
     facts = {f"config.{name}": value for name, value in run_files.flat(dataclasses.asdict(config)).items()}
     for name in ("config.data.dir", "config.data.read_threads"):  # each process may have its own
         del facts[name]
-    files = [pathlib.Path(source) for source in config.weight_files]
-    checkpoints = workdir / run_files.CHECKPOINTS
-    names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
+    weights = [pathlib.Path(source) for source in config.weight_files]
     return facts | {
         "codebook": runs.codebook_content(config),
-        "weights": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()],
+        "weights": [hashlib.sha256(file.read_bytes()).hexdigest() for file in weights if file.is_file()],
         "data set": faces.fingerprint,
-        "checkpoints": sorted(int(name) for name in names if name.isdigit()),
+        "checkpoints": run_files.checkpoint_steps(workdir),
         "versions": runs.versions(),
     }
 
 
-def _starting_state(
-    model: methods.Classifier, config: Config, tx: optax.GradientTransformation, mesh: Mesh, workdir: pathlib.Path
-) -> TrainState:
+def _starting_state(training: Training, workdir) -> TrainState:
     """Returns the latest saved state, or the first one: random from the seed, with pretrained weights if configured."""
+    model, tx, config, mesh = training
     like = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
     if checkpoint := runs.restore(workdir, like, replicated(mesh), which="latest"):
         return checkpoint[1]
@@ -177,7 +172,7 @@ def _starting_state(
     return replicate(steps.create_state(variables, tx), mesh)
 
 
-def _finite(totals: Means, epoch: int) -> dict[str, float]:
+def _finite(totals, epoch) -> dict[str, float]:
     """Returns the means of an epoch as numbers; a loss that is not finite is a UserError."""
     means = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
     if not np.isfinite(means["loss"]):
@@ -186,15 +181,6 @@ def _finite(totals: Means, epoch: int) -> dict[str, float]:
             "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
         )
     return means
-
-
-class Training(NamedTuple):
-    """The arguments of `make_train_step` and `make_cached_steps`."""
-
-    model: methods.Classifier
-    tx: optax.GradientTransformation
-    config: Config
-    mesh: Mesh
 
 
 # (state, number of the epoch from 0, advance) -> (state, means over the epoch); calls `advance(number of steps done)`.
@@ -230,9 +216,9 @@ def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Ep
         return streamed._replace(description=f"{streamed.description}; device-resident faces would take {error}")
 
 
-def _cached(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+def _cached(training, source, state) -> Epochs:
     """Returns epochs over device-resident faces, many steps in a call; `DoesNotFit` if faces and step are too large."""
-    model, _, config, mesh = training
+    config, mesh = training.config, training.mesh
     size = device_cache.bytes_per_device(len(source), config.resize_size, mesh)
     capacity = memory.capacity(mesh, state)
     memory.check(size, capacity)
@@ -240,9 +226,9 @@ def _cached(training: Training, source: FaceSource, state: TrainState) -> Epochs
     rows, valid = feed.batch_rows(np.arange(len(source), dtype=np.int32), config.data.batch_size)
     stored = device_cache.faces_per_device(len(source), mesh) * mesh.size
     program = memory.compiled(
-        steps.make_cached_steps(*training).lower(
+        steps.make_cached_steps(training).lower(
             state,
-            replicate(steps.zero_means(model, config), mesh),
+            replicate(steps.zero_means(training), mesh),
             abstract(stored, config.resize_size, mesh),
             *replicate((rows, valid, np.int32(0), np.int32(1)), mesh),
         )
@@ -251,11 +237,11 @@ def _cached(training: Training, source: FaceSource, state: TrainState) -> Epochs
     faces = device_cache.load(source, config.resize_size, mesh, threads=config.data.read_threads)
     in_loop = steps.loops_are_fast(mesh)
 
-    def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
+    def run(state, epoch, advance):
         order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
         rows, valid = feed.batch_rows(order, config.data.batch_size)
         batches = replicate((rows, valid), mesh)
-        totals = replicate(steps.zero_means(model, config), mesh)
+        totals = replicate(steps.zero_means(training), mesh)
         done = 0
         count = 1  # steps in the next call
         while done < len(rows):
@@ -275,22 +261,21 @@ def _cached(training: Training, source: FaceSource, state: TrainState) -> Epochs
     return Epochs(run, f"all faces in device memory, {memory.readable(size)} on each", is_cached=True)
 
 
-def _streamed(training: Training, source: FaceSource, state: TrainState) -> Epochs:
+def _streamed(training, source, state) -> Epochs:
     """Returns epochs over faces that are loaded and decoded ahead of the step, one step in a call."""
-    model, _, config, mesh = training
-    train_step = steps.make_train_step(*training)
+    config, mesh = training.config, training.mesh
+    train_step = steps.make_train_step(training)
     program = memory.compile_for_batch(
         lambda faces: train_step.lower(state, abstract(faces, config.resize_size, mesh)),
         config.data.batch_size,
         unit=mesh.size * config.gradient_accumulation,
         capacity=memory.capacity(mesh, state),
-        option="data.batch_size",
-        work="a step of",
+        work="data.batch_size: a step of",
         advice="--config.rematerialize=True and --config.gradient_accumulation need less",
     )
     add = jax.jit(lambda totals, means: jax.tree.map(jnp.add, totals, means), donate_argnums=0)
 
-    def run(state: TrainState, epoch: int, advance: Callable[[int], None]) -> tuple[TrainState, Means]:
+    def run(state, epoch, advance):
         batches = feed.batches(
             source,
             feed.epoch_order(config.seed, epoch, len(source)),
@@ -298,7 +283,7 @@ def _streamed(training: Training, source: FaceSource, state: TrainState) -> Epoc
             size=config.resize_size,
             threads=config.data.read_threads,
         )
-        totals = replicate(steps.zero_means(model, config), mesh)
+        totals = replicate(steps.zero_means(training), mesh)
         in_flight = collections.deque()
         for batch in to_mesh_ahead(batches, mesh):
             state, means = program(state, batch)
@@ -312,9 +297,7 @@ def _streamed(training: Training, source: FaceSource, state: TrainState) -> Epoc
     return Epochs(run, f"faces loaded from disk by {config.data.read_threads} threads", is_cached=False)
 
 
-def _validation(
-    training: Training, faces: Faces, state: TrainState, *, layer: str, keep_decoded: bool
-) -> Callable[[TrainState], dict[str, Any]]:
+def _validation(training, faces, state, *, layer, keep_decoded) -> Callable[[TrainState], dict[str, Any]]:
     """Returns state -> summary over the split that selects the best epoch.
 
     Args:
@@ -331,14 +314,13 @@ def _validation(
         evaluate.batch_size(config, mesh),
         unit=mesh.size,
         capacity=memory.capacity(mesh, state.variables),
-        option="data.eval_batch_size",
-        work="validating",
+        work="data.eval_batch_size: validating",
     )
     eval_step = evaluate.make_eval_step(program, mesh)
     split = functools.partial(evaluate.whole_split, faces.source(config.model_selection), config, mesh)
     batches = functools.cache(lambda: list(split())) if keep_decoded else split
 
-    def validate(state: TrainState) -> dict[str, Any]:
+    def validate(state):
         predictions = evaluate.predict(eval_step, state.variables, batches(), mesh=mesh)
         return evaluate.validation_metrics(predictions, faces.expressions, layer=layer)
 

@@ -64,7 +64,7 @@ def check(size: int, capacity: int) -> None:
 
 
 def compile_for_batch(
-    lower: Callable[[int], Any], size: int, *, unit: int, capacity: int, option: str, work: str, advice: str = ""
+    lower: Callable[[int], Any], size: int, *, unit: int, capacity: int, work: str, advice: str = ""
 ) -> Any:
     """Returns the compiled program for a batch of `size` faces.
 
@@ -73,8 +73,7 @@ def compile_for_batch(
       size: batch size, a multiple of `unit`.
       unit: what the batch size must be divisible by.
       capacity: memory of each device.
-      option: name of the batch size, for messages.
-      work: the program's work, for messages.
+      work: the option of the batch size and the program's work, for messages.
       advice: options that need less memory, for messages.
 
     Raises:
@@ -82,7 +81,7 @@ def compile_for_batch(
     """
     program = functools.cache(lambda faces: compiled(lower(faces)))
 
-    def needed_for(faces: int) -> float:
+    def needed_for(faces):
         try:
             return needed(program(faces))
         except DoesNotFit:
@@ -94,7 +93,7 @@ def compile_for_batch(
         fits = largest_batch(needed_for, size, unit=unit, capacity=capacity)
         most = f"the largest that fits is about {fits}" if fits else "not even a smaller one fits"
         more = f"; {advice}" if advice else ""
-        raise UserError(f"--config.{option}: {work} {size} faces needs {error}; {most}{more}") from error
+        raise UserError(f"--config.{work} {size} faces needs {error}; {most}{more}") from error
     return program(size)
 
 
@@ -137,7 +136,9 @@ def readable(size: int) -> str:
     >>> readable(2_500_000_000), readable(4_000_000)
     ('2.33 GiB', '3.81 MiB')
     """
-    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}"
-    return f"{size / 2**10:.3g} KiB"
+    number = size / 2**10
+    for unit in ("KiB", "MiB"):
+        if number < 2**10:
+            return f"{number:.3g} {unit}"
+        number /= 2**10
+    return f"{number:.3g} GiB"

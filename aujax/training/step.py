@@ -23,8 +23,6 @@ from aujax.metrics import Mean
 
 Means = dict[str, Mean]
 TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Means]]
-# (state, means so far, faces, rows (steps, B), valid (steps, B), first, last) -> (state, means)
-CachedSteps = Callable[..., tuple["TrainState", Means]]
 
 _REPLICATED = PartitionSpec()
 _SHARDED = PartitionSpec(DATA_AXIS)
@@ -54,29 +52,41 @@ def create_state(variables: methods.Variables, tx: optax.GradientTransformation)
     )
 
 
-def make_train_step(
-    model: methods.Classifier, tx: optax.GradientTransformation, config: Config, mesh: Mesh
-) -> TrainStep:
+class Training(NamedTuple):
+    """What a training step is made of; it stays the same during a training."""
+
+    model: methods.Classifier
+    tx: optax.GradientTransformation
+    config: Config
+    mesh: Mesh
+
+
+def make_train_step(training: Training) -> TrainStep:
     """Returns the jitted step (state, batch) -> (state, means by name); it donates the memory of the state.
 
     The means are those of the global batch: "loss", "accuracy" (for the face's own label, also where faces are mixed)
     and the terms of `losses.composite`.
     """
-    step = _device_step(model, tx, config, mesh)
-    mapped = jax.shard_map(step, mesh=mesh, in_specs=(_REPLICATED, _SHARDED), out_specs=(_REPLICATED, _REPLICATED))
-    return jax.jit(mapped, donate_argnums=0)
+    return jax.jit(
+        jax.shard_map(
+            _device_step(training),
+            mesh=training.mesh,
+            in_specs=(_REPLICATED, _SHARDED),
+            out_specs=(_REPLICATED, _REPLICATED),
+        ),
+        donate_argnums=0,
+    )
 
 
-def make_cached_steps(
-    model: methods.Classifier, tx: optax.GradientTransformation, config: Config, mesh: Mesh
-) -> CachedSteps:
+def make_cached_steps(training: Training) -> Callable[..., tuple[TrainState, Means]]:
     """Returns the jitted steps `first` to `last` (exclusive) of an epoch over device-resident faces.
 
+    It is a function (state, means so far, faces, rows (steps, B), valid (steps, B), first, last) -> (state, means).
     `rows` and `valid` are the faces in the batch of each step of the epoch. The means are added to those passed in,
     whose memory is donated like that of the state. Where `loops_are_fast` is false, only one step is computed, `first`.
     """
-    step = _device_step(model, tx, config, mesh)
-    in_loop = loops_are_fast(mesh)
+    step = _device_step(training)
+    in_loop = loops_are_fast(training.mesh)
 
     def steps(state, totals, faces, rows, valid, first, last):
         def body(index, carry):
@@ -89,7 +99,7 @@ def make_cached_steps(
         return jax.lax.fori_loop(first, last, body, (state, totals))
 
     specs = (_REPLICATED, _REPLICATED, _SHARDED, *[_REPLICATED] * 4)
-    mapped = jax.shard_map(steps, mesh=mesh, in_specs=specs, out_specs=(_REPLICATED, _REPLICATED))
+    mapped = jax.shard_map(steps, mesh=training.mesh, in_specs=specs, out_specs=(_REPLICATED, _REPLICATED))
     return jax.jit(mapped, donate_argnums=(0, 1))
 
 
@@ -98,9 +108,9 @@ def loops_are_fast(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform != "cpu"
 
 
-def zero_means(model: methods.Classifier, config: Config) -> Means:
+def zero_means(training: Training) -> Means:
     """Returns means over no face, to which those of steps are added."""
-    names = ("loss", "accuracy", *_term_names(model, config))
+    names = ("loss", "accuracy", *_term_names(training.model, training.config))
     return {name: Mean(np.zeros((), np.float32), np.zeros((), np.float32)) for name in names}
 
 
@@ -113,7 +123,7 @@ def _term_names(model, config):
     return names
 
 
-def _device_step(model, tx, config, mesh) -> TrainStep:
+def _device_step(training) -> TrainStep:
     """Returns the step of one device, as a function of the replicated state and of its part of the global batch.
 
     The batch is computed in `config.gradient_accumulation` parts, each divided by the counts of the whole batch: their
@@ -121,8 +131,8 @@ def _device_step(model, tx, config, mesh) -> TrainStep:
     statistics once per part. Every n-th face makes a part, so that a part of the global batch has the same faces on any
     number of devices; what a method draws for the batch is the same for all parts.
     """
+    model, tx, config, mesh = training
     parts = config.gradient_accumulation
-    in_loop = loops_are_fast(mesh) and parts > 1
     names = _term_names(model, config)
 
     def loss_of_part(params, statistics, key, batch: Batch, views: augment.Views, counts):
@@ -162,29 +172,26 @@ def _device_step(model, tx, config, mesh) -> TrainStep:
             statistics = jax.lax.pcast(statistics, DATA_AXIS, to="varying")
 
         def add_part(carry, part):
-            accumulated, statistics = carry
+            accumulated, statistics, totals = carry
             value_and_grad = jax.value_and_grad(loss_of_part, has_aux=True)
             (loss, (statistics, means)), gradients = value_and_grad(params, statistics, key, *part, counts)
             # Counted in faces like its terms, so that a partial batch weighs no more than its faces.
             means["loss"] = Mean(loss * counts["cross_entropy"], means["cross_entropy"].count)
-            return (jax.tree.map(jnp.add, accumulated, gradients), statistics), means
+            accumulated, totals = jax.tree.map(jnp.add, (accumulated, totals), (gradients, means))
+            return (accumulated, statistics, totals), None
 
         zeros = jax.lax.pcast(jax.tree.map(jnp.zeros_like, state.params), DATA_AXIS, to="varying")
-        carry = (zeros, statistics)
         faces = jax.tree.map(
             lambda x: jnp.moveaxis(jnp.reshape(x, (-1, parts, *x.shape[1:])), 1, 0),
             (batch, views),
         )
-        if in_loop:
-            carry, means = jax.lax.scan(add_part, carry, faces)
-            means = jax.tree.map(lambda x: x.sum(axis=0), means)
-        else:
-            means_of_parts = []
+        carry = (zeros, statistics, zero_means(training))
+        if loops_are_fast(mesh) and parts > 1:
+            carry, _ = jax.lax.scan(add_part, carry, faces)
+        else:  # not an unrolled `scan`, whose gradients are rounded differently
             for index in range(parts):
-                carry, means = add_part(carry, jax.tree.map(lambda x, index=index: x[index], faces))
-                means_of_parts.append(means)
-            means = jax.tree.map(lambda *x: sum(x[1:], x[0]), *means_of_parts)
-        gradients, statistics = carry
+                carry, _ = add_part(carry, jax.tree.map(lambda x, index=index: x[index], faces))
+        gradients, statistics, means = carry
         if config.batch_norm == "per_device":
             statistics = jax.lax.pmean(statistics, DATA_AXIS)
         return jax.lax.psum(gradients, DATA_AXIS), statistics, means
