@@ -32,7 +32,7 @@ GROUPS = (
     ("Networks", "The networks in Flax, their named activations, and the methods.", "methods readouts models models.*"),
     ("Data", "From files to batches on the devices.", "data data.*"),
     ("Training", "The step, the loop, checkpoints and logs.", "training training.*"),
-    ("Evaluation", "A run on a split of its data set.", "evaluation evaluation.* evaluation_* sanity faithfulness*"),
+    ("Evaluation", "A run on a split of its data set.", "evaluation evaluation.*"),
     ("Results", "The tables of numbers between evaluation and reports; no JAX.", "results results.*"),
     ("Reports", "Pages, tables and figures from the files of evaluated runs.", "report report.*"),
     ("Explanations", "Predictions, maps and action units of single images.", "explain explain.*"),

@@ -8,6 +8,8 @@ from golden_face import LANDMARKS, reference_maps
 
 from aujax import au_maps, codebook
 
+pytestmark = pytest.mark.jax_versions
+
 HAPPINESS, FEAR, ANGER, DISGUST = 1, 3, 4, 5
 BOOKS = pytest.mark.parametrize("book", [codebook.FACS, codebook.REFERENCE], ids=lambda book: book.name)
 # On the golden face the eyes' centres are (74, 96) and (150, 96): lengths of FACS are in units of 76 px.

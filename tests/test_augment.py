@@ -11,6 +11,8 @@ from golden_face import LANDMARKS
 from aujax import augment
 from aujax.augment import Policy
 
+pytestmark = pytest.mark.jax_versions
+
 SIZE = 48
 ORDER = jnp.arange(4)
 NOTHING = Policy(**{field.name: 0.0 for field in dataclasses.fields(Policy) if field.name != "erase_area"})

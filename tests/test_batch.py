@@ -9,6 +9,8 @@ import pytest
 from aujax.data.batch import Batch, by_process, check_divisible, data_mesh, empty_batch, to_mesh, to_mesh_ahead
 from aujax.errors import UserError
 
+pytestmark = pytest.mark.jax_versions
+
 
 def test_a_batch_is_divided_over_the_devices():
     mesh = data_mesh(jax.devices()[:4])

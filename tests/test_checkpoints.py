@@ -8,6 +8,8 @@ from aujax.checkpoints import Checkpoints
 from aujax.data.batch import data_mesh, replicated
 from aujax.errors import UserError
 
+pytestmark = pytest.mark.jax_versions
+
 SHARDING = replicated(data_mesh(jax.devices()[:1]))
 
 

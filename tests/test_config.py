@@ -12,6 +12,8 @@ from aujax import runs
 from aujax.config import Config, DataConfig, from_config_dict
 from aujax.errors import UserError
 
+pytestmark = pytest.mark.jax_versions
+
 ROOT = pathlib.Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "configs").glob("*.py"))
 

@@ -13,6 +13,8 @@ from aujax import augment
 from aujax.augment import Views
 from aujax.data.batch import DATA_AXIS, data_mesh
 
+pytestmark = pytest.mark.jax_versions
+
 HEIGHT, WIDTH, CLASSES = 8, 12, 7
 LAST = np.arange(16) < 13  # the way a batch is filled up
 

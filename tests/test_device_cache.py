@@ -12,6 +12,8 @@ from aujax.data.batch import DATA_AXIS, data_mesh
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 
+pytestmark = pytest.mark.jax_versions
+
 DEVICES = 4
 
 

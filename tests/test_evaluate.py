@@ -23,6 +23,8 @@ from aujax.evaluation.evaluate import Outputs, predict
 from aujax.results import schema
 from aujax.results.schema import ScoreKey
 
+pytestmark = pytest.mark.jax_versions
+
 _PATH = pathlib.Path(__file__).parents[1] / "benchmarks" / "released_cosines.py"
 _SPEC = importlib.util.spec_from_file_location("released_cosines", _PATH)
 released = importlib.util.module_from_spec(_SPEC)

@@ -8,6 +8,8 @@ from aujax.data import feed
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 
+pytestmark = pytest.mark.jax_versions
+
 OPTIONS = {"size": 48, "threads": 2}
 
 

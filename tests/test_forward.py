@@ -11,6 +11,8 @@ from aujax import methods
 from aujax.models import forward, taps
 from aujax.models.heads import AcolBranch
 
+pytestmark = pytest.mark.jax_versions
+
 IMAGES = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
 CLASSES = np.array([2, 0, 6])
 SMALL = {"TS-CAM": {"backbone": "vit_tiny"}, "ACoL": {"backbone": "resnet_tiny", "options": {"channels": 16}}}

@@ -7,6 +7,8 @@ import pytest
 
 from aujax import cams
 
+pytestmark = pytest.mark.jax_versions
+
 # Two channels: a bar in the middle row, a ramp over the columns.
 BAR = np.zeros((5, 5), np.float32)
 BAR[2] = 1.0

@@ -16,6 +16,8 @@ from aujax.models.heads import (
     WildcatHead,
 )
 
+pytestmark = pytest.mark.jax_versions
+
 FEATURES = jnp.arange(2 * 3 * 3 * 2, dtype=jnp.float32).reshape(2, 3, 3, 2)
 
 

@@ -21,6 +21,8 @@ from aujax.training.log import Log
 from aujax.training.loop import train_and_evaluate
 from aujax.training.step import TrainState
 
+pytestmark = pytest.mark.jax_versions
+
 
 def log(workdir, kind):
     lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]

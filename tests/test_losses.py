@@ -12,6 +12,8 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from aujax import losses, resize
 from aujax.losses import Term
 
+pytestmark = pytest.mark.jax_versions
+
 GOLDEN_FEATURES = np.stack([T1, T2, T3])[..., None]
 HAS_MAP = np.array([True, True, False])
 

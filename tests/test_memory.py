@@ -10,6 +10,8 @@ from aujax.data.batch import data_mesh
 from aujax.errors import UserError
 from aujax.training import memory
 
+pytestmark = pytest.mark.jax_versions
+
 
 def test_a_program_needs_its_arguments_results_and_what_it_holds_between():
     program = jax.jit(lambda x: jnp.sort(x @ x)[0].sum()).lower(jnp.zeros((64, 64))).compile()

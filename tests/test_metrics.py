@@ -11,6 +11,8 @@ from sklearn import metrics as sklearn_metrics
 from aujax import metrics, resize
 from aujax.metrics import Mean
 
+pytestmark = pytest.mark.jax_versions
+
 REGION = np.float32([[1, 1, 0, 0], [0, 0, 0, 0]])
 LEFT = np.array([[1.0, 0.0], [1.0, 0.0]], np.float32)
 

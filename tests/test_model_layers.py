@@ -11,6 +11,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from aujax.models.layers import AttentionDropout, BatchNorm, StemConv
 
+pytestmark = pytest.mark.jax_versions
+
 # Two images of one channel; the second is twice as bright.
 FEATURES = jnp.array([[[0.0, 1.0], [5.0, 10.0]], [[0.0, 2.0], [10.0, 20.0]]])[..., None]
 

@@ -12,6 +12,8 @@ from scipy.sparse import linalg
 
 from aujax import au_maps, codebook, occlusion
 
+pytestmark = pytest.mark.jax_versions
+
 SMALL = 12
 IMAGES = np.random.default_rng(0).random((2, SMALL, SMALL, 3)).astype(np.float32)
 HOLE = np.zeros((2, SMALL, SMALL), np.float32)

@@ -16,6 +16,8 @@ import pytest
 from aujax import processes
 from aujax.errors import UserError
 
+pytestmark = pytest.mark.jax_versions
+
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = (
     *("--config=configs/synthetic.py", "--config.image_size=32", "--config.data.resize_size=36", "--config.epochs=3"),

@@ -7,6 +7,8 @@ from golden_face import T1
 
 from aujax import resize
 
+pytestmark = pytest.mark.jax_versions
+
 RNG = np.random.default_rng(0)
 
 

@@ -21,6 +21,8 @@ from aujax.errors import UserError
 from aujax.training import optimizer
 from aujax.training import step as steps
 
+pytestmark = pytest.mark.jax_versions
+
 
 @functools.cache
 def starting_variables(config):

@@ -10,6 +10,8 @@ import pytest
 
 from aujax.models import taps
 
+pytestmark = pytest.mark.jax_versions
+
 
 class Squares(nn.Module):
     """x -> tap `x` -> x * x -> tap `square` -> 3 * square."""

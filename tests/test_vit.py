@@ -12,6 +12,8 @@ import pytest
 from aujax import methods
 from aujax.models import taps, vit
 
+pytestmark = pytest.mark.jax_versions
+
 
 @pytest.fixture(scope="module")
 def variables():
