@@ -114,7 +114,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 )
 
 
-def _open_data(config: Config) -> Faces:
+def _open_data(config) -> Faces:
     """Returns the data set, after the checks that it has what the options need."""
     if not config.data.dir:
         raise UserError(
@@ -183,14 +183,14 @@ def _finite(totals, epoch) -> dict[str, float]:
     return means
 
 
-# (state, number of the epoch from 0, advance) -> (state, means over the epoch); calls `advance(number of steps done)`.
-Epoch = Callable[[TrainState, int, Callable[[int], None]], tuple[TrainState, Means]]
-
-
 class Epochs(NamedTuple):
-    """An epoch as a function, a description of where its faces are stored, and whether that is device memory."""
+    """An epoch as a function, a description of where its faces are stored, and whether that is device memory.
 
-    run: Epoch
+    `run(state, epoch, advance)` returns the state and the means over the epoch, which is counted from 0. It calls
+    `advance` with the number of steps that were computed since the call before.
+    """
+
+    run: Callable[..., tuple[TrainState, Means]]
     description: str
     is_cached: bool
 
