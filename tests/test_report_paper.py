@@ -56,7 +56,7 @@ def test_our_numbers_are_beside_the_published_ones(make, tmp_path):
         make("with", au_weight=4.0, edit=correct_share(0.75), **RAFDB),
         make("without", edit=correct_share(0.5), **RAFDB),
     ]
-    first, second = lines(paper.table1(runs, "test", tmp_path))[:2]
+    first, second = lines(paper.write_table("table1", runs, "test", tmp_path))[:2]
     # Wilson's interval of 14 and 21 correct of 28, by hand.
     assert first[:7] == ["RAF-DB", "CAM", "w/o AU", "validation", "1", "50.0 [32.6, 67.4]", "88.20"]
     assert second[2:7] == ["w/ AU", "validation", "1", "75.0 [56.6, 87.3]", "88.95"]
@@ -66,8 +66,8 @@ def test_our_numbers_are_beside_the_published_ones(make, tmp_path):
 def test_cosines_are_those_of_the_evaluation(make, tmp_path):
     run = make("run", **RAFDB)
     metadata = open_test(run).metadata
-    assert lines(paper.table1([run], "test", tmp_path))[0][7].startswith(f"{metadata['cam_cos']:.3f} [")
-    assert lines(paper.table2([run], "test", tmp_path))[0][5].startswith(f"{metadata['att_cos']:.3f} [")
+    assert lines(paper.write_table("table1", [run], "test", tmp_path))[0][7].startswith(f"{metadata['cam_cos']:.3f} [")
+    assert lines(paper.write_table("table2", [run], "test", tmp_path))[0][5].startswith(f"{metadata['att_cos']:.3f} [")
 
 
 def test_seeds_are_one_row_with_mean_deviation_and_students_interval(make, tmp_path):
@@ -80,7 +80,7 @@ def test_seeds_are_one_row_with_mean_deviation_and_students_interval(make, tmp_p
 
     for seed, cosine in ((0, 0.5), (1, 0.6)):
         make(f"seed {seed}", seed=seed, edit=constant(cosine), **RAFDB)
-    line = lines(paper.table1([tmp_path / "runs"], "test", tmp_path))[0]
+    line = lines(paper.write_table("table1", [tmp_path / "runs"], "test", tmp_path))[0]
     assert line[4] == "2"
     # The deviation is 0.1 / sqrt(2), t of one degree of freedom 12.706: 0.55 ± 0.635, cut at 1.
     assert line[7] == "0.550 ± 0.071 [−0.085, 1.000]"
@@ -89,7 +89,7 @@ def test_seeds_are_one_row_with_mean_deviation_and_students_interval(make, tmp_p
 
 def test_baselines_end_every_data_set(make, tmp_path):
     runs = [make("a", **RAFDB), make("b", evaluated_on="ffff", about={"name": "affectnet"})]
-    table = lines(paper.table1(runs, "test", tmp_path))
+    table = lines(paper.write_table("table1", runs, "test", tmp_path))
     for name in ("RAF-DB", "AffectNet"):
         own = [line for line in table if line[0] == name]
         assert own[0][1] == "CAM"
@@ -105,9 +105,9 @@ def test_baselines_end_every_data_set(make, tmp_path):
 
 def test_other_faces_have_no_published_numbers(make, tmp_path):
     runs = [make("a", about={"name": "folder"}), make("b", evaluated_on="ffff", splits=["validation"], **RAFDB)]
-    assert {line[6] for line in lines(paper.table1(runs[:1], "test", tmp_path))} == {"–"}
-    assert {line[6] for line in lines(paper.table1(runs[1:], "validation", tmp_path))} == {"–"}
-    assert "Published" not in caption(paper.table1(runs[1:], "validation", tmp_path))
+    assert {line[6] for line in lines(paper.write_table("table1", runs[:1], "test", tmp_path))} == {"–"}
+    assert {line[6] for line in lines(paper.write_table("table1", runs[1:], "validation", tmp_path))} == {"–"}
+    assert "Published" not in caption(paper.write_table("table1", runs[1:], "validation", tmp_path))
 
 
 def test_methods_are_in_the_papers_order_and_one_without_cam_has_a_dash(make, tmp_path):
@@ -116,7 +116,7 @@ def test_methods_are_in_the_papers_order_and_one_without_cam_has_a_dash(make, tm
         make(name.replace("/", " "), method=name, has_cam=name != "APViT", **RAFDB)
         for name in names
     ]  # fmt: skip
-    table = lines(paper.table1(runs, "test", tmp_path))
+    table = lines(paper.write_table("table1", runs, "test", tmp_path))
     assert [line[1] for line in table[:4]] == ["CAM", "WILDCAT", "WILDCAT/reference", "APViT"]
     assert table[3][7:] == ["–", "–"]
     assert [line[6] for line in table[1:3]] == ["88.26", "88.26"]
@@ -124,7 +124,7 @@ def test_methods_are_in_the_papers_order_and_one_without_cam_has_a_dash(make, tm
 
 def test_every_row_names_its_model_selection_which_the_caption_explains(make, tmp_path):
     runs = [make("a", **RAFDB), make("b", model_selection="test", **RAFDB)]
-    paths = paper.table2(runs, "test", tmp_path)
+    paths = paper.write_table("table2", runs, "test", tmp_path)
     assert sorted(line[3] for line in lines(paths)[:2]) == ["test", "validation"]
     assert "Selected on test: The checkpoint was selected on the test split itself" in caption(paths)
     assert "Selected on validation: The checkpoint was selected on the validation split" in caption(paths)
@@ -133,7 +133,7 @@ def test_every_row_names_its_model_selection_which_the_caption_explains(make, tm
 def test_trainings_of_one_method_are_distinguished_by_what_differs(make, tmp_path):
     runs = [make(f"{weight:g}", au_weight=weight, epochs=20, **RAFDB) for weight in (0.0, 4.0, 9.0)]
     runs.append(make("small", **(RAFDB | {"backbone": "resnet_tiny"}), epochs=20))
-    labels = [line[1] for line in lines(paper.table1(runs, "test", tmp_path))[:4]]
+    labels = [line[1] for line in lines(paper.write_table("table1", runs, "test", tmp_path))[:4]]
     assert sorted(labels) == ["CAM", "CAM (au_weight=4)", "CAM (au_weight=9)", "CAM (resnet_tiny)"]
 
 
@@ -141,7 +141,7 @@ def test_unreadable_runs_of_a_folder_are_skipped_and_named(make, tmp_path, caplo
     make("done", **RAFDB)
     make("to do", splits=[], **RAFDB)
     (make("cut off", **RAFDB) / "eval/test/metrics.json").write_text('{"accuracy": 0.')
-    paths = paper.table1([tmp_path / "runs"], "test", tmp_path)
+    paths = paper.write_table("table1", [tmp_path / "runs"], "test", tmp_path)
     ending = "Skipped, because the evaluation on this split is missing or damaged: cut off, to do."
     assert caption(paths).endswith(ending)
     assert lines(paths)[1][1] == "most frequent expression"
@@ -152,7 +152,7 @@ def test_layers_are_rows_beside_the_published_ablation(make, tmp_path):
     make("none", au_layers=[], **RAFDB)
     for layers in (["layer4", "layer5"], ["layer5"], []):
         make("+".join(layers) or "own", au_weight=4.0, seed=len(layers), au_layers=layers, **RAFDB)
-    table = lines(paper.table3([tmp_path / "runs"], "test", tmp_path))
+    table = lines(paper.write_table("table3", [tmp_path / "runs"], "test", tmp_path))
     assert [(line[2], line[6], line[8]) for line in table[:4]] == [
         ("none (w/o AU)", "88.20", "0.55"),
         ("layer5", "88.95", "0.70"),
@@ -163,7 +163,7 @@ def test_layers_are_rows_beside_the_published_ablation(make, tmp_path):
 
 
 def test_csv_file_has_plain_numbers(seed_runs, tmp_path):
-    (_, path, _) = paper.table1([seed_runs], "test", tmp_path)
+    (_, path, _) = paper.write_table("table1", [seed_runs], "test", tmp_path)
     rows = list(csv.DictReader(path.read_text().splitlines()))
     first, last = rows[0], rows[3]
     share, low, high = (float(first[name]) for name in ("CL", "CL, low", "CL, high"))
@@ -174,7 +174,7 @@ def test_csv_file_has_plain_numbers(seed_runs, tmp_path):
 
 def test_latex_table_is_complete(make, tmp_path):
     run = make("run", about={"name": "rafdb"}, backbone="resnet_tiny")
-    text = paper.table1([run], "test", tmp_path)[2].read_text()
+    text = paper.write_table("table1", [run], "test", tmp_path)[2].read_text()
     body = re.search(r"\\begin{tabular}{(\w+)}\n(.*)\\end{tabular}", text, re.DOTALL)
     assert body
     rows = [line for line in body[2].splitlines() if line.endswith(r"\\")]
@@ -231,17 +231,17 @@ def test_data_sets_of_one_name_are_distinguished(make):
 def test_folder_without_evaluated_runs_is_refused(make, tmp_path):
     (make("run", splits=[]) / "empty").mkdir()
     with pytest.raises(UserError, match=r"run: no evaluation on the split 'test'"):
-        paper.table1([tmp_path / "runs"], "test", tmp_path)
+        paper.write_table("table1", [tmp_path / "runs"], "test", tmp_path)
     with pytest.raises(UserError, match=r"expected a run folder, .* or a folder that holds some"):
-        paper.table1([tmp_path / "runs" / "run" / "empty"], "test", tmp_path)
+        paper.write_table("table1", [tmp_path / "runs" / "run" / "empty"], "test", tmp_path)
     with pytest.raises(UserError, match="no such run folder"):
-        paper.table1([tmp_path / "nothing"], "test", tmp_path)
+        paper.write_table("table1", [tmp_path / "nothing"], "test", tmp_path)
 
 
 def test_output_folder_that_cannot_be_made_is_refused(make, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"--out: .* cannot be made .*; choose another folder"):
-        paper.table1([make("run")], "test", tmp_path / "file" / "out")
+        paper.write_table("table1", [make("run")], "test", tmp_path / "file" / "out")
 
 
 def test_command_writes_a_table_and_prints_its_paths(seed_runs, tmp_path, capsys):
@@ -257,7 +257,7 @@ def test_subjects_who_repeat_are_named_and_resampled(make, tmp_path):
         def repeat(content, named=name == "known"):
             evaluated_runs.repeat_faces(content, named=named)
 
-        paths = paper.table1([make(name, edit=repeat, **RAFDB)], "test", tmp_path)
+        paths = paper.write_table("table1", [make(name, edit=repeat, **RAFDB)], "test", tmp_path)
         results.append((caption(paths), next(csv.DictReader(paths[1].read_text().splitlines()))))
     (known, of_known), (unknown, of_unknown) = results
     assert "RAF-DB (56 faces of 28 subjects, test split" in known
@@ -282,19 +282,19 @@ def texts_of(figure):
 
 
 @pytest.mark.parametrize(
-    ("draw", "names"),
+    ("kind", "names"),
     [
-        (paper.figure4, ["figure4"]),
-        (paper.figure6, ["figure6"]),
-        (paper.figure5, ["figure5"]),
+        ("figure4", ["figure4"]),
+        ("figure6", ["figure6"]),
+        ("figure5", ["figure5"]),
         (
-            paper.figure10,
+            "figure10",
             [f"figure10-RAF-DB-au_weight={k},seed=0-{kind}" for k in (0, 4) for kind in ("confusion", "cosines")],
         ),
     ],
 )
-def test_figure_is_an_image_and_a_drawing_with_all_text_inside(pair, tmp_path, figures, draw, names):
-    paths = draw(pair, "test", tmp_path)
+def test_figure_is_an_image_and_a_drawing_with_all_text_inside(pair, tmp_path, figures, kind, names):
+    paths = paper.WRITERS[kind](kind, pair, "test", tmp_path)
     assert {path.name for path in paths if path.suffix != ".csv"} == {n + s for n in names for s in (".png", ".svg")}
     for path in paths:
         if path.suffix == ".png":
@@ -313,7 +313,7 @@ def test_figure_is_an_image_and_a_drawing_with_all_text_inside(pair, tmp_path, f
 
 
 def test_runs_of_a_pair_are_side_by_side_with_their_model_selection(pair, tmp_path, figures):
-    paper.figure4(pair[::-1], "test", tmp_path)
+    paper.pair_figures("figure4", pair[::-1], "test", tmp_path)
     titles = [label.get_text() for label in figures[0].axes[0].get_xticklabels()]
     assert [" ".join(text.split()) for text in titles] == [
         "Face",
@@ -328,7 +328,7 @@ def test_runs_of_a_pair_are_side_by_side_with_their_model_selection(pair, tmp_pa
 def test_every_pair_of_one_seed_has_its_own_figure(seed_runs, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "class_means", lambda runs, path: drawn.append(path.name) or path)
-    paper.figure6([seed_runs], "test", tmp_path)
+    paper.pair_figures("figure6", [seed_runs], "test", tmp_path)
     assert sorted(name for name in drawn if name.endswith(".png")) == [
         f"figure6-RAF-DB-au_weight={weight},seed={seed}.png" for weight in ("0.5", "4") for seed in (0, 1)
     ]
@@ -336,20 +336,20 @@ def test_every_pair_of_one_seed_has_its_own_figure(seed_runs, tmp_path, monkeypa
 
 def test_runs_without_a_counterpart_are_refused(pair, seed_runs, tmp_path):
     with pytest.raises(UserError, match=r"figure4: expected a run without AU cues .* got au_weight=4,seed=0"):
-        paper.figure4(pair[1:], "test", tmp_path)
+        paper.pair_figures("figure4", pair[1:], "test", tmp_path)
     with pytest.raises(UserError, match="figure6: expected a run without AU cues"):
-        paper.figure6([pair[0], seed_runs / "au_weight=4,seed=1"], "test", tmp_path)
+        paper.pair_figures("figure6", [pair[0], seed_runs / "au_weight=4,seed=1"], "test", tmp_path)
 
 
 def test_runs_that_share_no_face_are_refused(pair, tmp_path):
     other = make_run(tmp_path / "other", au_weight=4.0, **RAFDB)
     evaluated_runs.change_maps(other, sample__face=np.arange(14) + 1000)
     with pytest.raises(UserError, match="share no face"):
-        paper.figure4([pair[0], other], "test", tmp_path / "out")
+        paper.pair_figures("figure4", [pair[0], other], "test", tmp_path / "out")
 
 
 def test_weight_curves_are_means_over_seeds(seed_runs, tmp_path, figures):
-    paths = paper.figure5([seed_runs], "test", tmp_path)
+    paths = paper.sweep_figures("figure5", [seed_runs], "test", tmp_path)
     accuracy = next(axes for axes in figures[0].axes if "Accuracy" in axes.get_title("left"))
     labels = {line.get_label(): line for line in accuracy.lines}
     containers = {container.get_label(): container.lines[0] for container in accuracy.containers}
@@ -371,7 +371,7 @@ def test_method_without_cam_has_no_curve_of_it(tmp_path, figures):
         make_run(tmp_path / f"{weight:g}", au_weight=weight, method="APViT", has_cam=False, **RAFDB)
         for weight in (0.0, 4.0)
     ]
-    paper.figure5(runs, "test", tmp_path / "out")
+    paper.sweep_figures("figure5", runs, "test", tmp_path / "out")
     texts = texts_of(figures[0])
     assert "ATT-COS" in texts
     assert not any("CAM-COS" in text or "published" in text for text in texts)
@@ -380,4 +380,4 @@ def test_method_without_cam_has_no_curve_of_it(tmp_path, figures):
 def test_runs_that_are_no_sweep_are_refused(pair, tmp_path):
     other = make_run(tmp_path / "other", au_weight=4.0, epochs=3)
     with pytest.raises(UserError, match=r"figure5: expected runs that differ in --config\.au_weight alone"):
-        paper.figure5([pair[0], other], "test", tmp_path)
+        paper.sweep_figures("figure5", [pair[0], other], "test", tmp_path)

@@ -4,8 +4,9 @@ Each file imports from its own row and from those above.
 
 | row | files |
 | --- | --- |
-| base | `html`, `output` |
-| parts | `faces`, `tables` |
+| text | `tables` |
+| images | `faces` |
+| markup | `html` |
 | figures | `plots` |
 | wholes | `sections`; `page`; `paper` |
 | command | `__main__` |

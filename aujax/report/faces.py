@@ -158,23 +158,22 @@ def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
 
 def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
     """Returns a card per expression: the mean AU map, and the mean attention and CAM of every run."""
+    alone = len(runs) == 1
+    maps = runs[0].maps
     cards = []
     for number, expression in enumerate(runs[0].expressions):
-        maps = runs[0].maps
         faces, mapped = int(maps["class_count"][number]), int(maps["class_map_count"][number])
         au_map = maps["class_mean/au_map"][number] if mapped else None
         groups = [ImageGroup("", "", [_map_image(au_map, "AU map", f"{expression}: mean AU map")])]
         for run in runs:
-            layers = [name for name, kind in run.metadata["maps"].items() if kind == "attention"]
-            images = []
-            for name in [*(layers if len(runs) == 1 else [run.layer]), *(["cam"] if run.has_cam else [])]:
-                mean = run.maps[f"class_mean/{name}"][number] if faces else None
-                caption = "CAM" if name == "cam" else f"attention {name}"
-                images.append(_map_image(mean, caption, f"{expression}: mean {caption}, {run.name}"))
-            if len(runs) == 1:
-                groups[0].images.extend(images)
-            else:
-                groups.append(ImageGroup(run.name, "", images))
+            if not alone:
+                groups.append(ImageGroup(run.name, "", []))
+            for name, kind in run.metadata["maps"].items():
+                if name in ("cam", run.layer) or (alone and kind == "attention"):
+                    mean = run.maps[f"class_mean/{name}"][number] if faces else None
+                    caption = "CAM" if name == "cam" else f"attention {name}"
+                    description = f"{expression}: mean {caption}, {run.name}"
+                    groups[-1].images.append(_map_image(mean, caption, description))
         cards.append(Card(f"{expression} ({faces} faces, {mapped} with an AU map)", groups))
     return cards
 

@@ -9,7 +9,7 @@ split, CNNs with a ResNet-50. Of Fig. 5 only a drawing is published; its points 
 import dataclasses
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,12 @@ from aujax.report import html, plots, tables
 from aujax.report.tables import NONE, Table, with_interval
 from aujax.results import compare
 from aujax.results.compare import AU_WEIGHT, SEED
-from aujax.results.registry import ATTENTION, BASELINE_MAPS, METRICS
+from aujax.results.registry import ATTENTION, METRICS
 from aujax.results.schema import EvaluatedRun
 from aujax.results.statistics import Interval, Seeds
+
+Folders = Sequence[str | pathlib.Path]
+Paths = list[pathlib.Path]
 
 SOURCE = "Belharbi et al., FG 2024"
 RAFDB, AFFECTNET = "RAF-DB", "AffectNet"
@@ -124,7 +127,7 @@ class DataSet(NamedTuple):
         return [Training(training.runs, labels[training.runs[0].folder]) for training in trainings]
 
 
-def open_data_sets(folders: Sequence[str | pathlib.Path], split: str) -> tuple[list[DataSet], list[pathlib.Path]]:
+def open_data_sets(folders: Folders, split: str) -> tuple[list[DataSet], Paths]:
     """Returns the runs by evaluated data set, those of the paper first, and the folders that were skipped."""
     runs, skipped = compare.open_runs(folders, split)
     by_content: dict[str, list[EvaluatedRun]] = {}
@@ -152,39 +155,40 @@ def data_set_name(data: Any) -> str:
     return known.get(name.lower()) or pathlib.PurePath(about.get("source") or data["dir"]).name
 
 
-def table1(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the paper's Table 1, CL and CAM-COS by data set and method; returns the paths."""
-    caption = "Classification (CL, accuracy in %) and CAM localisation (CAM-COS), without and with AU cues."
-    return _table(folders, split, out / "table1", ["accuracy", "cam_cos"], caption, "Table 1")
+class PaperTable(NamedTuple):
+    """A table of the paper."""
+
+    columns: tuple[str, ...]
+    caption: str
+    source: str  # of the published numbers
+    by_layers: bool = False  # rows are aligned layers, not without and with AU cues
 
 
-def table2(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the paper's Table 2, ATT-COS by data set and method; returns the paths."""
-    caption = "Attention localisation (ATT-COS) at the aligned layer, without and with AU cues."
-    return _table(folders, split, out / "table2", ["att_cos"], caption, "Table 2")
-
-
-def table3(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the paper's Table 3, by aligned layers; returns the paths."""
-    caption = (
+TABLES = {
+    "table1": PaperTable(
+        ("accuracy", "cam_cos"),
+        "Classification (CL, accuracy in %) and CAM localisation (CAM-COS), without and with AU cues.",
+        "Table 1",
+    ),
+    "table2": PaperTable(
+        ("att_cos",), "Attention localisation (ATT-COS) at the aligned layer, without and with AU cues.", "Table 2"
+    ),
+    "table3": PaperTable(
+        ("accuracy", "cam_cos", "last_att_cos"),
         "The aligned layers: classification (CL, accuracy in %), CAM localisation (CAM-COS) and, whichever layer is "
-        "aligned, the attention of the last layer (ATT-COS)."
-    )
-    columns = ["accuracy", "cam_cos", "last_att_cos"]
-    return _table(folders, split, out / "table3", columns, caption, "Table 3 (ATT-COS: Table 2)", by_layers=True)
+        "aligned, the attention of the last layer (ATT-COS).",
+        "Table 3 (ATT-COS: Table 2)",
+        by_layers=True,
+    ),
+}
 
 
-def _table(
-    folders: Sequence[str | pathlib.Path],
-    split: str,
-    path: pathlib.Path,
-    columns: Sequence[str],
-    caption: str,
-    source: str,
-    *,
-    by_layers: bool = False,
-) -> list[pathlib.Path]:
-    """Writes a table as Markdown, CSV and LaTeX; the CSV has plain numbers and the ends of intervals in columns."""
+def write_table(name: str, folders: Folders, split: str, out: pathlib.Path) -> Paths:
+    """Writes one of `TABLES` as Markdown, CSV and LaTeX; returns the paths.
+
+    The CSV has plain numbers, and the ends of intervals in columns of their own.
+    """
+    columns, caption, source, by_layers = TABLES[name]
     data_sets, skipped = open_data_sets(folders, split)
     about = ["Data set", "Method", "Aligned layers" if by_layers else "Case", "Selected on", "Seeds"]
     rows: list[dict[str, str]] = []
@@ -212,13 +216,16 @@ def _table(
             numbers = {column: training.number(column) for column in columns}
             add_row([data.name, training.label, case, *how], numbers, data.published(training.method, case))
         # What needs no network: always the most frequent expression, and the baseline maps of each codebook.
-        baselines: list[tuple[str, float | None, float | None]]
-        baselines = [(title, None, cosine) for title, cosine in tables.baseline_rows(data.runs)]
+        baselines: list[tuple[str, Any, Any]] = [
+            (title, None, cosine) for title, cosine in tables.baseline_rows(data.runs)
+        ]
         if "accuracy" in columns:
             baselines.insert(0, ("most frequent expression", data.runs[0].chance("accuracy"), None))
         for title, share, cosine in baselines:
-            values = {column: share if column == "accuracy" else cosine for column in columns}
-            numbers = {column: Seeds(Interval(value, None, None), None, 1) for column, value in values.items()}
+            numbers = {}
+            for column in columns:
+                value = share if column == "accuracy" else cosine
+                numbers[column] = Seeds(Interval(value, None, None), None, 1)
             add_row([data.name, title, "", "", ""], numbers, {})
     independences = {data.name: html.sentence("independence", data.runs[0]) for data in data_sets}
     source = f"{SOURCE}, {source}"
@@ -227,75 +234,68 @@ def _table(
     contents = {
         ".md": f"{caption}\n\n{table.markdown()}\n",
         ".csv": pd.DataFrame(plain).replace(NONE, "").to_csv(index=False),
-        ".tex": table.latex(caption, label=f"tab:{path.name}"),
+        ".tex": table.latex(caption, label=f"tab:{name}"),
     }
-    html.make_folder(path.parent)
+    html.make_folder(out)
+    paths = []
     for suffix, text in contents.items():
-        path.with_suffix(suffix).write_text(text, encoding="utf-8")
-    return [path.with_suffix(suffix) for suffix in contents]
+        paths.append(out / f"{name}{suffix}")
+        paths[-1].write_text(text, encoding="utf-8")
+    return paths
 
 
 def _plain_numbers(column: str, seeds: Seeds) -> dict[str, str]:
     """Returns a mean, its interval and the standard deviation without unit, by heading; "" for missing ones."""
     name = HEADINGS[column].removesuffix(" (%)")
     headings = [name, f"{name}, low", f"{name}, high", f"{name}, standard deviation"]
-    values = [*seeds.mean, seeds.deviation]
-    return {heading: "" if value is None else f"{value:.6g}" for heading, value in zip(headings, values, strict=True)}
+    values = ["" if value is None else f"{value:.6g}" for value in (*seeds.mean, seeds.deviation)]
+    return dict(zip(headings, values, strict=True))
 
 
-def figure4(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
-    """Draws faces with their AU map, attention and CAM for every pair of runs; returns the paths."""
-    return _pair_figures(plots.panels, folders, split, out / "figure4")
+def pair_figures(name: str, folders: Folders, split: str, out: pathlib.Path) -> Paths:
+    """Draws "figure4" (faces) or "figure6" (means by expression) for every pair of runs; returns the paths.
 
-
-def figure6(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
-    """Draws the mean AU map, attention and CAM of every expression for every pair of runs; returns the paths."""
-    return _pair_figures(plots.class_means, folders, split, out / "figure6")
-
-
-def _pair_figures(
-    draw: Callable[[Sequence[EvaluatedRun], pathlib.Path], pathlib.Path | None],
-    folders: Sequence[str | pathlib.Path],
-    split: str,
-    path: pathlib.Path,
-) -> list[pathlib.Path]:
+    Both have the AU map and, without and with AU cues, attention and CAM.
+    """
+    draw = plots.panels if name == "figure4" else plots.class_means
     data_sets, _ = open_data_sets(folders, split)
-    pairs = [
-        (data.name, pair)
-        for data in data_sets
-        for pair in compare.equal_but_for([run for each in data.trainings() for run in each.runs], _ALIGNMENT)
-    ]
+    pairs = []
+    for data in data_sets:
+        runs = [run for training in data.trainings() for run in training.runs]
+        pairs += [(data.name, pair) for pair in compare.equal_but_for(runs, _ALIGNMENT)]
     if not pairs:
         raise UserError(
-            f"{path.name}: expected a run without AU cues (--config.au_weight=0) and one with them that are equal "
+            f"{name}: expected a run without AU cues (--config.au_weight=0) and one with them that are equal "
             f"otherwise, got {', '.join(run.name for data in data_sets for run in data.runs)}"
         )
-    html.make_folder(path.parent)
-    drawn = []
-    for name, (without, aligned) in pairs:
+    html.make_folder(out)
+    paths = []
+    for data_name, (without, aligned) in pairs:
         runs = [
             dataclasses.replace(run, name=f"{case} ({run.metadata['model_selection']})")
             for run, case in ((without, "without AU"), (aligned, "with AU"))
         ]
-        stem = path.name if len(pairs) == 1 else f"{path.name}-{_slug(name, aligned.name)}"
-        drawn += [draw(runs, path.with_name(stem + suffix)) for suffix in (".png", ".svg")]
-    if not all(drawn):
-        raise UserError("the runs share no face in their samples (maps.npz); evaluate them again")
-    return [each for each in drawn if each]
+        stem = name if len(pairs) == 1 else f"{name}-{_slug(data_name, aligned.name)}"
+        for suffix in (".png", ".svg"):
+            path = draw(runs, out / f"{stem}{suffix}")
+            if path is None:
+                raise UserError("the runs share no face in their samples (maps.npz); evaluate them again")
+            paths.append(path)
+    return paths
 
 
-def figure10(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
+def run_figures(name: str, folders: Folders, split: str, out: pathlib.Path) -> Paths:
     """Draws the confusion matrix and the cosines by expression and layer of every run; returns the paths."""
     data_sets, _ = open_data_sets(folders, split)
     html.make_folder(out)
     paths = []
     for data in data_sets:
         for run in data.runs:
-            stem = f"figure10-{_slug(data.name, run.name)}"
+            stem = f"{name}-{_slug(data.name, run.name)}"
             named = dataclasses.replace(run, name=f"{run.name} on {data.name}")
             for suffix in (".png", ".svg"):
-                paths.append(plots.confusion(named, out / f"{stem}-confusion{suffix}"))
-                paths.append(plots.cosines(named, out / f"{stem}-cosines{suffix}"))
+                for draw in (plots.confusion, plots.cosines):
+                    paths.append(draw(named, out / f"{stem}-{draw.__name__}{suffix}"))
     return paths
 
 
@@ -304,31 +304,30 @@ def _slug(*names: str) -> str:
     return re.sub(r"[^\w.+=,-]+", "-", "-".join(names))
 
 
-def figure5(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path) -> list[pathlib.Path]:
+def sweep_figures(name: str, folders: Folders, split: str, out: pathlib.Path) -> Paths:
     """Draws accuracy and cosines by `au_weight` for every sweep among the runs; returns figures and numbers."""
     data_sets, _ = open_data_sets(folders, split)
-    sweeps: list[tuple[DataSet, list[Training]]] = []
+    sweeps = []
     for data in data_sets:
-        for training in sorted(data.trainings(), key=lambda training: training.metadata["au_weight"]):
-            for other, sweep in sweeps:
-                options = compare.differences([sweep[0].runs[0], training.runs[0]])
-                if other is data and options.keys() <= {AU_WEIGHT, SEED}:
-                    sweep.append(training)
-                    break
-            else:
-                sweeps.append((data, [training]))
-    sweeps = [(data, sweep) for data, sweep in sweeps if len(sweep) > 1]
+        trainings = sorted(data.trainings(), key=lambda training: training.metadata["au_weight"])
+        runs = [run for training in trainings for run in training.runs]
+        for group in compare.replicates(runs, {AU_WEIGHT, SEED}):
+            sweep = DataSet(data.name, group)
+            if len(sweep.trainings()) > 1:
+                sweeps.append(sweep)
     if not sweeps:
         names = ", ".join(run.name for data in data_sets for run in data.runs)
         raise UserError(f"figure5: expected runs that differ in --config.au_weight alone, got {names}")
     html.make_folder(out)
     paths = []
-    for number, (data, sweep) in enumerate(sweeps, start=1):
-        stem = "figure5" if len(sweeps) == 1 else f"figure5-{number}"
-        points = {
-            column: [training.number(column) for training in sweep] for column in ("accuracy", "cam_cos", "att_cos")
-        }
-        points = {column: own for column, own in points.items() if any(seeds.mean.value is not None for seeds in own)}
+    for number, data in enumerate(sweeps, start=1):
+        sweep = data.trainings()
+        stem = name if len(sweeps) == 1 else f"{name}-{number}"
+        points = {}
+        for column in ("accuracy", "cam_cos", "att_cos"):
+            numbers = [training.number(column) for training in sweep]
+            if any(seeds.mean.value is not None for seeds in numbers):
+                points[column] = numbers
         figure = _weight_curves(data, sweep, points)
         paths += [plots.save(figure, out / f"{stem}{suffix}") for suffix in (".png", ".svg")]
         rows = []
@@ -341,8 +340,7 @@ def figure5(folders: Sequence[str | pathlib.Path], split: str, out: pathlib.Path
             }
             for column, own in points.items():
                 row |= _plain_numbers(column, own[position])
-            for name, title in BASELINE_MAPS.items():
-                cosine = metadata["baselines"][name]
+            for title, cosine in tables.baseline_rows(training.runs):
                 row[f"cosine of {title}"] = "" if cosine is None else f"{cosine:.6g}"
             rows.append(row)
         paths.append(out / f"{stem}.csv")
@@ -384,3 +382,15 @@ def _weight_curves(data: DataSet, sweep: Sequence[Training], points: dict[str, l
     for axes in (cosines, accuracy):
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=plots.SMALL, frameon=False)
     return figure
+
+
+# By name: functions of the name, run folders, split and output folder, which return the paths of what they wrote.
+WRITERS = {
+    "table1": write_table,
+    "table2": write_table,
+    "table3": write_table,
+    "figure4": pair_figures,
+    "figure5": sweep_figures,
+    "figure6": pair_figures,
+    "figure10": run_figures,
+}

@@ -16,7 +16,7 @@ import pandas as pd
 from aujax import codebook, run_files
 from aujax.report import faces, html
 from aujax.report.faces import HEAT, matplotlib
-from aujax.report.tables import Where, cosine_of, map_title
+from aujax.report.tables import Where, map_title, number
 from aujax.results import calibration
 from aujax.results.registry import BASELINE_MAPS, METRICS, RANDOM, by_topic
 from aujax.results.schema import EvaluatedRun
@@ -33,15 +33,16 @@ _SIDE = 1.25  # inches of an image
 def new_figure(width: float, height: float, *, title: str, note: str = "", rows: int = 1, columns: int = 1) -> Any:
     """Returns a matplotlib figure of that size in inches, and its axes, (rows, columns)."""
     figure = matplotlib().figure.Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    wrapped = "\n".join(textwrap.fill(line, int(10 * width)) for line in title.splitlines())
-    figure.suptitle(wrapped, x=0.01, ha="left", fontsize=LARGE, fontweight="bold")
-    if note:
-        wrapped = "\n".join(textwrap.fill(line, int(16 * width)) for line in note.splitlines())
-        figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=SMALL, color=GRAY)
+    figure.suptitle(_wrap(title, int(10 * width)), x=0.01, ha="left", fontsize=LARGE, fontweight="bold")
+    figure.supxlabel(_wrap(note, int(16 * width)), x=0.01, ha="left", fontsize=SMALL, color=GRAY)
     axes = figure.subplots(rows, columns, squeeze=False)
     for each in axes.flat:
         each.tick_params(labelsize=SMALL)
     return figure, axes
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
 def style(axes: Any, *, title: str = "", x: str = "", y: str = "") -> None:
@@ -69,13 +70,13 @@ def save(figure: Any, path: pathlib.Path) -> pathlib.Path:
 def draw_evaluation(run: EvaluatedRun) -> list[pathlib.Path]:
     """Draws the figures of an evaluation into RUN/eval/<split>/figures and returns their paths."""
     folder = run.directory / "figures"
-    panel = panels([run], folder / "panels.png")
-    return [
-        *([panel] if panel else []),
+    paths = [
+        panels([run], folder / "panels.png"),
         class_means([run], folder / "class_means.png"),
         confusion(run, folder / "confusion.png"),
         cosines(run, folder / "cosines.png"),
     ]
+    return [path for path in paths if path]
 
 
 def confusion(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
@@ -83,14 +84,14 @@ def confusion(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     counts = np.array(run.metadata["confusion_matrix"])
     totals = counts.sum(1)
     shares = counts / np.maximum(totals, 1)[:, None]
-    texts = [
-        [f"{count}\n{100 * share:.0f} %" if total else "0" for count, share in zip(row, of_row, strict=True)]
-        for row, of_row, total in zip(counts, shares, totals, strict=True)
-    ]
+    rows, texts = [], []
+    for name, row, total in zip(run.expressions, counts, totals, strict=True):
+        rows.append(f"{name} ({total})")
+        texts.append([f"{count}\n{100 * (count / total):.0f} %" if total else "0" for count in row])
     title = f"{run.name}: {100 * run.metadata['accuracy']:.1f} % of {len(run.faces)} predictions correct\n{run.label}"
     figure, axes = _heat_map(
-        shares, texts, [f"{name} ({total})" for name, total in zip(run.expressions, totals, strict=True)],
-        run.expressions, title=title, colours="Blues", meaning="share of the faces with that label",
+        shares, texts, rows, run.expressions, title=title, colours="Blues",
+        meaning="share of the faces with that label",
     )  # fmt: skip
     axes.set_ylabel("label (faces)", fontsize=NORMAL)
     axes.set_xlabel("predicted expression", fontsize=NORMAL)
@@ -102,7 +103,9 @@ def cosines(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     maps = [*BASELINE_MAPS, *(name for name in run.metadata["maps"] if name not in BASELINE_MAPS)]
     counts = {name: numbers["num_maps"] for name, numbers in run.metadata["per_expression"].items()}
     groups = [{"attribute": "expression", "group": name} for name, count in counts.items() if count]
-    values = [[run.interval(**cosine_of(name), **where).value for name in maps] for where in (*groups, {})]
+    values = []
+    for where in (*groups, {}):
+        values.append([run.interval("cosine", map=name, target="label", **where).value for name in maps])
     texts = [["–" if value is None else f"{value:.2f}" for value in row] for row in values]
     figure, axes = _heat_map(
         np.array(values, float), texts, [f"{where['group']} ({counts[where['group']]})" for where in groups] + ["Mean"],
@@ -128,8 +131,8 @@ def probability_drops(run: EvaluatedRun, targets: Mapping[str, Sequence[int]], p
     values = np.array(
         [[run.interval(**drop_of(name), condition=f"AU{au}").value for name in run.expressions] for au in aus], float
     )
-    extent = max(float(np.nanmax(abs(values))) if np.isfinite(values).any() else 0.0, 0.01)
-    texts = [["–" if np.isnan(each) else f"{100 * each:+.1f}".replace("-", "−") for each in row] for row in values]
+    extent = float(np.nanmax(abs(values), initial=0.01))
+    texts = [[number(value, "points") for value in row] for row in values]
     figure, axes = _heat_map(
         100 * values, texts, [f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus], run.expressions,
         colours=SIGNED, limits=(-100 * extent, 100 * extent), cell_height=0.3,
@@ -210,12 +213,11 @@ def _image_grid(cards: Sequence[faces.Card], *, title: str, note: str, ends: tup
     for group in cards[0].groups:
         for image in group.images:
             caption = re.sub(r"^face \d+$", "face", image.caption)
-            lines = (caption[0].upper() + caption[1:], *group.name.split("/"))
-            columns.append("\n".join(textwrap.fill(line, 17) for line in lines if line))
+            columns.append(_wrap(f"{caption[0].upper()}{caption[1:]}\n{group.name}".replace("/", "\n"), 17))
     rows = []
     for card in cards:
         verdicts = [f"{group.name}: {group.verdict}" for group in card.groups if group.verdict]
-        rows.append("\n".join(textwrap.fill(line, 24) for line in (card.heading, *verdicts)))
+        rows.append(_wrap("\n".join([card.heading, *verdicts]), 24))
     width = blocks * (_SIDE * len(columns) + 2.2)
     height = _SIDE * -(-len(cards) // blocks) + 2.2
     figure, axes = new_figure(max(width, 6.8), height, title=title, note=note, columns=blocks)
@@ -229,8 +231,7 @@ def _image_grid(cards: Sequence[faces.Card], *, title: str, note: str, ends: tup
                 pixels = blank if image.pixels is None else image.pixels
                 block.imshow(pixels, interpolation="bilinear", extent=extent)
                 block.text(column, row, image.reason, ha="center", va="center", fontsize=NORMAL)
-        block.set_xlim(-0.5, len(columns) - 0.5)
-        block.set_ylim(len(block_cards) - 0.5, -0.5)
+        block.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(block_cards) - 0.5, -0.5))
         block.set_xticks(range(len(columns)), columns)
         block.set_yticks(range(len(block_cards)), rows[start::blocks])
         block.tick_params(length=0, labeltop=True, labelbottom=False)
@@ -248,42 +249,37 @@ def training(runs: Sequence[EvaluatedRun], path: pathlib.Path) -> pathlib.Path |
     if known.empty:
         return None
     selection = " and ".join(sorted(known["split"].dropna().unique())) if "split" in known else "validation"
-    charts = {
-        "cross_entropy": "Cross-entropy (training)",
-        "alignment": "Alignment loss, 1 − cosine (training)",
-        "accuracy": f"{METRICS['accuracy'].title} ({selection})",
-        "att_cos_by_layer": f"{METRICS['att_cos'].title} ({selection})",
-    }
-    figure, axes = new_figure(10.4, 6.6 + 0.22 * len(logs), title="Training", rows=2, columns=2)
-    handles = {}
-    for each, (column, title) in zip(axes.flat, charts.items(), strict=True):
-        kind = "train" if title.endswith("(training)") else "validation"
-        style(each, title=title, x="epoch")
-        for number, run in enumerate(runs):
-            log = logs[run.name]
-            if column not in log:
-                continue
-            points = log[(log["kind"] == kind) & log[column].notna()].set_index("epoch")[column]
-            if column == "att_cos_by_layer":
-                points = points.str.get(run.layer)
-            if len(points := points.dropna()):
+    # Kind of line in the log, column, title.
+    charts = [
+        ("train", "cross_entropy", "Cross-entropy (training)"),
+        ("train", "alignment", "Alignment loss, 1 − cosine (training)"),
+        ("validation", "accuracy", f"{METRICS['accuracy'].title} ({selection})"),
+        ("validation", "att_cos_by_layer", f"{METRICS['att_cos'].title} ({selection})"),
+    ]
+    figure, grid = new_figure(10.4, 6.6 + 0.22 * len(logs), title="Training", rows=2, columns=2)
+    lines = {}
+    for axes, (kind, column, title) in zip(grid.flat, charts, strict=True):
+        style(axes, title=title, x="epoch")
+        for position, (name, log) in enumerate(logs.items()):
+            log = log.reindex(columns=["kind", "epoch", column])
+            points = log[log["kind"] == kind].set_index("epoch")[column].dropna()
+            if column == "att_cos_by_layer" and len(points):
+                points = points.str.get(runs[position].layer).dropna()
+            if len(points):
                 marker = "o" if len(points) < 40 else ""
-                (handles[run.name],) = each.plot(
-                    points.index, points.astype(float), **_line(number), marker=marker, markersize=3
-                )
-        each.xaxis.get_major_locator().set_params(integer=True)
-        highest = max((line.get_ydata().max() for line in each.lines), default=0) * 1.08
-        each.set_ylim(0, 1 if kind == "validation" else highest or 1)
-        if not each.lines:
-            each.text(0.5, 0.5, "not recorded", transform=each.transAxes, ha="center", color=GRAY, fontsize=NORMAL)
-    legend = {"loc": "outside lower left", "fontsize": SMALL, "frameon": False}
-    figure.legend(handles.values(), handles.keys(), **legend)
+                look = _line(position) | {"marker": marker, "markersize": 3}
+                (lines[name],) = axes.plot(points.index, points.astype(float), **look)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylim(0, 1 if kind == "validation" else None)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GRAY, fontsize=NORMAL)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower left", fontsize=SMALL, frameon=False)
     return save(figure, path)
 
 
-def _line(number: int) -> dict[str, str]:
-    """Returns colour and dashes of the line with that number."""
-    return {"color": LINES[number % len(LINES)], "linestyle": DASHES[number % len(DASHES)]}
+def _line(position: int) -> dict[str, Any]:
+    """Returns colour and dashes of a line by its position among the lines."""
+    return {"color": LINES[position % len(LINES)], "linestyle": DASHES[position % len(DASHES)]}
 
 
 def _temperatures(run: EvaluatedRun) -> dict[str, float]:
@@ -311,8 +307,7 @@ def reliability(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
         each.bar(bins.low[known], bins.accuracy[known], width, align="edge", color=LINES[0], edgecolor="white")
         each.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1)
         each.plot(bins.confidence[known], bins.accuracy[known], "o", color=LINES[1], markersize=4)
-        each.set_xlim(0, 1)
-        each.set_ylim(0, 1.02)
+        each.set(xlim=(0, 1), ylim=(0, 1.02))
     return save(figure, path)
 
 
@@ -323,9 +318,9 @@ def coverage(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     )
     style(axes, x="coverage: share of the faces that is accepted", y="accuracy on them")
     faces = run.predictions
-    for number, (title, temperature) in enumerate(_temperatures(run).items()):
+    for position, (title, temperature) in enumerate(_temperatures(run).items()):
         points = calibration.selective_accuracy(faces.confidence(temperature), faces.correct)
-        axes.plot(points.coverage, points.accuracy, label=title, **_line(number))
+        axes.plot(points.coverage, points.accuracy, label=title, **_line(position))
     lowest = min(float(line.get_ydata().min()) for line in axes.lines)
     axes.set_xlim(0, 1)
     axes.set_ylim(max(0.0, lowest - 0.1), 1.01)
@@ -345,8 +340,8 @@ def perturbation(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     for each, metric in zip(axes.flat, kinds, strict=True):
         style(each, title=f"{metric.title}, most attributed regions first", x="share of the image")
         rows = run.faithfulness.rows(metric.key)
-        for number, (name, curve) in enumerate(rows.groupby("map", sort=False)):
-            look = {"color": "black", "linestyle": ":"} if name == RANDOM else _line(number)
+        for position, (name, curve) in enumerate(rows.groupby("map", sort=False)):
+            look = {"color": "black", "linestyle": ":"} if name == RANDOM else _line(position)
             each.plot(curve["condition"].astype(float), curve["value"], label=map_title(str(name)), **look)
         each.set_ylim(0, 1.02)
     axes[0, 0].set_ylabel("probability", fontsize=SMALL)

@@ -15,8 +15,23 @@ from typing import Any
 import pandas as pd
 
 from aujax import __version__, codebook
-from aujax.report import faces, html, plots, tables
-from aujax.report.tables import NONE, Table, heading, interval_of, map_title, with_interval
+from aujax.report import faces, html, plots
+from aujax.report.tables import (
+    NONE,
+    Table,
+    columns_of,
+    cosine_columns,
+    expression_table,
+    grid,
+    heading,
+    idea_table,
+    interval_of,
+    map_title,
+    option,
+    p_value,
+    results_table,
+    with_interval,
+)
 from aujax.results import calibration, compare, schema, statistics
 from aujax.results.compare import Comparison
 from aujax.results.registry import (
@@ -56,7 +71,7 @@ def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, 
     headline = [METRICS[key] for key in HEADLINE]
     gallery = faces.gallery(runs[0]) if alone else {}
     results = {
-        "results": tables.results_table(runs),
+        "results": results_table(runs),
         "tests": test_table(comparison, "headline"),
         "seeds": seed_table(comparison, [ScoreKey(key) for key in HEADLINE]),
         "metrics": headline,
@@ -79,7 +94,7 @@ def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, 
         del sections["card"]
     names = ", ".join(run.name for run in runs)
     title = f"Evaluation of {names}" if alone else f"Comparison: {names}"
-    opening = {"headline": headline, "idea": tables.idea_table(comparison)}
+    opening = {"headline": headline, "idea": idea_table(comparison)}
     parts = [html.Section(name, title, f"{name}.html", shared | data) for name, (title, data) in sections.items()]
     return title, shared | opening, parts
 
@@ -99,8 +114,8 @@ def test_table(comparison: Comparison, family: str) -> Table | None:
                 with_interval(interval_of(test), metric.unit, signed=True),
                 str(test["higher"]),
                 str(test["lower"]),
-                tables.p_value(test["p_value"]),
-                tables.p_value(test["p_corrected"]),
+                p_value(test["p_value"]),
+                p_value(test["p_corrected"]),
             ]
         )
     header = ["Runs", "Measure", "Difference", "Faces better", "Faces worse", "p", "p, corrected"]
@@ -137,7 +152,7 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     book = target_aus(comparison.runs[0])
     data: dict[str, Any] = {
         "measured": runs,
-        "regions": tables.grid(runs, tables.columns_of(metrics, target="predicted")),
+        "regions": grid(runs, columns_of(metrics, target="predicted")),
         "metrics": [METRICS["probability_drop"], *metrics],
         "without_targets": [name for name, aus in book.items() if not aus],
         "same_region": same_region(comparison.runs[0]),
@@ -152,7 +167,7 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
         aus = run.faithfulness.metadata["aus"]
         columns = {name: plots.drop_of(name) for name in run.expressions}
         labels = {f"AU{au}": f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus}
-        data["by_au"] = tables.grid(
+        data["by_au"] = grid(
             runs, columns, first="Occluded action unit", by="condition", labels=labels, intervals=False, missing=NONE
         )
         for au, row in zip(aus, data["by_au"].rows, strict=True):
@@ -182,11 +197,9 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
     runs = [run for run in comparison.runs if run.faithfulness]
     if not runs:
         return {"measured": runs}
-    areas: list[Metric] = []
-    gains: list[Metric] = []
-    for metric in by_topic("perturbation"):
-        if not metric.condition:
-            (areas if RANDOM in metric.maps else gains).append(metric)
+    perturbation = by_topic("perturbation")
+    areas = [metric for metric in perturbation if RANDOM in metric.maps and not metric.condition]
+    gains = [metric for metric in perturbation if RANDOM not in metric.maps]
     similarity, views, same = by_topic("sanity")
     by_kind = {"by": "map", "labels": {name: map_title(name) for name in (ATTENTION, CAM, RANDOM)}}
     maps = {name: kind for run in runs for name, kind in run.metadata["maps"].items() if kind in (ATTENTION, CAM)}
@@ -199,8 +212,8 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
             conditions |= {name: name for name in run.faithfulness.rows(metric.key)["condition"]}
         columns = {
             map_title(name): {"metric": metric.key, "map": name, "target": "predicted"} for name in maps
-        } | tables.columns_of(others)
-        return tables.grid(runs, columns, first=first, by="condition", labels=conditions)
+        } | columns_of(others)
+        return grid(runs, columns, first=first, by="condition", labels=conditions)
 
     view_table = by_condition(views, "View", same)
     seed_keys = [ScoreKey(metric.key, kind, "predicted") for kind in (ATTENTION, CAM) for metric in gains]
@@ -210,8 +223,8 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
         chart = plots.perturbation(runs[0], figures / "perturbation.svg")
     return {
         "measured": runs,
-        "areas": tables.grid(runs, tables.columns_of(areas, target="predicted"), first="Regions ordered by", **by_kind),
-        "gains": tables.grid(runs, tables.columns_of(gains, target="predicted"), first="Map", **by_kind),
+        "areas": grid(runs, columns_of(areas, target="predicted"), first="Regions ordered by", **by_kind),
+        "gains": grid(runs, columns_of(gains, target="predicted"), first="Map", **by_kind),
         "randomisation": by_condition(similarity, "Initialised anew, down to"),
         "views": view_table,
         "metrics": areas,
@@ -229,23 +242,21 @@ def expressions(runs: Sequence[EvaluatedRun], figures: pathlib.Path) -> dict[str
         counts = [
             [name, *map(str, row)] for name, row in zip(run.expressions, run.metadata["confusion_matrix"], strict=True)
         ]
-        columns = {
-            map_title(name): tables.cosine_of(name) | {"attribute": "expression"} for name in run.metadata["maps"]
-        }
+        columns = cosine_columns(run.metadata["maps"], attribute="expression")
         names = {name: name for name in run.expressions}
         charts.append({
             "run": run,
             "confusion": plots.confusion(run, figures / f"{stem}_confusion.svg"),
             "counts": Table(["Label, and predicted as", *run.expressions], counts),
             "cosines": plots.cosines(run, figures / f"{stem}_cosines.svg"),
-            "cosine_table": tables.grid([run], columns, first="Expression", by="group", labels=names, intervals=False),
+            "cosine_table": grid([run], columns, first="Expression", by="group", labels=names, intervals=False),
         })  # fmt: skip
     units = []
     for expression, aus in target_aus(runs[0]).items():
         listed = ", ".join(f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus)
         units.append([expression, listed or "none, so it has no AU map"])
     return {
-        "by_expression": tables.expression_table(runs),
+        "by_expression": expression_table(runs),
         "action_units": Table(["Expression", "Action units"], units, 2) if units else None,
         "charts": charts,
     }
@@ -261,7 +272,7 @@ def map_agreement(comparison: Comparison) -> dict[str, Any]:
         own = [metric for metric in metrics if target in metric.targets]
         keys = [ScoreKey(metric.key, kind, target) for kind in (ATTENTION, CAM) for metric in own]
         targets[target] = {
-            "scores": tables.grid(runs, tables.columns_of(own, target=target), first="Map", by="map", labels=maps),
+            "scores": grid(runs, columns_of(own, target=target), first="Map", by="map", labels=maps),
             "seeds": seed_table(comparison, keys),
         }
     return {"targets": targets, "metrics": metrics}
@@ -274,12 +285,12 @@ def confidence(runs: Sequence[EvaluatedRun], figures: pathlib.Path) -> dict[str,
     selective = [metric for metric in metrics if metric.condition == "coverage"]
     temperature = {"Temperature": lambda run, name: f"{run.predictions.temperatures().get(name, 1):.3f}"}
     data: dict[str, Any] = {
-        "measures": tables.grid(
-            runs, tables.columns_of(overall), first="Probabilities", by="condition",
+        "measures": grid(
+            runs, columns_of(overall), first="Probabilities", by="condition",
             labels={name: name for name in (UNCALIBRATED, CALIBRATED)}, counts=temperature,
         ),
-        "selective": tables.grid(
-            runs, tables.columns_of(selective), first="Accept at least", by="condition",
+        "selective": grid(
+            runs, columns_of(selective), first="Accept at least", by="condition",
             labels={f"{share:g}": f"{100 * share:.0f} %" for share in calibration.COVERAGES},
         ),
         "metrics": overall + selective,
@@ -296,23 +307,22 @@ def groups(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     metrics = [METRICS[key] for key in HEADLINE]
     attributes = list(schema.attributes(run.faces))
     count, subjects = run.tables.count("accuracy")
-    repeat = subjects < count
+    # Twenty faces of one subject are a group of one.
+    sizes_shown = ["faces", "subjects"] if subjects < count else ["faces"]
     by_attribute = {}
     for attribute in attributes:
         sizes = run.tables.rows(HEADLINE[0], attribute=attribute).set_index("group")
         if not sizes.drop(index="", errors="ignore")["value"].notna().any():
             continue
-        columns = tables.columns_of(metrics, runs)
-        columns |= {map_title(name): tables.cosine_of(name) for name in BASELINE_MAPS}
-        # Twenty faces of one subject are a group of one.
-        names = ["faces", "subjects"] if repeat else ["faces"]
+        columns = columns_of(metrics, runs, attribute=attribute)
+        columns |= cosine_columns(BASELINE_MAPS, attribute=attribute)
         counts = {
             name.capitalize(): lambda _, group, sizes=sizes, name=name: str(int(sizes.loc[group, name]))
-            for name in names
+            for name in sizes_shown
         }
-        by_attribute[attribute] = tables.grid(
-            runs, {title: where | {"attribute": attribute} for title, where in columns.items()},
-            first=attribute.capitalize(), by="group", labels={group: group or "unknown" for group in sizes.index},
+        by_attribute[attribute] = grid(
+            runs, columns, first=attribute.capitalize(), by="group",
+            labels={group: group or "unknown" for group in sizes.index},
             counts=counts, missing=TOO_FEW,
         )  # fmt: skip
     return {
@@ -328,12 +338,10 @@ def provenance(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     """Returns the runs with what differs between them, and data, versions and command."""
     named = ("method", "au_weight", "codebook", "model_selection")
     rows = [["folder", *(f"`{run.folder}`" for run in runs)]]
-    rows += [[name, *(tables.option(run.metadata[name]) for run in runs)] for name in named]
+    rows += [[name, *(option(run.metadata[name]) for run in runs)] for name in named]
     checkpoints = [run.metadata["checkpoint"] for run in runs]
     rows.append(["checkpoint", *("{which}: step {step}, epoch {epoch:g}".format(**each) for each in checkpoints)])
-    rows += [
-        [name, *map(tables.option, values)] for name, values in compare.differences(runs).items() if name not in named
-    ]
+    rows += [[name, *map(option, values)] for name, values in compare.differences(runs).items() if name not in named]
     folders = shlex.join(str(run.folder) for run in runs)
     return {
         "table": Table(["", *(run.name for run in runs)], rows, 1 + len(runs)),

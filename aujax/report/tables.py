@@ -164,9 +164,9 @@ def columns_of(metrics: Iterable[Metric], runs: Sequence[EvaluatedRun] = (), **w
     return {heading(metric, runs): {"metric": metric.key} | where for metric in metrics}
 
 
-def cosine_of(map: str) -> Where:
-    """Returns the column of `grid` with the cosine of a map and the AU map of the label."""
-    return {"metric": "cosine", "map": map, "target": "label"}
+def cosine_columns(maps: Iterable[str], **where: str) -> dict[str, Where]:
+    """Returns a column of `grid` per map: its cosine with the AU map of the label."""
+    return {map_title(name): {"metric": "cosine", "map": name, "target": "label"} | where for name in maps}
 
 
 def grid(
@@ -252,7 +252,7 @@ def expression_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) ->
     """Returns the numbers of every expression, with the cosines of the baseline maps."""
     metrics = [metric for metric in METRICS.values() if metric.headline and metric.by_expression]
     columns = columns_of(metrics, runs, attribute="expression")
-    columns |= {map_title(name): cosine_of(name) | {"attribute": "expression"} for name in BASELINE_MAPS}
+    columns |= cosine_columns(BASELINE_MAPS, attribute="expression")
     counts = {
         "Faces": lambda run, name: str(run.metadata["per_expression"][name]["num_faces"]),
         "With AU map": lambda run, name: str(run.metadata["per_expression"][name]["num_maps"]),
@@ -284,9 +284,9 @@ def idea_table(comparison: Comparison) -> Table | None:
                 value, deviation, _ = compare.over_seeds(runs, metric.key)
                 cells.append(with_interval(value, metric.unit, deviation=deviation))
             cells.append(with_interval(difference, metric.unit, signed=True))
-            baselines = cosines if metric.maps else {"most frequent expression": run.chance(metric.key)}
-            name = max(baselines, key=lambda each: baselines[each] or 0.0)
-            rows.append([names, heading(metric, [run]), *cells, f"{number(baselines[name], metric.unit)} ({name})"])
+            baselines: dict[str, Any] = cosines if metric.maps else {"most frequent expression": run.chance(metric.key)}
+            name, best = max(baselines.items(), key=lambda item: item[1])
+            rows.append([names, heading(metric, [run]), *cells, f"{number(best, metric.unit)} ({name})"])
     cues_alone = all(
         pair.before.metadata["au_weight"] == 0 < pair.after.metadata["au_weight"] for pair in comparison.pairs
     )

@@ -227,12 +227,12 @@ def equal_but_for(runs: Sequence[EvaluatedRun], options: Collection[str]) -> lis
     return [Pair(a, b) for b in aligned for a in without if differences([a, b]).keys() <= set(options)]
 
 
-def replicates(runs: Sequence[EvaluatedRun]) -> list[list[EvaluatedRun]]:
-    """Returns the runs in groups whose members differ in their seed alone."""
+def replicates(runs: Sequence[EvaluatedRun], options: Collection[str] = (SEED,)) -> list[list[EvaluatedRun]]:
+    """Returns the runs in groups whose members differ in their seed alone, or in these options."""
     groups: list[list[EvaluatedRun]] = []
     for run in runs:
         for group in groups:
-            if differences([group[0], run]).keys() <= {SEED}:
+            if differences([group[0], run]).keys() <= set(options):
                 group.append(run)
                 break
         else:
