@@ -113,72 +113,77 @@ class Metric:
         return self.chance(class_counts) if callable(self.chance) else self.chance
 
 
-def _accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
-    if not resampled:
-        return {"": Interval(float(faces.correct.mean()) if len(faces.correct) else None, None, None)}
-    return {"": statistics.accuracy_interval(faces.correct, subjects=faces.subjects)}
+def _accuracy(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
+    if resampled or not len(faces.correct):
+        return {"": statistics.accuracy_interval(faces.correct, subjects=faces.subjects)}
+    return {"": Interval(float(faces.correct.mean()), None, None)}
 
 
-def _balanced_accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
+def _balanced_accuracy(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
     return {"": _bootstrapped(statistics.macro_mean(faces.correct, faces.expression), faces, resampled)}
 
 
-def _macro_f1(faces: Faces, resampled: bool) -> dict[str, Interval]:
+def _macro_f1(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
     return {"": _bootstrapped(statistics.macro_f1(faces.expression, faces.predicted), faces, resampled)}
 
 
 def _bootstrapped(statistic: statistics.Statistic, faces: Faces, resampled: bool) -> Interval:
-    values = np.zeros(0) if not len(faces.correct) else statistic(np.ones((1, len(faces.correct))))
-    if not resampled or not len(values):
-        return Interval(float(values[0]) if len(values) else None, None, None)
-    return statistics.bootstrap(statistic, len(faces.correct), subjects=faces.subjects)
+    return statistics.bootstrap(statistic, len(faces.correct), subjects=faces.subjects, resampled=resampled)
 
 
-def _calibration_error(faces: Faces, _: bool) -> dict[str, Interval]:
-    errors = {}
-    for condition, temperature in faces.temperatures().items():
-        error = calibration.expected_calibration_error(faces.confidence(temperature), faces.correct)
-        errors[condition] = Interval(error, None, None)  # biased upwards, and its bootstrap even more
-    return errors
+def _at_temperatures(compute: Callable[[Faces, float, bool], Interval]) -> FromFaces:
+    """Returns a metric of probabilities: computed as they are and, if there is a temperature, calibrated by it."""
+
+    def at_each(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
+        return {name: compute(faces, value, resampled) for name, value in faces.temperatures().items()}
+
+    return at_each
 
 
-def _calibration_error_if_calibrated(faces: Faces, _: bool) -> dict[str, Interval]:
-    return {
-        condition: calibration.calibration_error_if_calibrated(faces.confidence(temperature), subjects=faces.subjects)
-        for condition, temperature in faces.temperatures().items()
-    }
+@_at_temperatures
+def _calibration_error(faces: Faces, temperature: float, _: bool) -> Interval:
+    # Without an interval: it is biased upwards, and its bootstrap even more.
+    error = calibration.expected_calibration_error(faces.confidence(temperature), faces.correct)
+    return Interval(error, None, None)
 
 
-def _negative_log_likelihood(faces: Faces, resampled: bool) -> dict[str, Interval]:
-    intervals = {}
-    for condition, temperature in faces.temperatures().items():
-        losses = calibration.log_losses(faces.logits, faces.expression, temperature=temperature)
-        intervals[condition] = _bootstrapped(statistics.mean(losses), faces, resampled)
-    return intervals
+@_at_temperatures
+def _calibration_error_if_calibrated(faces: Faces, temperature: float, _: bool) -> Interval:
+    return calibration.calibration_error_if_calibrated(faces.confidence(temperature), subjects=faces.subjects)
 
 
-def _brier_score(faces: Faces, resampled: bool) -> dict[str, Interval]:
-    intervals = {}
-    for condition, temperature in faces.temperatures().items():
-        probabilities = calibration.probabilities(faces.logits, temperature=temperature)
-        scores = calibration.brier_scores(probabilities, faces.expression)
-        intervals[condition] = _bootstrapped(statistics.mean(scores), faces, resampled)
-    return intervals
+@_at_temperatures
+def _negative_log_likelihood(faces: Faces, temperature: float, resampled: bool) -> Interval:
+    losses = calibration.log_losses(faces.logits, faces.expression, temperature=temperature)
+    return _bootstrapped(statistics.mean(losses), faces, resampled)
 
 
-def _risk_coverage_area(faces: Faces, resampled: bool) -> dict[str, Interval]:
-    intervals = {}
-    for condition, temperature in faces.temperatures().items():
-        area = calibration.risk_coverage_area(faces.confidence(temperature), faces.correct)
-        intervals[condition] = _bootstrapped(area, faces, resampled)
-    return intervals
+@_at_temperatures
+def _brier_score(faces: Faces, temperature: float, resampled: bool) -> Interval:
+    probabilities = calibration.probabilities(faces.logits, temperature=temperature)
+    return _bootstrapped(statistics.mean(calibration.brier_scores(probabilities, faces.expression)), faces, resampled)
 
 
-def _selective_accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
-    """Returns the accuracy at each of `COVERAGES`, with the probabilities that would be used: calibrated if possible.
+@_at_temperatures
+def _risk_coverage_area(faces: Faces, temperature: float, resampled: bool) -> Interval:
+    area = calibration.risk_coverage_area(faces.confidence(temperature), faces.correct)
+    return _bootstrapped(area, faces, resampled)
+
+
+def _selective_threshold(faces: Faces, _: bool) -> Mapping[str, Interval]:
+    """Returns the threshold for each of `COVERAGES`, on probabilities that are calibrated if possible.
 
     Equal confidences are accepted together, so the coverage may be higher than asked for.
     """
+    points = calibration.selective_accuracy(faces.confidence(faces.temperature or 1.0), faces.correct)
+    thresholds = {}
+    for coverage in calibration.COVERAGES:
+        threshold = float(points.threshold[int((points.coverage < coverage - 1e-9).sum())])
+        thresholds[f"{coverage:g}"] = Interval(threshold, None, None)
+    return thresholds
+
+
+def _selective_accuracy(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
     confidence = faces.confidence(faces.temperature or 1.0)
     intervals = {}
     for condition, threshold in _selective_threshold(faces, resampled).items():
@@ -187,22 +192,12 @@ def _selective_accuracy(faces: Faces, resampled: bool) -> dict[str, Interval]:
     return intervals
 
 
-def _selective_coverage(faces: Faces, resampled: bool) -> dict[str, Interval]:
+def _selective_coverage(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
     confidence = faces.confidence(faces.temperature or 1.0)
-    thresholds = _selective_threshold(faces, resampled)
-    return {
-        condition: Interval(float((confidence >= threshold.value).mean()), None, None)
-        for condition, threshold in thresholds.items()
-    }
-
-
-def _selective_threshold(faces: Faces, _: bool) -> dict[str, Interval]:
-    points = calibration.selective_accuracy(faces.confidence(faces.temperature or 1.0), faces.correct)
-    thresholds = {}
-    for coverage in calibration.COVERAGES:
-        threshold = float(points.threshold[int((points.coverage < coverage - 1e-9).sum())])
-        thresholds[f"{coverage:g}"] = Interval(threshold, None, None)
-    return thresholds
+    intervals = {}
+    for condition, threshold in _selective_threshold(faces, resampled).items():
+        intervals[condition] = Interval(float((confidence >= threshold.value).mean()), None, None)
+    return intervals
 
 
 def _largest_share(counts: Int[np.ndarray, " classes"]) -> float:

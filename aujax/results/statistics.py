@@ -168,31 +168,39 @@ def p_value(resamples: Resamples) -> float | None:
     return max(student, 2.0 ** (1 - min(subjects, 1000)))
 
 
-def bootstrap(statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0) -> Interval:
-    """Returns a statistic of the faces with its cluster-bootstrap interval.
+def bootstrap(
+    statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0, resampled: bool = True
+) -> Interval:
+    """Returns a statistic of the faces with its cluster-bootstrap interval; without one unless `resampled`.
 
     >>> bootstrap(lambda weights: weights @ np.ones(5) / weights.sum(1), 5)
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    value = float(statistic(np.ones((1, faces)))[0]) if faces else None
-    return interval(value, resample(statistic, faces, subjects=subjects, seed=seed))
+
+    def column(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, "resamples 1"]:
+        return statistic(weights)[:, None]
+
+    return bootstrap_columns(column, faces, 1, subjects=subjects, seed=seed, resampled=resampled)[0]
 
 
 def bootstrap_columns(
-    statistic: Statistic, faces: int, columns: int, *, subjects: Subjects | None = None, resampled: bool = True
+    statistic: Statistic,
+    faces: int,
+    columns: int,
+    *,
+    subjects: Subjects | None = None,
+    seed: int = 0,
+    resampled: bool = True,
 ) -> list[Interval]:
-    """Returns `bootstrap` of a statistic with several columns, all on the same resamples."""
+    """Returns `bootstrap` of each column of a statistic, all on the same resamples."""
     if not faces:
         return [Interval(None, None, None)] * columns
-    values = statistic(np.ones((1, faces)))[0]
-    if not resampled:
-        return [Interval(float(value), None, None) for value in values]
-    resamples = resample(statistic, faces, subjects=subjects)
+    values = statistic(np.ones((1, faces)))[0].tolist()
+    resamples = resample(statistic, faces, subjects=subjects, seed=seed) if resampled else Resamples(np.zeros(0), 0)
     if not resamples.values.size:
-        return [Interval(float(value), None, None) for value in values]
+        return [Interval(value, None, None) for value in values]
     return [
-        interval(float(values[column]), Resamples(resamples.values[:, column], resamples.subjects))
-        for column in range(columns)
+        interval(value, resamples._replace(values=resamples.values[:, column])) for column, value in enumerate(values)
     ]
 
 
