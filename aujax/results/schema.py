@@ -299,11 +299,6 @@ class EvaluatedRun:
         """The names of the classes, in order."""
         return self.metadata["expressions"]
 
-    @property
-    def reported_maps(self) -> dict[str, str]:
-        """The reported maps by title: the attention of the reported layer and, where there is one, the CAM."""
-        return {"Attention": self.layer} | ({"CAM": "cam"} if self.has_cam else {})
-
     def chance(self, metric: str) -> float | None:
         """Returns the value of a metric for a classifier or map that ignores the image."""
         return METRICS[metric].chance_level(np.array(self.metadata["confusion_matrix"]).sum(1))
