@@ -202,7 +202,7 @@ _COLORS = (_brightness, _contrast, _saturation, _hue)
 
 
 def random_erasing(key: RandomKey, image: Image, *, policy: Policy) -> Image:
-    """Returns the image, at a rate of `erase_rate` with a box of Gaussian noise, of aspect ratio 0.3 to 3.3, in it."""
+    """Returns the image; with probability `erase_rate`, a box of aspect ratio 0.3 to 3.3 holds Gaussian noise."""
     rate_key, area_key, aspect_key, y_key, x_key, noise_key = jax.random.split(key, 6)
     height, width = image.shape[:2]
     area = height * width * jax.random.uniform(area_key, minval=policy.erase_area[0], maxval=policy.erase_area[1])

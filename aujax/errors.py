@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in an option, a file or a data set; its text says what was expected, what came, and what to do."""
+    """A mistake in an option, a file or a data set; its message states what was expected, found and to be done."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -141,7 +141,7 @@ def join(
             raise UserError(f"--process-id: expected 0 to {count - 1} of {count} processes, got {index}")
         explicit = {"coordinator_address": coordinator, "num_processes": count, "process_id": index}
         explicit["cluster_detection_method"] = "deactivate"  # under SLURM it would take one GPU a process
-    # SIGTERM is to end one of several as it ends one alone; JAX would take note of it and continue.
+    # SIGTERM must also end a process that has joined others; JAX would only record it and continue.
     jax.config.update("jax_enable_preemption_service", False)
     # JAX notices a lost process after half of this at the earliest and then aborts with a stack of C++: only for the
     # case that the watch cannot.
@@ -179,7 +179,7 @@ def join(
 def watched() -> Iterator[None]:
     """Ends this process at once if it fails and others have joined it, with a message to them; they end, too.
 
-    Goes around everything else, messages to the user included: at an ordinary end JAX waits minutes for the others,
+    Must enclose all other work, messages to the user included: at an ordinary end JAX waits minutes for the others,
     which wait for this one.
     """
     try:
@@ -248,7 +248,7 @@ class Watch(threading.Thread):
 
     def _leave(self, status, *, message="", reason="") -> NoReturn:
         """Prints the message, sends the others the reason, and ends this process without waiting for any of them."""
-        self._leaving.acquire()  # for good: one thread reports
+        self._leaving.acquire()  # never released, so that only one thread reports
         if message:
             print(f"\nerror: {message}\n{_REMEDY}", file=sys.stderr)
         sys.stdout.flush()

@@ -23,7 +23,7 @@ from aujax.data.store import Faces, open_faces
 from aujax.errors import UserError
 
 _MANIFEST_KEYS = {"expressions", "data", "codebook"}
-_DAMAGED = "train.py writes it, and without it the run folder is damaged"
+_DAMAGED = "`aujax train` writes it, and without it the run folder is damaged"
 _PACKAGES = ("aujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -54,7 +54,7 @@ def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
     workdir = pathlib.Path(workdir)
     if not (workdir / run_files.CONFIG).is_file():
         raise UserError(
-            f"--workdir: {workdir} is not a run folder (no config.json); train one: python train.py --workdir={workdir}"
+            f"--workdir: {workdir} is not a run folder (no config.json); train one: aujax train --workdir={workdir}"
         )
     manifest = _read_manifest(workdir)
     config = from_config_dict(run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED))
@@ -83,12 +83,12 @@ def open_data(run: Run, data_dir: str | None) -> Faces:
 def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> tuple[float | None, str]:
     """Returns the temperature that calibrates the loaded weights, or None and a sentence with the reason.
 
-    It must have been fitted on the data of this fingerprint; None stands for any data. A damaged file is a UserError.
+    It must have been fitted on the data of this fingerprint; None accepts any data. A damaged file is a UserError.
     """
     path = workdir / run_files.CALIBRATION
     if not path.is_file():
         return None, "No temperature was fitted: the run was not evaluated on its validation split."
-    remedy = "evaluate the validation split again with eval.py"
+    remedy = "evaluate the validation split again with `aujax eval`"
     content = run_files.read_json(path, remedy=remedy)
     try:
         value = content["temperature"]

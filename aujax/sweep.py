@@ -179,7 +179,7 @@ def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
     folder = out / row.name
     if not (folder / run_files.CONFIG).is_file():
         return "to train"
-    remedy = "train.py writes it; remove the folder to train the row again"
+    remedy = "`aujax train` writes it; remove the folder to train the row again"
     started_with = run_files.read_json(folder / run_files.CONFIG, remedy=remedy)
     options = dataclasses.asdict(row.config)
     if run_files.training_options(started_with) != run_files.training_options(options):

@@ -362,7 +362,7 @@ class _StateDict(dict):
 
 
 class _Name(NamedTuple):
-    """A function or class that a pickle names. Calling it makes what the call stands for here."""
+    """A function or class that a pickle names. Calling it makes calling it returns its safe substitute."""
 
     text: str
 

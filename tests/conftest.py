@@ -18,6 +18,7 @@ install_import_hook("aujax", "typechecker.check")
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 
 import pytest
 
@@ -29,6 +30,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.getplugin("terminalreporter")  # in worker processes there is none
     if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_compiled_programs() -> Iterator[None]:
+    """Frees the compiled programs of each file of tests, which would take gigabytes together."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def test_the_command_makes_a_run_and_reports_differences(folder, tmp_path, capsy
     assert "  valid_freq_mb = 0.0437: here validation is at the end of epochs\n" in printed
     assert "13 other options describe neither the network nor its training" in printed
     assert "data_paths.train" in printed
-    assert f"python eval.py --workdir={tmp_path / 'run'} --data_dir=DIR --split=test" in printed
+    assert f"aujax eval --workdir={tmp_path / 'run'} --data-dir=DIR --split=test" in printed
     assert runs.load_run(tmp_path / "run").config.method == "CAM"
 
 

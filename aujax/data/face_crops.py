@@ -1,7 +1,7 @@
 """Faces in photographs, folders of them, videos and arrays, brought into the form that a network was trained on.
 
 Boxes (left, top, right, bottom) and landmarks are pixels of the photograph, at its full size. A photograph or a frame
-that cannot be used gives a `Problem` in its place, and the others go on.
+that cannot be used gives a `Problem` in its place, and the remaining images are processed.
 """
 
 import io

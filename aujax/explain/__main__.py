@@ -4,7 +4,7 @@
   aujax explain --workdir=RUN folder/ clip.mp4 --faces=all --every=10 --out=DIR
 
 Writes explanations.html (self-contained), explanations.json and explanations.csv into DIR. Photographs that cannot be
-explained are reported, and the others go on.
+explained are reported, and the remaining images are processed.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from aujax import cli
 from aujax.data import face_crops, video
 from aujax.data.face_crops import Problem
-from aujax.data.landmarks import READERS
+from aujax.data.landmarks import DETECTORS, READERS
 from aujax.data.sources import whole_number
 from aujax.data.workers import track
 from aujax.errors import UserError
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmarks",
         default="dlib",
-        metavar="dlib|none|FILE",
+        metavar=f"{'|'.join(DETECTORS)}|FILE",
         help=f"where the 68 landmarks come from; FILE ends in {', '.join(READERS)} or is a folder of .npy files, "
         "see aujax/data/landmarks.py (default: dlib)",
     )

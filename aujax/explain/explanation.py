@@ -187,7 +187,7 @@ def sentence(explanation: Explanation, *, has_targets: bool) -> str:
     mentioned = set()
 
     def name(region: Region) -> str:
-        """Returns the place with its target AUs; if it has none, the first mention says so."""
+        """Returns the place with its target AUs; if it has none, that is noted at the first mention."""
         if region.target_aus:
             return f"{region.place} ({au_names(region.target_aus)})"
         remark = f", not listed for {expression}" if has_targets and region.aus not in mentioned else ""
@@ -250,43 +250,43 @@ def warnings(
       unselected: the number of other faces in the photograph that are not explained.
       area_outside: the fraction of the image outside the face.
     """
-    found = []
+    messages = []
     landmarks = explanation.landmarks
     if landmarks is None:
-        found.append("no landmarks: the whole image was used, and action units cannot be located")
+        messages.append("no landmarks: the whole image was used, and action units cannot be located")
     else:
         angle = yaw(landmarks)
         if angle > _MAX_YAW:
-            found.append(f"the face is turned sideways by about {angle:.0f} degrees: its regions are less exact")
+            messages.append(f"the face is turned sideways by about {angle:.0f} degrees: its regions are less exact")
         eyes = float(np.hypot(*(landmarks[42:48].mean(0) - landmarks[36:42].mean(0))))
         if eyes < _MIN_EYE_DISTANCE:
-            found.append(
+            messages.append(
                 f"the face is small: {eyes:.0f} pixels between the eyes, at least {_MIN_EYE_DISTANCE:.0f} are needed "
                 "for exact regions"
             )
     if eye_fraction is not None and eye_fraction < _MIN_EYE_FRACTION:
-        found.append(
+        messages.append(
             f"the face is a small part of the model's input: {100 * eye_fraction:.0f} % of its width are between "
             "the eyes, 31 % with --align=five-point; use that unless the model was trained on such images"
         )
     if enlargement > _MAX_ENLARGEMENT:
-        found.append(
+        messages.append(
             f"the face is smaller than the model's input: it was enlarged {enlargement:.1f} times, which adds no detail"
         )
     if unselected:
-        found.append(f"{unselected + 1} faces in the photograph: this is the most prominent one")
+        messages.append(f"{unselected + 1} faces in the photograph: this is the most prominent one")
 
     (first, high), *others = sorted(explanation.probabilities.items(), key=lambda item: -item[1])
     if others:
         second, low = others[0]
         if high < _MIN_PROBABILITY or high - low < _MIN_LEAD:
-            found.append(f"the model is uncertain: {first} {high:.2f}, {second} {low:.2f}")
+            messages.append(f"the model is uncertain: {first} {high:.2f}, {second} {low:.2f}")
 
     for name in explanation.degenerate:
-        found.append(f"the {_MAP_NAMES[name]} is constant or not finite: it does not show where the model looks")
+        messages.append(f"the {_MAP_NAMES[name]} is constant or not finite: it does not show where the model looks")
     outside = explanation.attention_outside
     if outside is not None and "attention" not in explanation.degenerate and outside >= min(area_outside, _MAX_OUTSIDE):
-        found.append(
+        messages.append(
             f"{100 * outside:.0f} % of the attention is outside the face: the answer may depend on something other "
             "than action units"
         )
@@ -296,9 +296,9 @@ def warnings(
     if strongest and strongest.probability_drop >= NEGLIGIBLE_DROP:
         attended = max(explanation.regions, key=lambda region: region.attention_density)
         if attended.attention_density >= LOOKS and attended.probability_drop < NEGLIGIBLE_DROP:
-            found.append(
+            messages.append(
                 f"the model looks most at {attended.place} ({au_names(attended.target_aus or attended.aus)}), but "
                 "hiding that region hardly lowers the probability: here attention does not show what the answer "
                 "depends on"
             )
-    return found
+    return messages

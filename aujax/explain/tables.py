@@ -74,7 +74,7 @@ def percent(share: Mapping[str, Any]) -> str:
 
 
 def model_facts(model: Model, align: str) -> ModelFacts:
-    """Returns the facts about a model whose faces were aligned as `align` says (see `explain.alignment_of`)."""
+    """Returns the facts about a model whose faces were aligned according to `align` (see `explain.alignment_of`)."""
     run = model.run
     config = run.config
     evaluation = None

@@ -4,7 +4,7 @@
   aujax release export RUN --out FILE.safetensors
 
 RELEASED is a folder with model.pt and config_model.yaml, or a folder with such folders below it; RUN then gets a run
-folder for each. `eval.py --workdir=RUN --data_dir=DIR` evaluates a run folder. See docs/released_weights.md.
+folder for each. `aujax eval --workdir=RUN --data-dir=DIR` evaluates a run folder. See docs/released_weights.md.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def _print(imported: Sequence[folders.Imported], *, verbose: bool) -> None:
     )
     if verbose:
         console.print(f"  {', '.join(ignored)}")
-    console.print(f"Evaluate: python eval.py --workdir={imported[0].run} --data_dir=DIR --split=test")
+    console.print(f"Evaluate: aujax eval --workdir={imported[0].run} --data-dir=DIR --split=test")
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which:
         raise UserError(f"--out={out}: expected a new file, this one exists; choose another name or delete it")
     if not (run / run_files.CONFIG).is_file():
         raise UserError(
-            f"RUN={run}: expected a run folder, found no {run_files.CONFIG} in it; give one that train.py or "
+            f"RUN={run}: expected a run folder, found no {run_files.CONFIG} in it; give one that `aujax train` or "
             "`aujax release import` made"
         )
     try:

@@ -1,7 +1,7 @@
 """Faces with their maps, as images for pages and figures.
 
 Images are uint8 (height, width, 3), maps float (h, w) of any smaller or equal size and any range. A degenerate map, one
-that is constant or not finite, is never drawn; a word takes its place.
+that is constant or not finite, is never drawn; the reason is displayed instead.
 """
 
 import types

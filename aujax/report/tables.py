@@ -1,7 +1,7 @@
 """Tables of text: how numbers are written, and the main tables of pages and console.
 
 Numbers are written by the unit of their metric: shares in percent and changes of probability in percentage points, with
-one decimal; scores with three. A dash stands for a number that does not exist.
+one decimal; scores with three. A dash marks a number that does not exist.
 """
 
 import re

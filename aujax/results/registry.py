@@ -78,7 +78,7 @@ class Metric:
       title: its name in tables.
       definition: what it is, in one sentence.
       topic: which part of a report it belongs to.
-      unit: how it is shown: "percent" (a share), "score" (three decimals), "points" (a change of probability, in
+      unit: how it is formatted: "percent" (a share), "score" (three decimals), "points" (a change of probability, in
         percentage points), "likelihood" (three decimals, no upper bound).
       aggregation: "faces": mean over faces. "classes": mean over the faces of each class, then over classes; classes
         are those of the labels, or of the predictions where the target is the predicted class. "function": `compute`.
@@ -294,7 +294,7 @@ _ROWS = (
         "calibration", "percent", "function", -1, condition="probabilities", compute=_risk_coverage_area,
     ),
     Metric(
-        "selective_coverage", "Accepted", "Share of the faces whose confidence reaches the threshold; those with equal "
+        "selective_coverage", "Coverage", "Share of the faces whose confidence reaches the threshold; those with equal "
         "confidence are accepted together.",
         "calibration", "percent", "function", 0, condition="coverage", compute=_selective_coverage,
     ),

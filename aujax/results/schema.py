@@ -43,7 +43,7 @@ FAITHFULNESS_SCORES, FAITHFULNESS_SUMMARY = "faithfulness.parquet", "faithfulnes
 FACE_COLUMNS = {
     "face": "row of the face in the split, from 0",
     "id": "name of the image in its source",
-    "subject_id": "the person shown; empty if unknown",
+    "subject_id": "the subject in the image; empty if unknown",
     "expression": "the label",
     "predicted": "the predicted expression",
     "probability": "of the predicted expression, not calibrated",
@@ -291,7 +291,7 @@ class EvaluatedRun:
 
     @property
     def label(self) -> str:
-        """The split and how the checkpoint was selected, to be shown beside numbers."""
+        """The split and how the checkpoint was selected, for display beside numbers."""
         return f"{self.split} split, checkpoint selected on {self.metadata['model_selection']}"
 
     @property

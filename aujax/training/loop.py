@@ -196,7 +196,7 @@ class Epochs(NamedTuple):
 
 
 def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Epochs:
-    """Compiles the step for a state like this one, and stores the faces as `config.data.cache` says.
+    """Compiles the step for a state like this one, and stores the faces as configured by `data.cache`.
 
     Device-resident and streamed faces give the same numbers, up to rounding: the same faces in the same order go
     through the same step. What does not fit into device memory is a UserError, before anything is trained.

@@ -129,7 +129,7 @@ def _device_step(training) -> TrainStep:
     The batch is computed in `config.gradient_accumulation` parts, each divided by the counts of the whole batch: their
     sum is the gradient of the whole batch. Only BatchNorm normalizes each part by itself, and updates its running
     statistics once per part. Every n-th face makes a part, so that a part of the global batch has the same faces on any
-    number of devices; what a method draws for the batch is the same for all parts.
+    number of devices; a method's random choices for the batch is the same for all parts.
     """
     model, tx, config, mesh = training
     parts = config.gradient_accumulation

@@ -279,10 +279,10 @@ def assign_splits(
         # The increase of the squared distance from the target, per class in units of the class's size. Dividing by the
         # split's fraction makes a face missing from a small split weigh more than one missing from a large split.
         increase = ((missing - counts) ** 2 - missing**2) / totals / fractions
-        neediest = int(np.argmin(increase.sum(1)))
-        missing[neediest] -= counts
+        split_index = int(np.argmin(increase.sum(1)))
+        missing[split_index] -= counts
         for row in rows_of_unit[unit]:
-            splits[row] = list(shares)[neediest]
+            splits[row] = list(shares)[split_index]
     for split in shares:
         if split not in splits:
             raise UserError(

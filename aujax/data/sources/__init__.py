@@ -129,7 +129,9 @@ def open_table(path: Path) -> Iterator[TextIO]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             yield file
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected a table in UTF-8 text, {error}; copy it again, or save it so") from error
+        raise UserError(
+            f"{path}: expected a table in UTF-8 text, {error}; copy it again, or save it as UTF-8"
+        ) from error
 
 
 def folder_contents(folder: Path) -> str:

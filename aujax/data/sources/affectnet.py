@@ -41,7 +41,7 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
     """
     source = Path(options.source)
     if not source.is_dir():
-        raise UserError(f"--source={source}: no such folder; give AffectNet's own")
+        raise UserError(f"--source={source}: no such folder; give the folder of AffectNet")
     lists = [source / folder for folder in _LIST_FOLDERS]
     lists = [folder for folder in lists if any((folder / f"{name}.csv").is_file() for name, _ in SPLITS.values())]
     if any((source / folder / "annotations").is_dir() for _, folder in SPLITS.values()):
@@ -54,8 +54,8 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
     else:
         raise UserError(
             f"--source={source}: expected AffectNet: training.csv and validation.csv, or train_set and val_set with "
-            f"images and annotations; found {folder_contents(source)}. Unpack it so, or use the source folder with "
-            "--classes"
+            f"images and annotations; found {folder_contents(source)}. Arrange the files like this, or use "
+            "the source folder with --classes"
         )
     images = [face for face in faces if isinstance(face, SourceImage)]
     left_out = Counter(face for face in faces if not isinstance(face, SourceImage))
@@ -117,7 +117,7 @@ def _list_npy(source: Path, jobs: int) -> tuple[list[Face], list[str]]:
     for split, (_, folder) in SPLITS.items():
         annotations = sorted((source / folder / "annotations").glob("*_exp.npy"))
         if not annotations:
-            notes.append(f"{source / folder}/annotations holds no *_exp.npy")
+            notes.append(f"{source / folder}/annotations contains no *_exp.npy")
         labelled = {path.name.removesuffix("_exp.npy") for path in annotations}
         unlabelled = sum(path.stem not in labelled for path in (source / folder / "images").glob("*.jpg"))
         if unlabelled:
