@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from aujax import evaluation_files, methods
+from aujax import methods
 from aujax.config import OptimizerConfig
+from aujax.evaluation import evaluate
 from aujax.training.loop import train_and_evaluate
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -16,7 +17,7 @@ TINY = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tin
 SMALLER = {"ACoL": "channels=16"}
 
 
-# One row of those that train alike: how the others are read is a matter of test_methods.py.
+# One row of those that train alike: the read-outs of the others are tested in test_methods.py.
 TRAINED = list({row.training: name for name, row in reversed(methods.METHODS.items())}.values())
 
 
@@ -28,10 +29,10 @@ def test_every_method_trains_without_action_units_and_is_evaluated(name, with_op
     options = {"backbone": TINY[row.backbone], "method_options": SMALLER.get(name, "")}
     config = with_options(method=name, au_weight=0.0, epochs=1, optimizer=slow, **options)
     train_and_evaluate(config, tmp_path / "run")
-    folder = evaluation_files.evaluate_run(tmp_path / "run", "validation")
+    folder = evaluate.evaluate_run(tmp_path / "run", "validation")
     described = json.loads((folder / "metrics.json").read_text())
     assert described["attention_layer"] == row.tap
-    assert set(described["att_cos"]) == set(row.layers)
+    assert set(described["att_cos_by_layer"]) == set(row.layers)
     assert (described["cam_cos"] is None) == (row.readout is None)
 
 
@@ -44,13 +45,13 @@ def run_script(*arguments):
     [
         (
             ["train.py", "--workdir=x", "--config.au_wieght=1"],
-            "error: --config.au_wieght: no such option. Did you mean au_weight",
+            "error: --config.au_wieght: no such option. Did you mean --config.au_weight?",
         ),
         (
             ["train.py", "--workdir=x", "config.au_weight=0"],
             "error: expected options that begin with --, got 'config.au_weight=0'",
         ),
-        (["train.py"], "error: --workdir: expected the folder of the run, got nothing"),
+        (["train.py"], "error: the following arguments are required: --workdir"),
         (["eval.py", "--workdir=no_such_folder"], "error: --workdir: no_such_folder is not a run folder"),
     ],
     ids=["option", "stray word", "no folder", "eval"],
@@ -60,4 +61,5 @@ def test_a_mistake_ends_in_two_lines_and_status_2(arguments, message):
     assert ended.returncode == 2
     first, second = ended.stderr.strip().splitlines()
     assert first.startswith(message)
-    assert second == f"python {arguments[0]} --help shows the options."
+    verb = arguments[0].removesuffix(".py")
+    assert second == f"aujax {verb} --help shows the options."

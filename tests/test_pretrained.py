@@ -19,6 +19,7 @@ from aujax.models import apvit, heads, pretrained, resnet, vit
 from aujax.models.heads import LinearHead
 from aujax.training import loop
 from aujax.training.optimizer import optimizer_of
+from aujax.training.step import Training
 
 erf = np.vectorize(math.erf)
 
@@ -264,7 +265,7 @@ def started(with_options, tmp_path, monkeypatch):
         config = with_options(method="APViT", backbone="apvit_tiny", image_size=64, weights=names)
         monkeypatch.setattr(runs, "initial_variables", lambda model, _: zeros(model, 64))
         tx, _ = optimizer_of(config, 1)
-        return loop._starting_state(runs.build_model(config, 7), config, tx, data_mesh(), tmp_path / "run")
+        return loop._starting_state(Training(runs.build_model(config, 7), tx, config, data_mesh()), tmp_path / "run")
 
     return start
 
