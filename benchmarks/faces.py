@@ -1,10 +1,10 @@
-"""Faces for benchmarks that need no data set: 68 landmarks, (x, y) pixels, and pictures of random ones."""
+"""Faces for benchmarks that need no data set: 68 landmarks, (x, y) pixels, and images of random ones."""
 
 import numpy as np
 
 from aujax.data.batch import Batch
 
-CANVAS = 224  # pixels a side of the picture that the landmarks of `random_faces` belong to
+CANVAS = 224  # pixels a side of the image that the landmarks of `random_faces` belong to
 
 # A frontal face: the centres of brows, eyes, nose and mouth decide the ellipses, so straight lines will do.
 _LINES = (
@@ -27,7 +27,7 @@ def random_faces(count: int) -> np.ndarray:
 
 
 def batch(count: int, size: int) -> Batch:
-    """Returns faces with random pixels, each expression in turn, in pictures of (size, size)."""
+    """Returns faces with random pixels, each expression in turn, in images of (size, size)."""
     return Batch(
         image=np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8),
         landmarks=(random_faces(count) + 0.5) * np.float32(size / CANVAS) - 0.5,

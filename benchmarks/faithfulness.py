@@ -23,7 +23,7 @@ PASSES = 1 + len(BOOK.same_region(BOOK.all_aus)) + occlusion.NUM_CONTROLS
 
 
 def intervening(net: Network, filling: str) -> Callable[[], object]:
-    """Returns the work of hiding all action units of all pictures."""
+    """Returns the work of hiding all action units of all images."""
 
     @jax.jit
     def effects(variables: methods.Variables, batch: Batch) -> occlusion.Effects:
@@ -37,7 +37,7 @@ def intervening(net: Network, filling: str) -> Callable[[], object]:
 
 
 def scoring(net: Network) -> Callable[[], object]:
-    """Returns the work of scoring all maps of all pictures, from the maps and two AU maps a picture on."""
+    """Returns the work of scoring all maps of all images, from the maps and two AU maps a image on."""
 
     @jax.jit
     def maps_of(variables: methods.Variables, batch: Batch) -> dict[str, jax.Array]:
@@ -71,18 +71,18 @@ def line(name: str, net: Network, repeats: int, images: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="small networks, a few pictures: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="small networks, a few images: does it run at all?")
     parser.add_argument("--small", action="store_true", help="small networks that see 96 pixels")
-    parser.add_argument("--batch", type=int, default=16, help="pictures at a time (default: 16)")
-    parser.add_argument("--images", type=int, default=16, help="pictures in all (default: 16)")
+    parser.add_argument("--batch", type=int, default=16, help="images at a time (default: 16)")
+    parser.add_argument("--images", type=int, default=16, help="images in all (default: 16)")
     parser.add_argument("--methods", default="CAM,TS-CAM,APViT", help="rows to measure (default: one of each family)")
     options = parser.parse_args()
     batch, images, repeats = (8, 8, 1) if options.smoke else (options.batch, options.images, 3)
     size = 64 if options.smoke else 96 if options.small else None
-    print(f"{timing.machine()}; {images} pictures in batches of {batch}, median of {repeats} turns")
+    print(f"{timing.machine()}; {images} images in batches of {batch}, median of {repeats} turns")
     print(f"{len(BOOK.all_aus)} action units and their controls take {PASSES} passes\n")
     fillings = "".join(f"{filling:>10}" for filling in occlusion.IMPUTATIONS)
-    print(f"{'ms per picture':<20}{'forward':>9}{fillings}{'scores':>13}")
+    print(f"{'ms per image':<20}{'forward':>9}{fillings}{'scores':>13}")
     for name in options.methods.split(","):
         net = network(methods.method(name).name, batch, images, size)
         print(line(name, net, repeats, images), flush=True)

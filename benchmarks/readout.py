@@ -42,13 +42,13 @@ def measure(name: str, batch: int, repeats: int, *, smoke: bool) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="small networks and pictures: does it run at all?")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at a time (default: 8)")
+    parser.add_argument("--smoke", action="store_true", help="small networks and images: does it run at all?")
+    parser.add_argument("--batch", type=int, default=8, help="images at a time (default: 8)")
     parser.add_argument("--methods", default=",".join(methods.METHODS), help="rows to measure (default: all)")
     options = parser.parse_args()
     batch, repeats = (2, 2) if options.smoke else (options.batch, 9)
     print(f"{timing.machine()}; batches of {batch}, median of {repeats} turns\n")
-    print(f"{'method':<20}{'logits':>12}{'all':>12}{'cost':>9}   (ms per picture)")
+    print(f"{'method':<20}{'logits':>12}{'all':>12}{'cost':>9}   (ms per image)")
     rows = [methods.method(name) for name in options.methods.split(",")]
     for name in (row.name for row in rows):
         alone, all_of_it = measure(name, batch, repeats, smoke=options.smoke)

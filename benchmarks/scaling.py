@@ -57,7 +57,7 @@ def step_on(devices: int, config: Config, batch: Batch) -> tuple[timing.Work, ja
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="two numbers of devices, small pictures")
+    parser.add_argument("--smoke", action="store_true", help="two numbers of devices, small images")
     parser.add_argument("--method", default="CAM", help="row, on its small network (default: CAM)")
     parser.add_argument("--batch", type=int, default=32, help="faces of all devices (default: 32)")
     parser.add_argument("--image_size", type=int, default=96, help="pixels a side (default: 96)")

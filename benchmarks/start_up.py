@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py [--smoke] [--data DIR] [-- any options of train.py]
 
-Without --data a few faces are drawn. Each start is a process of its own, stopped when the step has been compiled and
-the faces are in place. The default network is the tiny one; for another: -- --config=configs/faces.py
+Without --data a few synthetic faces are prepared. Each start is a process of its own, stopped when the step has been
+compiled and the faces are in place. The default network is the tiny one; for another: -- --config=configs/faces.py
 """
 
 import argparse
@@ -17,7 +17,7 @@ import time
 import timing
 
 ROOT = pathlib.Path(__file__).parents[1]
-READY = ("all faces on the devices", "faces read from disk")
+READY = ("all faces in device memory", "faces loaded from disk")  # what the loop prints before its first step
 
 
 def seconds_to_first_step(cache: pathlib.Path, workdir: pathlib.Path, options: list[str]) -> float:
@@ -25,20 +25,20 @@ def seconds_to_first_step(cache: pathlib.Path, workdir: pathlib.Path, options: l
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONUNBUFFERED": "1"}
     started = time.perf_counter()
     command = [sys.executable, "train.py", f"--workdir={workdir}", *options]
-    said = []
+    lines = []
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout or ():
-            said.append(line)
+            lines.append(line)
             if line.startswith(READY):
                 process.kill()
                 return time.perf_counter() - started
-    raise SystemExit("train.py ended before its first step:\n" + "".join(said))
+    raise SystemExit("train.py ended before its first step:\n" + "".join(lines))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="the smallest pictures: does it run at all?")
-    parser.add_argument("--data", help="prepared data set (default: drawn faces)")
+    parser.add_argument("--smoke", action="store_true", help="the smallest images: does it run at all?")
+    parser.add_argument("--data", help="prepared data set (default: synthetic faces)")
     parser.add_argument("options", nargs="*", help="options of train.py, after --")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

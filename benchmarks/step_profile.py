@@ -109,7 +109,7 @@ def table(times: dict[str, float], key, steps_: int, top: int | None = None) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a small network and pictures: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="a small network and images: does it run at all?")
     parser.add_argument("--method", default="CAM", help="row (default: CAM)")
     parser.add_argument("--batch", type=int, default=32, help="faces a step (default: 32)")
     parser.add_argument("--image_size", type=int, default=0, help="pixels a side (default: the method's own)")

@@ -52,7 +52,7 @@ def compiled(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a small network and pictures")
+    parser.add_argument("--smoke", action="store_true", help="a small network and images")
     parser.add_argument("--slice", default="v5e:2x4", help="chips, as JAX names them (default: v5e:2x4)")
     parser.add_argument("--methods", default="CAM", help="rows to compile (default: CAM)")
     parser.add_argument("--batch", type=int, default=256, help="faces of all chips (default: 256)")

@@ -1,4 +1,4 @@
-"""Training steps of each method without and with AU cues: pictures a second, memory, and what the cues cost.
+"""Training steps of each method without and with AU cues: images a second, memory, and what the cues cost.
 
     python benchmarks/training_step.py [--smoke] [--methods CAM,TS-CAM,...] [--batches 32,224] [--dtype bfloat16]
                                        [--rematerialize] [--accumulate N] [--image_size P] [--repeats N]
@@ -94,7 +94,7 @@ def line(row: methods.Method, batch: int, options: argparse.Namespace) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="small networks and pictures: does it run at all?")
+    parser.add_argument("--smoke", action="store_true", help="small networks and images: does it run at all?")
     parser.add_argument(
         "--methods", default="CAM,TS-CAM,APViT", help="rows to measure, or all (default: CAM,TS-CAM,APViT)"
     )
@@ -109,7 +109,7 @@ def main() -> None:
         options.batches, options.repeats = "4", 2
     names = methods.METHODS if options.methods == "all" else options.methods.split(",")
     print(f"{timing.machine()}; {options.dtype}, median of {options.repeats} turns\n")
-    print("                           pictures a second         MiB a device     cost of cues     compile")
+    print("                           images a second         MiB a device     cost of cues     compile")
     print(
         f"{'method':<20}{'batch':>6}{'without':>10}{'with':>10}{'without':>11}{'with':>11}{'time':>9}{'memory':>9}{'s':>9}"
     )
