@@ -10,9 +10,12 @@ import pytest
 
 from aujax import metrics
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    quantus = pytest.importorskip("quantus", reason="needs Quantus; see the head of this file")
+
+@pytest.fixture(scope="module")
+def quantus():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("quantus", reason="needs Quantus; see the head of this file")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def faces():
         ("auc", "AUC", lambda theirs: theirs),
     ],
 )
-def test_score_is_that_of_quantus(faces, score, metric, ours):
+def test_score_is_that_of_quantus(quantus, faces, score, metric, ours):
     maps, region = faces
     theirs = getattr(quantus, metric)(disable_warnings=True).evaluate_batch(a_batch=maps, s_batch=region)
     np.testing.assert_allclose(metrics.scores(maps, region)[score], ours(np.float64(theirs)), atol=1e-6)
