@@ -20,6 +20,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
+import browser
 import pytest
 
 from aujax.config import Config, DataConfig, OptimizerConfig
@@ -72,6 +73,17 @@ def tiny_run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> p
     train_and_evaluate(tiny_config, workdir)
     evaluate.evaluate_run(workdir, "test")
     return workdir
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory):
+    """A headless browser, for the tests of pages."""
+    program = browser.find()
+    if program is None:
+        pytest.skip("no Chromium is installed; on Debian: apt-get install chromium")
+    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture

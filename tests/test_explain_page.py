@@ -2,7 +2,6 @@
 
 import re
 
-import browser
 import numpy as np
 import pytest
 
@@ -145,16 +144,6 @@ def test_one_reason_of_many_frames_gives_one_line():
         "b.mp4: no face found at 0.50 s",
         "c.jpg: no face found",
     ]
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    program = browser.find()
-    if program is None:
-        pytest.skip("no Chromium is installed; on Debian: apt-get install chromium")
-    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Pages of one run, of a comparison and of a real evaluation, in a real browser."""
 
-import browser
 import evaluated_runs
 import pytest
 
@@ -8,16 +7,6 @@ from aujax.report import page
 
 PHONE, DESK = 390, 1200
 CONTROLS = 'a[href], button, summary, input, [tabindex="0"]'
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    program = browser.find()
-    if program is None:
-        pytest.skip("no Chromium is installed; on Debian: apt-get install chromium")
-    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="session")
