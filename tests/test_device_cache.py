@@ -68,7 +68,7 @@ def test_a_batch_is_what_the_feed_reads(faces, source, mesh):
     assert set(re.findall(r" ((?:all|reduce-scatter|collective)[a-z-]*)\(", program.as_text())) == {"reduce-scatter"}
 
 
-def test_a_damaged_picture_is_named(source, mesh, monkeypatch):
+def test_error_names_a_damaged_image(source, mesh, monkeypatch):
     record = source[0] | {"image": b"\xff\xd8 no picture"}
     monkeypatch.setattr(type(source), "__getitem__", lambda self, row: record)
     with pytest.raises(UserError, match=r"cannot be decoded \(no image, .*\); prepare the data set again"):

@@ -47,7 +47,7 @@ GOOD = Explanation(
 MEASURED = {"enlargement": 1.0, "eye_fraction": 0.31, "unselected": 0, "area_outside": 0.6}
 
 
-def test_sentence_names_where_the_model_looks_and_what_the_answer_depends_on():
+def test_sentence_names_the_most_attributed_region_and_the_one_the_answer_depends_on():
     sentence = (
         "Happiness 0.91: the model looks at the lip corners (AU12) and the cheeks (AU6); "
         "hiding the lip corners (AU12) lowers the probability most, to 0.61."

@@ -68,13 +68,13 @@ def record(pixels, **changed):
     return face | {"expression": 2, "id": "a.png", "subject_id": "", "aus": np.array([], np.int32)} | changed
 
 
-def test_pictures_come_as_rgb():
+def test_images_are_decoded_as_rgb():
     blue_in_opencv = np.zeros((8, 8, 3), np.uint8)
     blue_in_opencv[..., 0] = 255
     assert feed.decoded(record(blue_in_opencv), 0, 8).image[0, 0].tolist() == [0, 0, 255]
 
 
-def test_a_picture_is_shrunk_by_a_triangle_as_wide_as_two_of_its_pixels():
+def test_reduction_uses_an_antialiased_triangle_filter():
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
     # By hand for half the size: weights 1 3 3 1 over 8, those that fall outside left out.
@@ -88,7 +88,7 @@ def test_a_picture_is_shrunk_by_a_triangle_as_wide_as_two_of_its_pixels():
     np.testing.assert_allclose(feed.decoded(record(pixels), 0, 8).image, expected, atol=1)
 
 
-def test_landmarks_are_scaled_with_the_picture():
+def test_landmarks_are_scaled_with_the_image():
     # A dot two pixels wide in the middle of a 20 x 10 picture; centres of pixels are at whole numbers.
     landmarks = np.full((68, 2), (9.5, 4.5), np.float32)
     face = feed.decoded(record(np.zeros((10, 20, 3), np.uint8), landmarks=landmarks), 0, 40)
@@ -101,6 +101,6 @@ def test_faces_without_landmarks_have_zeros():
     assert not face.has_landmarks
 
 
-def test_a_damaged_picture_is_named():
+def test_error_names_a_damaged_image():
     with pytest.raises(UserError, match=r"face 'a\.png' of the prepared data set cannot be decoded"):
         feed.decoded(record(np.zeros((8, 8, 3), np.uint8), image=b"\xff\xd8 no picture"), 0, 8)

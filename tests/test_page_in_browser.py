@@ -45,7 +45,7 @@ def test_page_loads_without_errors_and_asks_for_nothing_else(chromium, report):
     assert chromium.asked_for() == {report.resolve().as_uri()}
 
 
-def test_every_picture_is_drawn_and_has_words(chromium, report):
+def test_every_figure_is_drawn_and_has_a_description(chromium, report):
     chromium.open(report, width=DESK)
     pictures = chromium.evaluate("Array.from(document.images, (one) => [one.alt, one.naturalWidth])")
     assert len(pictures) > 50

@@ -30,7 +30,7 @@ def source(tmp_path):
     return labelled_folder(tmp_path / "source", NAMES, subjects=[str(number // 2) for number in range(len(NAMES))])
 
 
-def test_folder_becomes_a_data_set_with_three_splits_and_no_shared_person(tmp_path, source):
+def test_folder_becomes_a_data_set_with_three_splits_and_no_shared_subject(tmp_path, source):
     run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--test=0.25")
     faces = open_faces(tmp_path / "out")
     assert sum(faces.splits.values()) == len(NAMES)
@@ -112,7 +112,7 @@ def test_landmark_file_fills_those_it_names_and_flags_the_rest(tmp_path, source)
 
 
 @pytest.mark.parametrize("factor", [4, 0.3])
-def test_landmarks_of_images_of_another_size_are_refused_unless_told(tmp_path, source, capsys, factor):
+def test_landmarks_of_images_of_another_size_need_the_option(tmp_path, source, capsys, factor):
     marks = np.stack([landmarks_within(32, 24, seed=number) for number in range(len(NAMES))])
     np.save(tmp_path / "marks.npy", factor * marks)
     command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks", tmp_path / "marks.npy")

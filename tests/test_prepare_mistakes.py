@@ -78,7 +78,7 @@ def test_mistake_names_the_help_of_its_source(tmp_path, capsys):
     assert message.endswith("\naujax prepare folder --help shows the options.\n")
 
 
-def test_copies_of_one_photograph_are_told_and_never_split_apart(tmp_path):
+def test_copies_of_one_photograph_are_reported_and_stay_in_one_split(tmp_path):
     rows = []
     for number in range(20):
         write_image(tmp_path / "in" / f"{number}.png", blocks(number // 2))
@@ -90,7 +90,7 @@ def test_copies_of_one_photograph_are_told_and_never_split_apart(tmp_path):
     assert "6.png (Happiness) = 7.png (Sadness)" in report
 
 
-def test_copies_and_people_across_the_given_splits_are_named(tmp_path):
+def test_copies_and_subjects_across_the_given_splits_are_reported(tmp_path):
     rows = []
     for number, split in enumerate(["train", "train", "test", "validation"]):
         write_image(tmp_path / "in" / f"{number}.png", blocks(0 if number in (1, 2) else number))
@@ -136,7 +136,7 @@ def test_full_disk_keeps_landmarks_and_the_next_run_goes_on(tmp_path, monkeypatc
     assert len(seen) == 3
 
 
-def test_full_disk_as_array_record_tells_it_is_told_the_same_way(tmp_path, source, monkeypatch, capsys):
+def test_full_disk_in_array_record_gives_the_same_message(tmp_path, source, monkeypatch, capsys):
     def full(*_):
         raise RuntimeError("write() failed: No space left on device; writing x")
 

@@ -82,7 +82,7 @@ def test_unknown_code_of_a_rafdb_attribute_is_refused(tmp_path, codes, message):
 
 
 @pytest.mark.parametrize("images", ["aligned", "original"])
-def test_rafdb_without_annotations_says_what_is_not_known(tmp_path, images):
+def test_rafdb_without_annotations_reports_what_is_unknown(tmp_path, images):
     notes = listing("rafdb", "--source", official_rafdb(tmp_path, images=images), f"--images={images}").notes
     known = [note for note in notes if "gender, race and age are not known" in note]
     assert len(known) == 1
@@ -110,7 +110,7 @@ def test_flat_copy_of_rafdb_reads_its_csv(tmp_path):
     assert labels(listing("rafdb", "--source", tmp_path)) == {"train/train_00003_aligned.jpg": "Fear"}
 
 
-def test_rafdb_without_the_asked_images_says_which_are_there(tmp_path):
+def test_rafdb_without_the_requested_images_lists_those_present(tmp_path):
     with pytest.raises(UserError, match=r"expected this folder or original\.zip, found aligned"):
         listing("rafdb", "--source", official_rafdb(tmp_path), "--images=original")
 

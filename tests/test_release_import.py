@@ -58,7 +58,7 @@ def test_an_imported_run_is_evaluated_on_a_data_set_that_is_named(imported, eval
     assert (metrics["au_weight"], metrics["attention_layer"]) == (9.0, "layer5")
 
 
-def test_without_a_data_set_the_evaluation_says_what_to_give(imported):
+def test_evaluation_without_a_data_set_names_the_option(imported):
     with pytest.raises(UserError, match=r"--data-dir: expected a prepared data set, got nothing, .*AffectNet; give"):
         runs.open_data(runs.load_run(imported), None)
 

@@ -251,7 +251,7 @@ def test_missing_matplotlib_names_the_extra(tmp_path, runs, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.svg", b"<?xml")])
-def test_figure_is_saved_as_its_suffix_says_and_always_the_same(tmp_path, name, start):
+def test_figure_format_follows_its_suffix_and_is_deterministic(tmp_path, name, start):
     written = []
     for folder in ("one", "other"):
         figure, _ = plots.new_figure(2, 1, title="text")

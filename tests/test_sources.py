@@ -178,7 +178,7 @@ def test_chosen_column_must_exist(tmp_path):
         listing("folder", "--source", source, "--subject-id-column=who")
 
 
-def test_folder_without_a_layout_says_what_is_in_it(tmp_path):
+def test_folder_without_a_layout_lists_its_content(tmp_path):
     (tmp_path / "readme.md").touch()
     with pytest.raises(UserError, match=r"expected labels\.csv .* found readme\.md"):
         listing("folder", "--source", tmp_path)
@@ -190,7 +190,7 @@ def test_missing_source_is_refused(tmp_path, name):
         listing(name, "--source", tmp_path / "nowhere")
 
 
-def test_drawn_splits_have_different_people_and_only_train_the_shortcut(monkeypatch):
+def test_drawn_splits_share_no_person_and_only_train_has_the_shortcut(monkeypatch):
     calls = []
 
     def draw(seed, index, *, size, shortcut):

@@ -21,7 +21,7 @@ def test_single_faces_are_split_in_the_asked_proportions_in_every_class():
         assert counts["validation", expression] == pytest.approx(0.1 * total, abs=1)
 
 
-def test_no_person_is_in_two_splits():
+def test_no_subject_is_in_two_splits():
     rng = np.random.default_rng(0)
     people = (rng.zipf(1.5, 600) % 97).tolist()
     splits = defaultdict(set)
@@ -30,7 +30,7 @@ def test_no_person_is_in_two_splits():
     assert all(len(found) == 1 for found in splits.values())
 
 
-def test_classes_stay_in_proportion_when_people_are_kept_together():
+def test_classes_stay_in_proportion_when_subjects_are_kept_together():
     rng = np.random.default_rng(1)
     people = rng.integers(0, 120, 1000)
     expressions = rng.choice(7, 1000, p=[0.3, 0.3, 0.15, 0.1, 0.08, 0.05, 0.02]).tolist()
@@ -78,11 +78,11 @@ def test_impossible_splits_are_refused(options, message):
         draw([0] * 12, **options)
 
 
-def test_units_join_people_and_copies_of_one_photograph():
+def test_units_join_subjects_and_copies_of_one_photograph():
     units = join_units(["ann", "ann", "bob", "", ""], ["1", "2", "2", "3", "3"])
     assert units[0] == units[1] == units[2]
     assert units[3] == units[4] != units[0]
 
 
-def test_unknown_people_are_not_one_person():
+def test_images_without_a_subject_id_are_distinct_subjects():
     assert len(set(join_units(["", "", ""], ["1", "2", "3"]))) == 3

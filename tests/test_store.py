@@ -75,7 +75,7 @@ def test_fingerprint_follows_the_content(tmp_path):
     assert same[0] == same[1] != write(tmp_path / "c", changed).fingerprint
 
 
-def test_fingerprint_follows_attributes_whatever_their_order(tmp_path):
+def test_fingerprint_depends_on_attributes_but_not_on_their_order(tmp_path):
     def written(name, attributes):
         rows = [(split, face | {"attributes": attributes}) for split, face in alternating(8)]
         return write(tmp_path / name, rows).fingerprint

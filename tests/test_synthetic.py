@@ -105,7 +105,7 @@ def test_au_motion_is_symmetric(au):
     np.testing.assert_allclose(points[list(codebook.MIRRORED)] * [-1, 1, 1], points, atol=1e-6)
 
 
-def test_lips_never_cross_whatever_aus_are_shown():
+def test_lips_never_cross_for_any_aus():
     generator = np.random.default_rng(0)
     for _ in range(100):
         aus = generator.permutation(sorted(AU_MOTION))[:6].tolist()
@@ -156,7 +156,7 @@ def test_painted_eye_spans_its_landmarks():
     assert points[36:42, 1].min() - 1 < rows.min() / 2 < rows.max() / 2 < points[36:42, 1].max() + 1
 
 
-def test_landmarks_stay_in_the_picture(faces):
+def test_landmarks_stay_in_the_image(faces):
     landmarks = np.stack([face.landmarks for face in faces])
     assert landmarks.dtype == np.float32
     assert landmarks.min() > 0
