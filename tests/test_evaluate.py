@@ -234,7 +234,7 @@ def test_one_device_gives_the_scores_of_eight(evaluated, tiny_run, tiny_data):
     variables = jax.device_put(jax.device_get(loaded.variables), replicated(mesh))
     found = predict(step, variables, batches, mesh=mesh)
     np.testing.assert_array_equal(found.columns["predicted"], run.predictions.predicted)
-    stored = run.scores()
+    stored = run.tables.scores(run.faces)
     del stored[ScoreKey("cosine", "class_mean_au_map", "label")]  # needs all faces first
     assert stored.keys() == found.scores.keys()
     for key, values in found.scores.items():

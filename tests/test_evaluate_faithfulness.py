@@ -88,8 +88,9 @@ def test_stages_above_the_layer_of_a_map_do_not_change_it(written):
 def test_scores_are_of_the_sampled_faces_and_give_the_means(opened, written):
     run, _, _ = written
     expected = np.sort(np.random.default_rng(0).permutation(16)[:11])
-    faces, scores = run.faithfulness_scores()
-    assert faces["face"].tolist() == expected.tolist()
+    faces = run.faces.iloc[expected]
+    scores = run.faithfulness.scores(faces)
+    assert run.faithfulness.metadata["faces"] == expected.tolist()
     source = opened[1].source("test")
     labels = [FACS.expressions[source[int(i)]["expression"]] for i in expected]
     assert faces["expression"].tolist() == labels

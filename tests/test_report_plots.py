@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from aujax.codebook import EXPRESSIONS
 from aujax.errors import UserError
 from aujax.report import faces, page, plots, sections
-from aujax.results import compare
+from aujax.results import schema
 from aujax.results.schema import ScoreKey
 
 
@@ -31,7 +31,7 @@ def drawn_texts(figure):
 
 @pytest.fixture(scope="module")
 def runs(two_runs):
-    return compare.open_runs(two_runs, "test")[0]
+    return schema.open_runs(two_runs, "test")[0]
 
 
 def test_evaluation_is_drawn_into_its_folder(tmp_path):
@@ -222,7 +222,7 @@ def test_no_text_leaves_its_figure_or_covers_another(tmp_path, figures):
     options = {"splits": ("test", "validation"), "faithfulness": True}
     folders = [make_run(tmp_path / name, au_weight=weight, **options) for weight, name in enumerate(names)]
     page.write(folders[:1], "test", tmp_path)
-    opened, _ = compare.open_runs(folders, "test")
+    opened, _ = schema.open_runs(folders, "test")
     plots.training(opened, tmp_path / "training.png")
     plots.panels(opened, tmp_path / "faces.png")
     plots.panels(opened[:1], tmp_path / "face.png")

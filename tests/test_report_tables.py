@@ -9,15 +9,15 @@ from evaluated_runs import COSINES, make_run, open_test
 
 from aujax.report import html, sections, tables
 from aujax.report.tables import Table
-from aujax.results import compare, statistics
-from aujax.results.registry import HEADLINE, METRICS
+from aujax.results import compare, schema, statistics
+from aujax.results.registry import HEADLINE, METRICS, Metric
 from aujax.results.schema import ScoreKey
 from aujax.results.statistics import Interval
 
 
 @pytest.fixture(scope="module")
 def runs(two_runs):
-    return compare.open_runs(two_runs, "test")[0]
+    return schema.open_runs(two_runs, "test")[0]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,17 @@ def test_results_are_those_of_the_summary_with_intervals(runs):
             assert cell == tables.with_interval(run.tables.interval(key), metric.unit)
             scale = 100 if metric.unit == "percent" else 1
             assert value_of(cell) == pytest.approx(scale * run.metadata[key], abs=0.051 if scale == 100 else 6e-4)
+
+
+def test_row_of_the_registry_is_a_column_of_the_results(tmp_path, monkeypatch):
+    definition = "Agreement of labels and predictions beyond chance."
+    kappa = Metric(
+        "kappa", "Kappa", definition, "classification", "score", "function",
+        compute=lambda faces, resampled: {"": Interval(0.25, 0.125, 0.375)},
+    )  # fmt: skip
+    monkeypatch.setitem(METRICS, "kappa", kappa)
+    table = tables.results_table([open_test(make_run(tmp_path / "run"))])
+    assert table.rows[0][table.header.index("Kappa")] == "0.250 [0.125, 0.375]"
 
 
 def test_most_frequent_expression_and_baseline_maps_are_rows_of_the_results(runs):
@@ -85,7 +96,7 @@ def test_idea_table_has_both_sides_the_tested_difference_and_the_best_baseline(c
 
 
 def test_idea_table_of_several_seeds_is_over_seeds(seed_runs):
-    opened, _ = compare.open_runs([seed_runs], "test")
+    opened, _ = schema.open_runs([seed_runs], "test")
     table = tables.idea_table(compare.compare(opened))
     assert table.header[:3] == ["Runs", "Measure", "Without AU cues"]
     row = next(row for row in table.rows if row[:2] == [f"{opened[0].name} → {opened[4].name}, 2 seeds", "CAM-COS"])
@@ -191,7 +202,7 @@ def test_tests_have_differences_in_points_and_corrected_p_values(comparison):
 
 
 def test_several_seeds_have_means_deviations_and_differences(seed_runs):
-    opened, _ = compare.open_runs([seed_runs], "test")
+    opened, _ = schema.open_runs([seed_runs], "test")
     table = sections.seed_table(compare.compare(opened), [ScoreKey("att_cos"), ScoreKey("accuracy")])
     cosines = np.array([run.metadata["att_cos"] for run in opened]).reshape(3, 2)
     assert table.rows[0][1].startswith(f"{cosines[0].mean():.3f} ± {cosines[0].std(ddof=1):.3f} [")
@@ -295,7 +306,7 @@ def test_other_differences_are_warned_about_with_their_values(tmp_path):
         make_run(tmp_path / "a", optimizer={"learning_rate": 0.1}),
         make_run(tmp_path / "b", au_weight=4.0, optimizer={"learning_rate": 0.2}),
     ]
-    opened, _ = compare.open_runs(folders, "test")
+    opened, _ = schema.open_runs(folders, "test")
     (warning,) = html.sentences("warnings", opened)
     assert "optimizer.learning_rate (0.1 in a; 0.2 in b)" in warning
     assert ["optimizer.learning_rate", "0.1", "0.2"] in sections.provenance(opened)["table"].rows
@@ -314,7 +325,7 @@ def test_degenerate_maps_are_warned_about(tmp_path, runs):
 
 
 def test_seeds_are_no_difference_if_every_weight_has_the_same(seed_runs):
-    opened, _ = compare.open_runs([seed_runs], "test")
+    opened, _ = schema.open_runs([seed_runs], "test")
     assert html.sentences("warnings", opened) == []
     (warning,) = html.sentences("warnings", [opened[0], opened[3]])
     assert "seed (0 in au_weight=0,seed=0; 1 in au_weight=0.5,seed=1)" in warning
@@ -322,7 +333,7 @@ def test_seeds_are_no_difference_if_every_weight_has_the_same(seed_runs):
 
 def test_model_selections_are_explained_and_their_difference_is_warned_about(tmp_path):
     folders = [make_run(tmp_path / name, model_selection=name) for name in ("validation", "test")]
-    opened, _ = compare.open_runs(folders, "test")
+    opened, _ = schema.open_runs(folders, "test")
     (warning,) = html.sentences("warnings", opened)
     assert "model_selection (validation in validation; test in test)" in warning
     assert "selected on the validation split; the faces of this split were not used" in html.sentence(
@@ -334,7 +345,7 @@ def test_model_selections_are_explained_and_their_difference_is_warned_about(tmp
 def test_numbers_of_faces_that_were_trained_or_selected_on_are_named(tmp_path):
     folder = make_run(tmp_path / "run", splits=("validation", "train", "test"))
     for split in ("validation", "train"):
-        (run,), _ = compare.open_runs([folder], split)
+        (run,), _ = schema.open_runs([folder], split)
         assert "on these very faces" in html.sentence("selection", run)
     evaluated_runs.change_json(folder, checkpoint=evaluated_runs.CHECKPOINT | {"which": "latest"})
     assert "no split was used to select them" in html.sentence("selection", open_test(folder))
@@ -363,13 +374,13 @@ def test_verdict_is_yes_or_no_only_if_both_tests_agree(comparison):
 def test_runs_that_differ_in_more_are_called_by_their_names(tmp_path):
     options = {"without": {"au_weight": 0.0}, "with": {"au_weight": 4.0, "optimizer": {"learning_rate": 0.5}}}
     folders = [make_run(tmp_path / name, faithfulness=True, **each) for name, each in options.items()]
-    (sentence,) = html.sentences("verdicts", compare.compare(compare.open_runs(folders, "test")[0]))
+    (sentence,) = html.sentences("verdicts", compare.compare(schema.open_runs(folders, "test")[0]))
     assert "Yes: `with` relies more on the codebook's AUs than `without`." in sentence
     assert "trained with AU cues" not in sentence
 
 
 def test_seeds_are_summarised_by_the_mean_of_the_tests(seed_runs):
-    opened, _ = compare.open_runs([seed_runs], "test")
+    opened, _ = schema.open_runs([seed_runs], "test")
     comparison = compare.compare(opened)
     sentence = html.sentences("verdicts", comparison)[-1]
     changes = [comparison.test(pair, "target_over_non_target")["difference"] for pair in comparison.contrasts[-1].pairs]
@@ -383,7 +394,7 @@ def test_faithfulness_that_was_measured_differently_is_not_compared(tmp_path):
         make_run(tmp_path / name, au_weight=weight, faithfulness=True) for name, weight in (("a", 0.0), ("b", 4.0))
     ]
     evaluated_runs.change_json(folders[1], "faithfulness.json", imputation="mean")
-    opened, _ = compare.open_runs(folders, "test")
+    opened, _ = schema.open_runs(folders, "test")
     comparison = compare.compare(opened)
     (sentence,) = html.sentences("verdicts", comparison)
     assert "different imputations" in sentence
@@ -420,9 +431,8 @@ def test_faces_behind_the_drops_are_counted_and_the_others_explained(tmp_path):
 
 def test_drops_are_averaged_by_prediction(runs, comparison, tmp_path):
     table = sections.reliance(comparison, tmp_path)["regions"]
-    faces, scores = runs[0].faithfulness_scores()
-    drops = scores[ScoreKey("target_drop", "", "predicted")]
-    predicted = faces["predicted"].to_numpy()
+    drops = runs[0].faithfulness.scores(runs[0].faces)[ScoreKey("target_drop", "", "predicted")]
+    predicted = runs[0].faces["predicted"].to_numpy()
     means = [drops[(predicted == name) & ~np.isnan(drops)].mean() for name in set(predicted) - {"Neutral"}]
     assert value_of(table.rows[0][1]) == pytest.approx(100 * np.mean(means), abs=0.051)
     assert table.header[1:4] == ["Target AUs (points)", "Non-target AUs (points)", "Control (points)"]
@@ -431,10 +441,10 @@ def test_drops_are_averaged_by_prediction(runs, comparison, tmp_path):
 def test_gain_is_how_much_better_a_map_is_than_a_random_ordering(runs, comparison, tmp_path):
     table = sections.attribution(comparison, tmp_path)["gains"]
     row = next(row for row in table.rows if row[:2] == ["CAM", "without"])
-    _, scores = runs[0].faithfulness_scores()
+    scores = runs[0].faithfulness.scores(runs[0].faces)
     for cell, kind, sign in zip(row[2:], ("deletion", "insertion", "road"), (-1, 1, -1), strict=True):
         own, random = (scores[ScoreKey(kind, name, "predicted")] for name in ("cam", "random"))
-        assert cell.startswith(tables.number(float(np.mean(sign * (own - random))), "score", signed=True))
+        assert cell.startswith(tables.number(float(np.nanmean(sign * (own - random))), "score", signed=True))
 
 
 def test_gains_of_a_pair_are_tested_on_the_same_faces(runs, comparison):
@@ -442,8 +452,9 @@ def test_gains_of_a_pair_are_tested_on_the_same_faces(runs, comparison):
     assert [row[1].partition(",")[0] for row in rows[:3]] == [
         f"Attention: {kind}" for kind in ("Deletion", "Insertion", "ROAD")
     ]
-    gains = [run.faithfulness_scores()[1][ScoreKey("deletion_gain", "layer5", "predicted")] for run in runs]
-    test = statistics.paired_difference(*gains)
+    gains = [run.per_face("deletion_gain", map="attention") for run in runs]
+    sampled = ~np.isnan(gains[0])
+    test = statistics.paired_difference(*(gain[sampled] for gain in gains))
     assert rows[0][2] == tables.with_interval(test.difference, "score", signed=True)
     assert rows[0][5] == tables.p_value(test.p_value)
 
@@ -466,7 +477,7 @@ def test_sanity_has_a_row_per_stage_and_view(comparison, tmp_path):
 
 
 def test_seeds_have_the_mean_gain_and_how_often_the_prediction_stays(seed_runs, tmp_path):
-    opened, _ = compare.open_runs([seed_runs], "test")
+    opened, _ = schema.open_runs([seed_runs], "test")
     table = sections.attribution(compare.compare(opened), tmp_path)["seeds"]
     row = dict(zip(table.header, table.rows[0], strict=True))
     gains = [run.interval("deletion_gain", map="attention", target="predicted").value for run in opened[:2]]

@@ -21,7 +21,7 @@ from PIL import Image
 
 from aujax.errors import UserError
 from aujax.report import tables
-from aujax.results import compare
+from aujax.results import compare, schema
 from aujax.results.registry import BASELINE_MAPS, METRICS
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def template_environment(package: str) -> "jinja2.Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    own = (_spans, plain_text, _split_interval, jpeg, image_file)
-    of_tables = ("number", "with_interval", "interval_of", "p_value", "heading", "option", "degenerate_sentence")
+    own = (_spans, plain_text, _split_interval, jpeg, image_file, schema.interval_of)
+    of_tables = ("number", "with_interval", "p_value", "heading", "option", "degenerate_sentence")
     environment.filters |= {function.__name__.lstrip("_"): function for function in own}
     environment.filters |= {name: getattr(tables, name) for name in of_tables} | {"thousands": "{:,}".format}
     environment.globals |= {"sentence": sentence, "sentences": sentences, "option": tables.option, "zip": zip}

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 
 from aujax.report import html, sections
-from aujax.results import compare
+from aujax.results import compare, schema
 from aujax.results.compare import Comparison
 
 NAME = "report.html"
@@ -27,7 +27,7 @@ def compare_and_write(
     Raises:
       UserError: no run is left, or `out` cannot be written; both before anything is computed.
     """
-    runs, _ = compare.open_runs(folders, split, same_faces=True)
+    runs, _ = schema.open_runs(folders, split, same_faces=True)
     html.make_folder(out, NAME, compare.TESTS, compare.SEEDS)
     html.make_folder(out / "figures")
     comparison = compare.compare(runs)

@@ -18,7 +18,7 @@ import pandas as pd
 from aujax.errors import UserError
 from aujax.report import html, plots, tables
 from aujax.report.tables import NONE, Table, with_interval
-from aujax.results import compare
+from aujax.results import compare, schema
 from aujax.results.compare import AU_WEIGHT, SEED
 from aujax.results.registry import ATTENTION, METRICS
 from aujax.results.schema import EvaluatedRun
@@ -129,7 +129,7 @@ class DataSet(NamedTuple):
 
 def open_data_sets(folders: Folders, split: str) -> tuple[list[DataSet], Paths]:
     """Returns the runs by evaluated data set, those of the paper first, and the folders that were skipped."""
-    runs, skipped = compare.open_runs(folders, split)
+    runs, skipped = schema.open_runs(folders, split)
     by_content: dict[str, list[EvaluatedRun]] = {}
     for run in runs:
         by_content.setdefault(run.metadata["data"]["fingerprint"], []).append(run)

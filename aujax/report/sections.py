@@ -25,7 +25,6 @@ from aujax.report.tables import (
     grid,
     heading,
     idea_table,
-    interval_of,
     map_title,
     option,
     p_value,
@@ -74,7 +73,7 @@ def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, 
         "results": results_table(runs),
         "tests": test_table(comparison, "headline"),
         "seeds": seed_table(comparison, [ScoreKey(key) for key in HEADLINE]),
-        "metrics": headline,
+        "metrics": by_topic("classification") + by_topic("agreement"),
     }
     sections = {
         "faces": ("Faces" if alone else "Faces side by side", {"cards": faces.side_by_side(runs), "gallery": gallery}),
@@ -111,7 +110,7 @@ def test_table(comparison: Comparison, family: str) -> Table | None:
             [
                 f"{test['before']} → {test['after']}",
                 (f"{map_title(test['map'])}: " if test["map"] else "") + heading(metric),
-                with_interval(interval_of(test), metric.unit, signed=True),
+                with_interval(schema.interval_of(test), metric.unit, signed=True),
                 str(test["higher"]),
                 str(test["lower"]),
                 p_value(test["p_value"]),
@@ -138,7 +137,7 @@ def seed_table(comparison: Comparison, keys: Sequence[ScoreKey]) -> Table | None
             row = known.loc[key]
             deviation = None if minus or pd.isna(row["deviation"]) else row["deviation"]
             unit = METRICS[key.metric].unit
-            cells.append(with_interval(interval_of(row), unit, signed=bool(minus), deviation=deviation))
+            cells.append(with_interval(schema.interval_of(row), unit, signed=bool(minus), deviation=deviation))
         title = f"{titles[name]} − {titles[minus]}" if minus else titles[name]
         rows.append([title, *cells, str(group["seeds"].max())])
     header = [(f"{map_title(key.map)}: " if key.map else "") + heading(METRICS[key.metric]) for key in keys]

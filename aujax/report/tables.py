@@ -16,7 +16,7 @@ import rich.text
 
 from aujax.results import compare
 from aujax.results.compare import Comparison
-from aujax.results.registry import ATTENTION, BASELINE_MAPS, HEADLINE, METRICS, Metric
+from aujax.results.registry import ATTENTION, BASELINE_MAPS, HEADLINE, METRICS, Metric, by_topic
 from aujax.results.schema import EvaluatedRun
 from aujax.results.statistics import Interval
 
@@ -110,12 +110,6 @@ def with_interval(interval: Interval | None, unit: str, *, signed: bool = False,
         low, high = (number(end, unit, signed=signed) for end in (interval.low, interval.high))
         text += f" [{low}, {high}]"
     return text
-
-
-def interval_of(row: Any) -> Interval:
-    """Returns the interval in a row of a table, whose ends may be missing."""
-    value = row["value"] if "value" in row else row["difference"]
-    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value, None, None)
 
 
 def p_value(value: float | None) -> str:
@@ -217,8 +211,8 @@ def grid(
 
 
 def results_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Table:
-    """Returns the main numbers, a row per run, then what a constant prediction and the baseline maps reach."""
-    metrics = [METRICS[key] for key in HEADLINE]
+    """Returns the main results, a row per run, then what a constant prediction and the baseline maps reach."""
+    metrics = by_topic("classification") + by_topic("agreement")
     counts = {
         "AU weight": lambda run, _: f"{run.metadata['au_weight']:g}",
         "Selected on": lambda run, _: run.metadata["model_selection"],

@@ -5,9 +5,7 @@ Everything is computed once, by `compare`, and written beside the report: compar
 """
 
 import dataclasses
-import logging
 import pathlib
-import shlex
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,11 +15,9 @@ import pandas as pd
 from aujax import run_files
 from aujax.errors import UserError
 from aujax.results import schema, statistics
-from aujax.results.registry import ATTENTION, CAM, METRICS
+from aujax.results.registry import ATTENTION, CAM, METRICS, Metric
 from aujax.results.schema import EvaluatedRun, ScoreKey
-from aujax.results.statistics import Interval, PairedTest
-
-log = logging.getLogger(__name__)
+from aujax.results.statistics import Interval
 
 AU_WEIGHT, SEED = "au_weight", "seed"  # the options in which compared runs usually differ
 TESTS, SEEDS = "comparison.csv", "seeds.csv"
@@ -56,9 +52,14 @@ SEED_COLUMNS = {
     "deviation": "sample standard deviation over seeds",
     "seeds": "number of runs",
 }
-# Tested per pair besides the main numbers: metrics of faithfulness.parquet.
-RELIANCE = ("target_over_non_target", "target_over_control")
-GAINS = ("deletion_gain", "insertion_gain", "road_gain")
+# The paired tests of a pair: metric and map.
+_TESTED = [
+    (metric, map)
+    for map in ("", ATTENTION, CAM)
+    for metric in METRICS.values()
+    if metric.paired and map in (metric.maps if metric.topic == "perturbation" else ("",))
+]
+RELIANCE = [metric.key for metric, _ in _TESTED if metric.topic == "reliance"]
 
 
 class Pair(NamedTuple):
@@ -82,38 +83,24 @@ class Comparison:
 
     runs: list[EvaluatedRun]
     pairs: list[Pair]
+    contrasts: list[Contrast]  # the pairs by the settings of their runs
     tests: pd.DataFrame
     seeds: pd.DataFrame
 
     def test(self, pair: Pair, metric: str, map: str = "") -> pd.Series | None:
         """Returns a row of the tests; None if that test does not exist."""
-        rows = self.tests[
-            (self.tests["before"] == pair.before.name)
-            & (self.tests["after"] == pair.after.name)
-            & (self.tests["metric"] == metric)
-            & (self.tests["map"] == map)
-        ]
+        rows = schema.select(self.tests, before=pair.before.name, after=pair.after.name, metric=metric, map=map)
         return rows.iloc[0] if len(rows) else None
-
-    @property
-    def contrasts(self) -> list[Contrast]:
-        """The pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
-        return _contrasts(self.runs, self.pairs)
 
     def difference(self, contrast: Contrast, metric: str, map: str = "") -> Interval | None:
         """Returns the difference of two settings: of one pair as tested, of several as the mean over seeds."""
-        rows = self.tests
-        names = {"before": contrast.before[0].name, "after": contrast.after[0].name}
-        if len(contrast.pairs) > 1:
-            rows = self.seeds
-            names = {"minus": contrast.before[0].name, "setting": contrast.after[0].name}
-        rows = rows[(rows["metric"] == metric) & (rows["map"] == map)]
-        for column, name in names.items():
-            rows = rows[rows[column] == name]
-        if not len(rows):
-            return None
-        value, low, high = rows.iloc[0][["value" if "value" in rows else "difference", "low", "high"]]
-        return Interval(value, low, high) if pd.notna(low) else Interval(value, None, None)
+        if len(contrast.pairs) == 1:
+            row = self.test(contrast.pairs[0], metric, map)
+        else:
+            before, after = contrast.before[0].name, contrast.after[0].name
+            rows = schema.select(self.seeds, minus=before, setting=after, metric=metric, map=map)
+            row = rows.iloc[0] if len(rows) else None
+        return None if row is None else schema.interval_of(row)
 
     def write(self, out: pathlib.Path) -> list[pathlib.Path]:
         """Writes comparison.csv and seeds.csv, where they have rows; returns the paths."""
@@ -123,72 +110,6 @@ class Comparison:
                 schema.write_table(out / name, table)
                 written.append(out / name)
         return written
-
-
-def open_runs(
-    folders: Sequence[str | pathlib.Path], split: str, *, same_faces: bool = False
-) -> tuple[list[EvaluatedRun], list[pathlib.Path]]:
-    """Returns the evaluated runs, folders of runs expanded, and the folders that were skipped with a warning.
-
-    With `same_faces`, runs that were evaluated on other faces than the first are skipped, too.
-
-    Raises:
-      UserError: a folder is given twice, or no run can be read.
-    """
-    expanded = [run for folder in folders for run in _expand(pathlib.Path(folder), split)]
-    if len({path.resolve() for path in map(pathlib.Path, folders)}) < len(folders):
-        raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
-    paths = list(dict.fromkeys(expanded))
-    runs: list[EvaluatedRun] = []
-    problems: dict[pathlib.Path, UserError] = {}
-    for path in paths:
-        try:
-            run = schema.open_run(path, split)
-            if same_faces and runs:
-                _check_same_faces(runs[0], run)
-            runs.append(run)
-        except UserError as error:
-            problems[path] = error
-    if not runs:
-        raise next(iter(problems.values()))
-    for error in problems.values():
-        log.warning("skipped: %s", error)
-    names = _distinct_names([run.folder.resolve() for run in runs])
-    runs = [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
-    return runs, list(problems)
-
-
-def _expand(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
-    """Returns the run folders inside a folder of runs, evaluated ones first; otherwise the folder itself."""
-    if (folder / run_files.CONFIG).is_file() or not folder.is_dir():
-        return [folder]
-    runs = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
-    return sorted(runs, key=lambda run: not (run / "eval" / split / schema.METADATA).is_file()) or [folder]
-
-
-def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the shortest ends of the paths that all differ."""
-    longest = max(len(path.parts) for path in paths)
-    for count in range(1, longest + 1):
-        names = ["/".join(path.parts[-count:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
-
-
-def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
-    for what, of in (
-        ("data (fingerprints {} and {})", lambda run: run.metadata["data"]["fingerprint"]),
-        ("numbers of faces ({} and {})", lambda run: run.metadata["num_faces"]),
-        ("expressions ({} and {})", lambda run: ", ".join(run.expressions)),
-    ):
-        if of(first) != of(other):
-            data_dir = shlex.quote(str(first.metadata["data"]["dir"]))
-            raise UserError(
-                f"{first.folder} and {other.folder} were evaluated on different {what.format(of(first), of(other))}, "
-                f"so their numbers do not compare. Evaluate both on the same data: "
-                f"{other.command(f'--data_dir={data_dir}')}"
-            )
 
 
 def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
@@ -261,28 +182,19 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
             raise UserError(
                 f"{a.directory} and {b.directory}: expected the same faces in the same order; evaluate both runs again"
             )
-        tests += _headline_tests(pair)
-        if a.faithfulness and b.faithfulness and not incomparable(pair):
-            tests += _faithfulness_tests(pair)
+        with_faithfulness = a.faithfulness and b.faithfulness and not incomparable(pair)
+        for metric, map in _TESTED:
+            if metric.headline or with_faithfulness:
+                tests += _paired_test(pair, metric, map)
     table = pd.DataFrame(tests, columns=[name for name in TEST_COLUMNS if name != "p_corrected"])
     table.insert(list(TEST_COLUMNS).index("p_corrected"), "p_corrected", np.nan)
     for family in table["family"].unique():
         rows = table["family"] == family
         p_values = [None if pd.isna(p) else float(p) for p in table.loc[rows, "p_value"]]
         table.loc[rows, "p_corrected"] = statistics.holm(p_values)
-    seeds = pd.DataFrame(list(_seed_rows(runs, pairs, table)), columns=list(SEED_COLUMNS))
-    return Comparison(list(runs), pairs, table, seeds)
-
-
-def _headline_tests(pair: Pair) -> Iterator[dict[str, Any]]:
-    before, after = pair.before.predictions, pair.after.predictions
-    test = statistics.mcnemar(before.correct, after.correct, subjects=before.subjects)
-    yield _test_row(pair, "accuracy", "", "headline", test, before.subjects)
-    columns = {"balanced_accuracy": (before.correct.astype(float), after.correct.astype(float))}
-    for metric in ("att_cos", "cam_cos"):
-        columns[metric] = pair.before.faces[metric].to_numpy(), pair.after.faces[metric].to_numpy()
-    for metric, values in columns.items():
-        yield from _paired_test(pair, metric, "", "headline", values, before.expression, before.subjects)
+    contrasts = _contrasts(runs, pairs)
+    seeds = pd.DataFrame(list(_seed_rows(runs, contrasts, table)), columns=list(SEED_COLUMNS))
+    return Comparison(list(runs), pairs, contrasts, table, seeds)
 
 
 def incomparable(pair: Pair) -> list[str]:
@@ -297,55 +209,31 @@ def incomparable(pair: Pair) -> list[str]:
     return [name for name, same in checks.items() if not same]
 
 
-def _faithfulness_tests(pair: Pair) -> Iterator[dict[str, Any]]:
-    faces, first = pair.before.faithfulness_scores()
-    _, second = pair.after.faithfulness_scores()
-    # Means are per true expression: the runs may predict different ones.
-    expression = faces["expression"].cat.codes.to_numpy()
-    subjects = faces["subject_id"].to_numpy().astype(str)
-    tests = [(metric, "", "reliance", expression) for metric in RELIANCE]
-    tests += [(metric, kind, "perturbation", None) for kind in (ATTENTION, CAM) for metric in GAINS]
-    missing = np.full(len(faces), np.nan)
-    for metric, kind, family, classes in tests:
-        layers = [run.layer if kind == ATTENTION else kind for run in pair]
-        values = (
-            first.get(ScoreKey(metric, layers[0], "predicted"), missing),
-            second.get(ScoreKey(metric, layers[1], "predicted"), missing),
-        )
-        yield from _paired_test(pair, metric, kind, family, values, classes, subjects)
-
-
-def _paired_test(
-    pair: Pair,
-    metric: str,
-    map: str,
-    family: str,
-    values: tuple[np.ndarray, np.ndarray],
-    classes: np.ndarray | None,
-    subjects: np.ndarray,
-) -> Iterator[dict[str, Any]]:
+def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any]]:
     """Yields the row of a test on the faces that have a value in both runs; nothing if there is no such face."""
-    first, second = values
+    first, second = (run.per_face(metric.key, map=map) for run in pair)
     rows = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
-    if len(rows):
-        classes = None if classes is None else classes[rows]
-        test = statistics.paired_difference(first[rows], second[rows], classes, subjects=subjects[rows])
-        yield _test_row(pair, metric, map, family, test, subjects[rows])
-
-
-def _test_row(pair: Pair, metric: str, map: str, family: str, test: PairedTest, subjects: np.ndarray) -> dict[str, Any]:
-    return {
+    if not len(rows):
+        return
+    faces = pair.before.predictions.subset(rows)
+    if metric.paired == "mcnemar":
+        test = statistics.mcnemar(first[rows] == 1, second[rows] == 1, subjects=faces.subjects)
+    else:
+        # Means are per true expression: the runs may predict different ones.
+        classes = None if metric.aggregation == "faces" else faces.expression
+        test = statistics.paired_difference(first[rows], second[rows], classes, subjects=faces.subjects)
+    yield {
         "before": pair.before.name,
         "after": pair.after.name,
-        "metric": metric,
+        "metric": metric.key,
         "map": map,
         "difference": test.difference.value,
         "low": test.difference.low,
         "high": test.difference.high,
         "p_value": test.p_value,
-        "family": family,
+        "family": "headline" if metric.headline else metric.topic,
         "faces": test.count,
-        "subjects": statistics.count_subjects(subjects),
+        "subjects": statistics.count_subjects(faces.subjects),
         "higher": test.higher,
         "lower": test.lower,
     }
@@ -371,6 +259,7 @@ def over_seeds(
 
 
 def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Contrast]:
+    """Returns the pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
     groups = replicates(runs)
     group_of = {run.folder: number for number, group in enumerate(groups) for run in group}
     by_settings: dict[tuple[int, int], list[Pair]] = {}
@@ -386,8 +275,10 @@ def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Cont
     return contrasts
 
 
-def _seed_rows(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair], tests: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yields the mean of every overall number over the seeds of each setting, then of the differences of settings."""
+def _seed_rows(
+    runs: Sequence[EvaluatedRun], contrasts: Sequence[Contrast], tests: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
+    """Yields the mean over seeds of every overall number of each setting, then of the differences of settings."""
     keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
     for group in replicates(runs):
         if len(group) > 1:
@@ -395,7 +286,7 @@ def _seed_rows(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair], tests: pd.Da
                 seeds = over_seeds(group, **key._asdict())
                 yield from _seed_row(group[0].name, "", key, seeds)
     reliance = tests[tests["family"] == "reliance"].set_index(["before", "after", "metric"])["difference"]
-    for before, after, of_settings in _contrasts(runs, pairs):
+    for before, after, of_settings in contrasts:
         if len(of_settings) < 2:
             continue
         for key in keys:

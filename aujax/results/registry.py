@@ -90,6 +90,7 @@ class Metric:
       condition: what distinguishes its rows further, such as the action unit that was occluded; "" if nothing does.
       headline: whether it is one of the main numbers, which are also reported for groups of subjects.
       by_expression: whether it is also computed for the faces of each expression.
+      paired: the paired test of two runs on the same faces: McNemar's, a bootstrap, or "" for none.
       compute: for aggregation "function".
     """
 
@@ -106,6 +107,7 @@ class Metric:
     condition: str = ""
     headline: bool = False
     by_expression: bool = False
+    paired: Literal["", "mcnemar", "bootstrap"] = ""
     compute: FromFaces | None = None
 
     def chance_level(self, class_counts: Int[np.ndarray, " classes"]) -> float | None:
@@ -170,34 +172,40 @@ def _risk_coverage_area(faces: Faces, temperature: float, resampled: bool) -> In
     return _bootstrapped(area, faces, resampled)
 
 
-def _selective_threshold(faces: Faces, _: bool) -> Mapping[str, Interval]:
-    """Returns the threshold for each of `COVERAGES`, on probabilities that are calibrated if possible.
+def _at_coverages(compute: Callable[[Faces, float, np.ndarray, bool], Interval]) -> FromFaces:
+    """Returns a metric of the most confident faces, a number for each of `calibration.COVERAGES`.
 
-    Equal confidences are accepted together, so the coverage may be higher than asked for.
+    `compute` gets all faces, the threshold and the rows of the faces whose confidence reaches it. The threshold is on
+    probabilities that are calibrated if possible. Equal confidences are accepted together, so more faces may be
+    accepted than asked for.
     """
-    points = calibration.selective_accuracy(faces.confidence(faces.temperature or 1.0), faces.correct)
-    thresholds = {}
-    for coverage in calibration.COVERAGES:
-        threshold = float(points.threshold[int((points.coverage < coverage - 1e-9).sum())])
-        thresholds[f"{coverage:g}"] = Interval(threshold, None, None)
-    return thresholds
+
+    def at_each(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
+        confidence = faces.confidence(faces.temperature or 1.0)
+        points = calibration.selective_accuracy(confidence, faces.correct)
+        intervals = {}
+        for coverage in calibration.COVERAGES:
+            threshold = float(points.threshold[int((points.coverage < coverage - 1e-9).sum())])
+            accepted = np.flatnonzero(confidence >= threshold)
+            intervals[f"{coverage:g}"] = compute(faces, threshold, accepted, resampled)
+        return intervals
+
+    return at_each
 
 
-def _selective_accuracy(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
-    confidence = faces.confidence(faces.temperature or 1.0)
-    intervals = {}
-    for condition, threshold in _selective_threshold(faces, resampled).items():
-        accepted = np.flatnonzero(confidence >= threshold.value)
-        intervals[condition] = _accuracy(faces.subset(accepted), resampled)[""]
-    return intervals
+@_at_coverages
+def _selective_threshold(faces: Faces, threshold: float, accepted: np.ndarray, _: bool) -> Interval:
+    return Interval(threshold, None, None)
 
 
-def _selective_coverage(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
-    confidence = faces.confidence(faces.temperature or 1.0)
-    intervals = {}
-    for condition, threshold in _selective_threshold(faces, resampled).items():
-        intervals[condition] = Interval(float((confidence >= threshold.value).mean()), None, None)
-    return intervals
+@_at_coverages
+def _selective_coverage(faces: Faces, threshold: float, accepted: np.ndarray, _: bool) -> Interval:
+    return Interval(len(accepted) / len(faces.correct), None, None)
+
+
+@_at_coverages
+def _selective_accuracy(faces: Faces, threshold: float, accepted: np.ndarray, resampled: bool) -> Interval:
+    return _accuracy(faces.subset(accepted), resampled)[""]
 
 
 def _largest_share(counts: Int[np.ndarray, " classes"]) -> float:
@@ -220,11 +228,12 @@ _ROWS = (
     Metric(
         "accuracy", "Accuracy", "Share of the faces whose expression is predicted correctly (CL in the paper).",
         "classification", "percent", "function", chance=_largest_share, headline=True, by_expression=True,
-        compute=_accuracy,
+        paired="mcnemar", compute=_accuracy,
     ),
     Metric(
         "balanced_accuracy", "Balanced accuracy", "Accuracy of each expression, averaged over expressions.",
-        "classification", "percent", "function", chance=_one_in_classes, headline=True, compute=_balanced_accuracy,
+        "classification", "percent", "function", chance=_one_in_classes, headline=True, paired="bootstrap",
+        compute=_balanced_accuracy,
     ),
     Metric(
         "macro_f1", "Macro F1", "Harmonic mean of precision and recall of each expression, averaged over expressions.",
@@ -232,11 +241,11 @@ _ROWS = (
     ),
     Metric(
         "att_cos", "ATT-COS", "Cosine of the reported attention and the AU map of the label (paper, section 4.1).",
-        "agreement", maps=(ATTENTION,), targets=("label",), headline=True, by_expression=True,
+        "agreement", maps=(ATTENTION,), targets=("label",), headline=True, by_expression=True, paired="bootstrap",
     ),
     Metric(
         "cam_cos", "CAM-COS", "Cosine of the label's class activation map (CAM) and the AU map of the label.",
-        "agreement", maps=(CAM,), targets=("label",), headline=True, by_expression=True,
+        "agreement", maps=(CAM,), targets=("label",), headline=True, by_expression=True, paired="bootstrap",
     ),
     Metric(
         "cosine", "Cosine", "Cosine of a map and the AU map: 1 if they are equal up to brightness.",
@@ -326,11 +335,11 @@ _ROWS = (
     ),
     Metric(
         "target_over_non_target", "Target minus non-target AUs", "Drop by target AUs minus drop by non-target AUs.",
-        "reliance", "points", chance=0.0, targets=("predicted",),
+        "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
     ),
     Metric(
         "target_over_control", "Target AUs minus control", "Drop by target AUs minus drop by the control.",
-        "reliance", "points", chance=0.0, targets=("predicted",),
+        "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
     ),
     Metric(
         "top_au_is_target", "Top AU is a target", "Share of the faces whose most influential AU is a target AU.",
@@ -368,6 +377,7 @@ _ROWS = (
         Metric(
             key, title, f"By how much {title.split(',')[0]} is better than for a random ordering.",
             "perturbation", aggregation="faces", chance=0.0, maps=(ATTENTION, CAM), targets=("predicted",),
+            paired="bootstrap",
         )
         for key, title in (
             ("deletion_gain", "Deletion, gain over random ordering"),

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import pathlib
 import shlex
 import zipfile
@@ -33,6 +34,8 @@ from aujax import run_files
 from aujax.errors import UserError
 from aujax.results.registry import ATTENTION, METRICS, Faces
 from aujax.results.statistics import Interval
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 METADATA, FACES, SCORES, SUMMARY, MAPS = "metrics.json", "faces.csv", "scores.parquet", "summary.csv", "maps.npz"
@@ -210,6 +213,23 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def select(table: pd.DataFrame, **where: str) -> pd.DataFrame:
+    """Returns the rows of a table that have these values in these columns.
+
+    >>> select(pd.DataFrame({"metric": ["auc", "iou"], "value": [0.5, 0.2]}), metric="iou")["value"].tolist()
+    [0.2]
+    """
+    for column, value in where.items():
+        table = table[table[column] == value]
+    return table
+
+
+def interval_of(row: Any) -> Interval:
+    """Returns the interval in a row of a table, whose ends may be missing."""
+    value = row["value"] if "value" in row else row["difference"]
+    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value, None, None)
+
+
 def index_summary(summary: pd.DataFrame) -> dict[GroupKey, Interval]:
     """Returns the rows of a summary by key, with None for missing numbers."""
     rows = summary.astype(object).where(summary.notna(), None)
@@ -242,10 +262,11 @@ class Tables:
 
     def rows(self, metric: str, **where: str) -> pd.DataFrame:
         """Returns the rows of a metric, of all faces unless `attribute` is given."""
-        chosen = self.summary["metric"] == metric
-        for name, value in ({"attribute": ""} | where).items():
-            chosen &= self.summary[name] == value
-        return self.summary[chosen]
+        return select(self.summary, **({"metric": metric, "attribute": ""} | where))
+
+    def scores(self, faces: pd.DataFrame) -> Scores:
+        """Returns the scores, aligned with these rows of faces.csv."""
+        return read_scores(self.scores_path, faces["face"].tolist(), remedy=self.remedy)
 
     def count(self, metric: str, **where: str) -> tuple[int, int]:
         """Returns the numbers of faces and subjects behind a number, (0, 0) if it does not exist."""
@@ -283,11 +304,6 @@ class EvaluatedRun:
     def layer(self) -> str:
         """The layer whose attention is reported."""
         return self.metadata["attention_layer"]
-
-    @property
-    def has_cam(self) -> bool:
-        """Whether the method has a class activation map."""
-        return "cam" in self.metadata["maps"]
 
     @property
     def label(self) -> str:
@@ -345,10 +361,6 @@ class EvaluatedRun:
                             f"{self.tables.remedy}")  # fmt: skip
         return maps
 
-    def scores(self) -> Scores:
-        """Returns the scores of every face."""
-        return read_scores(self.tables.scores_path, self.faces["face"].tolist(), remedy=self.tables.remedy)
-
     @property
     def faithfulness(self) -> Tables | None:
         """What `eval.py --faithfulness` measured; None if it did not run, or on other weights or data."""
@@ -381,12 +393,21 @@ class EvaluatedRun:
         summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
         return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy), ""
 
-    def faithfulness_scores(self) -> tuple[pd.DataFrame, Scores]:
-        """Returns the faces that `eval.py --faithfulness` used, and their scores."""
-        assert self.faithfulness is not None, "faithfulness must exist: check it first"
-        faces = self.faces[self.faces["face"].isin(self.faithfulness.metadata["faces"])]
-        path = self.faithfulness.scores_path
-        return faces, read_scores(path, faces["face"].tolist(), remedy=self.faithfulness.remedy)
+    def per_face(self, metric: str, *, map: str = "") -> Float[np.ndarray, " faces"]:
+        """Returns a metric that has a paired test, of each face of faces.csv; NaN where it was not measured.
+
+        `map` may be "attention" for the reported layer.
+        """
+        if METRICS[metric].topic == "classification":
+            return self.predictions.correct.astype(float)
+        if metric in self.faces:
+            return self.faces[metric].to_numpy()
+        key = ScoreKey(metric, self.layer if map == ATTENTION else map, "predicted")
+        return self._faithfulness_scores.get(key, np.full(len(self.faces), np.nan))
+
+    @functools.cached_property
+    def _faithfulness_scores(self) -> Scores:
+        return self.faithfulness.scores(self.faces) if self.faithfulness else {}
 
 
 def eval_command(folder: pathlib.Path, split: str, *options: str) -> str:
@@ -487,7 +508,7 @@ def remove_metadata(directory: pathlib.Path, name: str) -> None:
         (directory / name).unlink()
 
 
-def open_run(folder: pathlib.Path, split: str, *, name: str = "") -> EvaluatedRun:
+def open_run(folder: pathlib.Path, split: str) -> EvaluatedRun:
     """Returns a run folder with its evaluation on a split.
 
     Raises:
@@ -511,4 +532,70 @@ def open_run(folder: pathlib.Path, split: str, *, name: str = "") -> EvaluatedRu
     manifest = run_files.read_json(folder / run_files.MANIFEST, remedy="the run folder is damaged: train it again")
     summary = read_summary(directory / SUMMARY, remedy=remedy)
     tables = Tables(metadata, summary, directory / SCORES, remedy)
-    return EvaluatedRun(folder, name or folder.resolve().name, config, manifest, tables)
+    return EvaluatedRun(folder, folder.resolve().name, config, manifest, tables)
+
+
+def open_runs(
+    folders: Sequence[str | pathlib.Path], split: str, *, same_faces: bool = False
+) -> tuple[list[EvaluatedRun], list[pathlib.Path]]:
+    """Returns the evaluated runs, folders of runs expanded, and the folders that were skipped with a warning.
+
+    With `same_faces`, runs that were evaluated on other faces than the first are skipped, too.
+
+    Raises:
+      UserError: a folder is given twice, or no run can be read.
+    """
+    expanded = [run for folder in folders for run in _expand(pathlib.Path(folder), split)]
+    if len({path.resolve() for path in map(pathlib.Path, folders)}) < len(folders):
+        raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
+    paths = list(dict.fromkeys(expanded))
+    runs: list[EvaluatedRun] = []
+    problems: dict[pathlib.Path, UserError] = {}
+    for path in paths:
+        try:
+            run = open_run(path, split)
+            if same_faces and runs:
+                _check_same_faces(runs[0], run)
+            runs.append(run)
+        except UserError as error:
+            problems[path] = error
+    if not runs:
+        raise next(iter(problems.values()))
+    for error in problems.values():
+        log.warning("skipped: %s", error)
+    names = _distinct_names([run.folder.resolve() for run in runs])
+    runs = [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
+    return runs, list(problems)
+
+
+def _expand(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+    """Returns the run folders inside a folder of runs, evaluated ones first; otherwise the folder itself."""
+    if (folder / run_files.CONFIG).is_file() or not folder.is_dir():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
+    return sorted(runs, key=lambda run: not (run / "eval" / split / METADATA).is_file()) or [folder]
+
+
+def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
+    """Returns the shortest ends of the paths that all differ."""
+    longest = max(len(path.parts) for path in paths)
+    for count in range(1, longest + 1):
+        names = ["/".join(path.parts[-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
+    for what, of in (
+        ("data (fingerprints {} and {})", lambda run: run.metadata["data"]["fingerprint"]),
+        ("numbers of faces ({} and {})", lambda run: run.metadata["num_faces"]),
+        ("expressions ({} and {})", lambda run: ", ".join(run.expressions)),
+    ):
+        if of(first) != of(other):
+            data_dir = shlex.quote(str(first.metadata["data"]["dir"]))
+            raise UserError(
+                f"{first.folder} and {other.folder} were evaluated on different {what.format(of(first), of(other))}, "
+                f"so their numbers do not compare. Evaluate both on the same data: "
+                f"{other.command(f'--data_dir={data_dir}')}"
+            )

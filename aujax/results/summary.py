@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Bool, Int
 
 from aujax.results import calibration, schema, statistics
-from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, METRICS, Faces
+from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, METRICS, Faces, by_topic
 from aujax.results.schema import ScoreKey, Scores
 from aujax.results.statistics import Interval
 
@@ -156,11 +156,12 @@ def per_expression(summary: pd.DataFrame, expressions: Sequence[str]) -> dict[st
     rows = summary[summary["attribute"] == "expression"].set_index(["group", "metric"])
     values = rows["value"].astype(object).where(rows["value"].notna(), None).to_dict()
     faces = rows["faces"].to_dict()
+    by_expression = [key for key, metric in METRICS.items() if metric.headline and metric.by_expression]
     return {
         name: {
             "num_faces": faces.get((name, "accuracy"), 0),
             "num_maps": faces.get((name, "att_cos"), 0),
-            **{key: values.get((name, key)) for key in ("accuracy", "att_cos", "cam_cos")},
+            **{key: values.get((name, key)) for key in by_expression},
         }
         for name in expressions
     }
@@ -196,10 +197,10 @@ def write_evaluation(
     # Not compressed: that takes fifty times as long for a file that is a third smaller.
     np.savez(directory / schema.MAPS, **maps)  # type: ignore[arg-type]
     scores = schema.read_scores(directory / schema.SCORES, faces["face"].tolist(), remedy=remedy)
-    for key in ("att_cos", "cam_cos"):
-        values = faces[key].to_numpy(np.float32)
+    for metric in by_topic("agreement"):
+        values = faces[metric.key].to_numpy(np.float32)
         if (~np.isnan(values)).any():
-            scores[ScoreKey(key)] = values
+            scores[ScoreKey(metric.key)] = values
     predictions = schema.predictions(faces, expressions, temperature=metadata["temperature"]["value"])
     attributes = {name: values.tolist() for name, values in schema.attributes(faces).items()}
     table = summarize(predictions, scores, expressions, attributes=attributes)
