@@ -51,11 +51,16 @@ def warp(pixels: Pixels, matrix: Matrix) -> Pixels:
     return cv2.warpAffine(pixels, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
 
 
+def resize(pixels: Pixels, size: tuple[int, int]) -> tuple[Pixels, Matrix]:
+    """Returns the image resized to (width, height), and the matrix that moves its points along."""
+    x, y = size[0] / pixels.shape[1], size[1] / pixels.shape[0]
+    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `codebook.rescale_landmarks`
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), matrix
+
+
 def resize_to_square(pixels: Pixels) -> tuple[Pixels, Matrix]:
     """Returns the whole image resized to a square of `SIZE` pixels, and the matrix that moves its points along."""
-    x, y = SIZE / pixels.shape[1], SIZE / pixels.shape[0]
-    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `codebook.rescale_landmarks`
-    return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA), matrix
+    return resize(pixels, (SIZE, SIZE))
 
 
 def move(points: Points, matrix: Matrix) -> Points:

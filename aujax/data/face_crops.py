@@ -287,11 +287,7 @@ def _reduce(pixels: Pixels, scale: float) -> tuple[Pixels, np.ndarray]:
     height, width = pixels.shape[:2]
     if scale >= 1:
         return pixels, np.eye(2, 3)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    x, y = size[0] / width, size[1] / height
-    # Pixel centres are at whole numbers: (x + 0.5) is what scales.
-    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), matrix
+    return alignment.resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def _thumbnail(pixels: Pixels, box: Box) -> Pixels:
