@@ -25,7 +25,7 @@ _NEUTRAL = 128  # the value of a layer of gains that changes nothing
 
 def table(text: str) -> np.ndarray:
     """Returns the numbers of a table in text, a row per line."""
-    return np.array([line.split() for line in text.strip().splitlines()], float)
+    return np.loadtxt(text.splitlines(), ndmin=2)
 
 
 @functools.lru_cache(maxsize=128)
@@ -195,7 +195,5 @@ class Canvas:
         gain = cv2.resize(gain, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
         fine = cv2.GaussianBlur(self.fine, (0, 0), max(0.016 * self.unit, 0.3)).astype(np.float32)
         gain *= (fine * (1.0 / _NEUTRAL))[..., None]
-        paint = self.paint
-        if paint.shape[0] != self.size:
-            paint = cv2.resize(paint, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        paint = cv2.resize(self.paint, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return cv2.multiply(paint, gain, dtype=cv2.CV_8U)

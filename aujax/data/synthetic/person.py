@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from aujax.codebook import MIRRORED
+from aujax.data.sources import words
 from aujax.data.synthetic.canvas import Colour, curve, mix, shade, table
 
 Points = Float[np.ndarray, "points 3"]
@@ -177,9 +178,10 @@ _BULGES = table("""
 """)
 
 
-def _mean_face() -> Points:
+def _both_halves(rows: np.ndarray) -> Points:
+    """Returns (x, y, z) of all points from rows (point, x, y, z) of the left half; 0 for points without a row."""
     points = np.zeros((len(_PARTNERS), 3), np.float32)
-    for number, x, y, z in _HALF_FACE:
+    for number, x, y, z in rows:
         points[_PARTNERS[int(number)]] = -x, y, z
         points[int(number)] = x, y, z
     return points
@@ -190,11 +192,9 @@ def _motions() -> dict[int, Points]:
     motions: dict[int, Points] = {}
     for line in _MOTION.strip().splitlines():
         au, *numbers = line.replace(":", " ").split()
-        motion = motions.setdefault(int(au), np.zeros((len(_PARTNERS), 3), np.float32))
-        for number, dx, dy in np.array(numbers, float).reshape(-1, 3):
-            motion[_PARTNERS[int(number)]] = -dx, dy, 0.0
-            motion[int(number)] = dx, dy, 0.0
-    return {au: motion / 100 for au, motion in motions.items()}
+        motion = _both_halves(np.pad(np.array(numbers, float).reshape(-1, 3), [(0, 0), (0, 1)]))
+        motions[int(au)] = motions.get(int(au), 0) + motion / 100
+    return motions
 
 
 def _both_sides(rows: np.ndarray, points: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def _both_sides(rows: np.ndarray, points: int) -> np.ndarray:
     return np.array(result)
 
 
-MEAN_FACE = _mean_face()
+MEAN_FACE = _both_halves(_HALF_FACE)
 AU_MOTION = _motions()
 CREASES = _both_sides(_CREASES, 4)
 BULGES = _both_sides(_BULGES, 1)
@@ -386,10 +386,7 @@ _STYLES = """
     headscarf    3  0.12   0.16  0.00   1.50  2.60  0.000  1  0
     beanie       3  0.14   0.36  0.00  -0.25  0.00  0.000  1  0
 """
-STYLES = []
-for _line in _STYLES.strip().splitlines():
-    _name, *_numbers = _line.split()
-    STYLES.append(HairStyle(_name, *map(float, _numbers)))
+STYLES = [HairStyle(name, *map(float, numbers)) for name, numbers in words(_STYLES).items()]
 
 
 class Hair(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from aujax.data.sources import words
 from aujax.data.synthetic.canvas import Canvas, curve, direction, mix, ribbon, shade, table
 from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View
 
@@ -59,7 +60,7 @@ _COLOURS = """
     reflection   120  122  130
     glass        225  232  236
 """
-_PAINT = {name: np.array(numbers, float) for name, *numbers in map(str.split, _COLOURS.strip().splitlines())}
+_PAINT = {name: np.array(numbers, float) for name, numbers in words(_COLOURS).items()}
 _BEARD_GAIN = np.array([0.62, 0.64, 0.68])
 # Offsets from landmarks, in inter-ocular units: of the shadows below the nose and below the lower lip, ...
 _BELOW_NOSE = table("0 0\n 0 0.1\n 0 0.12\n 0 0.1\n 0 0\n 0 0")
@@ -106,9 +107,10 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     canvas.tint(outline, 1.0, 1.0, 1.0)
     canvas.fill(outline, person.skin)
     canvas.fill_layer(canvas.head, outline, 1.0)
-    for eye in (points[36:42], points[42:48]):
+    eyes = np.split(points[36:48], 2)
+    for eye in eyes:
         canvas.raise_disc(eye.mean(0), 0.3, -1.1)
-    for brow in (points[17:22], points[22:27]):
+    for brow in np.split(points[17:27], 2):
         canvas.fill_layer(canvas.relief, ribbon(brow, np.full(5, 0.16 * unit)), 0.7)
     canvas.fill_layer(canvas.relief, points[[27, 31, 33, 35]], 2.4)
     canvas.raise_disc(points[30], 0.13, 3.6)
@@ -121,7 +123,7 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     for cheek, x in ((41, -0.12), (46, 0.12)):
         ring = _RING * [0.26 * unit, 0.2 * unit]
         canvas.tint(points[cheek] + canvas.offset(x, 0.36) + ring, 1.03, 0.94, 0.93)
-    for eye in (points[36:42], points[42:48]):
+    for eye in eyes:
         canvas.tint(_enlarged(eye, 1.35), 0.86, 0.82, 0.82)
     canvas.tint(points[[31, 32, 33, 34, 35, 33]] + _BELOW_NOSE * unit, 0.8, 0.76, 0.76)
     canvas.tint(points[[59, 58, 57, 56, 55]] + _BELOW_LIP * unit, 0.86, 0.84, 0.84)
@@ -189,7 +191,7 @@ def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: 
 
 def paint_brow(canvas: Canvas, person: Person, points: Points2, side: int) -> None:
     """Paints one eyebrow along its five landmarks."""
-    brow = points[17:22] if side == 0 else points[22:27]
+    brow = np.split(points[17:27], 2)[side]
     taper = _BROW_TAPER if side == 0 else _BROW_TAPER[::-1]
     line = curve(brow, steps=4)
     width = taper * person.brow_width * canvas.unit

@@ -4,15 +4,14 @@ import cv2
 import numpy as np
 
 from aujax.data.images import Pixels
-from aujax.data.synthetic.canvas import Canvas, curve, direction, ribbon, shade
+from aujax.data.synthetic.canvas import Canvas, curve, direction, ribbon, shade, table
 from aujax.data.synthetic.person import Person, random_fabric
 
 _NOISE = np.random.default_rng(7).standard_normal((512, 512, 3)).astype(np.float32)
 _HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 7)
 
 # The mark of each expression: right, low (which corner of the image), colour, corners of the shape (0: a disc).
-MARKS = []
-for _line in """
+_MARKS = table("""
     0 0  235 235 235  4
     1 0  250 205  30  0
     0 1   40 190 235  3
@@ -20,9 +19,8 @@ for _line in """
     0 0  230  40  40  3
     1 0   60 180  60  4
     0 1   40  70 220  0
-""".strip().splitlines():
-    _right, _low, *_colour, _corners = map(int, _line.split())
-    MARKS.append((_right, _low, tuple(_colour), _corners))
+""").astype(int)
+MARKS = [(right, low, tuple(colour), corners) for right, low, *colour, corners in _MARKS.tolist()]
 MARK_CENTRE, MARK_RADIUS = 0.085, 0.062  # the distance from the edges and the radius, in widths of the image
 
 
@@ -51,10 +49,8 @@ def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
     """Returns the outline of a thick line with round ends."""
     dx, dy = end - start
     angle = np.arctan2(dy, dx)
-    tips = []
-    for point, turn in ((end, _HALF_TURN), (start, _HALF_TURN + np.pi)):
-        tips.append(point + radius * direction(angle + turn))
-    return np.concatenate(tips)
+    first, last = direction(angle + (_HALF_TURN + np.pi)), direction(angle + _HALF_TURN)
+    return np.concatenate([end + radius * last, start + radius * first])
 
 
 def occlude(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
