@@ -31,10 +31,8 @@ def table(text: str) -> np.ndarray:
 @functools.lru_cache(maxsize=128)
 def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
     """Returns the matrix from control points to points of the Catmull-Rom curve through them."""
-    t = np.linspace(0.0, 1.0, steps, endpoint=False)[:, None]
-    basis = 0.5 * np.concatenate(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
-    )
+    t = np.linspace(0.0, 1.0, steps, endpoint=False)
+    basis = 0.5 * np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], 1)
     # Each row weights the four control points around its piece of the curve; at an open end the last one is repeated.
     segments = controls if closed else controls - 1
     matrix = np.zeros((segments * steps + (not closed), controls))
@@ -158,11 +156,10 @@ class Canvas:
         with self.clipped(outline, opacity):
             self.fill(outline, colour)
 
-    def creases(self, outlines: np.ndarray, depths: np.ndarray) -> None:
-        """Darkens (depth > 0) or lightens thin shapes (k, n, 2), such as wrinkles, one after the other."""
-        values = np.clip(_NEUTRAL * (1.0 - depths), 0, 255).tolist()
-        for outline, value in zip(outlines, values, strict=True):
-            self.fill_layer(self.fine, outline, value)
+    def creases(self, outlines: Iterable[np.ndarray], depths: Iterable[float]) -> None:
+        """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
+        for outline, depth in zip(outlines, depths, strict=True):
+            self.fill_layer(self.fine, outline, min(max(_NEUTRAL * (1.0 - depth), 0), 255))
 
     def tint(self, outline: np.ndarray, *gains: float) -> None:
         """Multiplies the paint under a polygon by gains for red, green and blue, with soft edges."""

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from aujax.codebook import MIRRORED
 from aujax.data.sources import words
-from aujax.data.synthetic.canvas import Colour, curve, mix, shade, table
+from aujax.data.synthetic.canvas import Colour, curve, direction, mix, shade, table
 
 Points = Float[np.ndarray, "points 3"]
 View = Callable[[np.ndarray], np.ndarray]  # projects 3-D points to (x, y) pixels
@@ -401,7 +401,7 @@ class Hair(NamedTuple):
 
 def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
     """Returns a colour of `FABRICS`, made darker or lighter by a random factor from `low` to `high`."""
-    return shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(low, high))
+    return shade(rng.choice(FABRICS), rng.uniform(low, high))
 
 
 def _resampled(points: np.ndarray, count: int) -> np.ndarray:
@@ -456,7 +456,8 @@ def _hair(style: HairStyle, rest: Points, rng: np.random.Generator) -> Hair:
     bun = None
     if style.bun:
         angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-        bun = np.stack([0.42 * np.cos(angle), -1.95 + 0.36 * np.sin(angle), np.full(14, -0.6)], 1).astype(np.float32)
+        bun = np.pad(direction(angle) * [0.42, 0.36] - [0, 1.95], [(0, 0), (0, 1)], constant_values=-0.6)
+        bun = bun.astype(np.float32)
     return Hair(outer, inner, back, strands.astype(np.float32), bun)
 
 
@@ -503,17 +504,16 @@ def make_person(seed: int, identity: int) -> Person:
     weights = np.array([style.weight for style in STYLES]) * np.where(likely == masculine, 1.0, 0.12)
     style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
     if rng.random() < max(0.0, age - 0.45) * 1.4:
-        hair_colour = mix(_GREY[0], _GREY[1], rng.random())
+        hair_colour = mix(*_GREY, weight=rng.random())
     else:
         count = 2 if rng.random() < min(1.0, 0.2 + 1.2 * tone) else len(HAIR_COLOURS)  # the first two are dark
-        colour = HAIR_COLOURS[rng.integers(0, count)]
-        hair_colour = shade(colour, rng.uniform(0.85, 1.15))
+        hair_colour = shade(rng.choice(HAIR_COLOURS[:count]), rng.uniform(0.85, 1.15))
     bald = masculine and rng.random() < 0.04 + 0.14 * age
-    lips = mix(skin, mix(_BLOOD[0], _BLOOD[1], tone), rng.uniform(0.4, 0.65))
+    lips = mix(skin, mix(*_BLOOD, weight=tone), rng.uniform(0.4, 0.65))
     if not masculine and rng.random() < 0.35:  # lipstick
-        lips = mix(lips, _LIPSTICKS[rng.integers(4)], 0.7)
+        lips = mix(lips, rng.choice(_LIPSTICKS), 0.7)
     beards = ("none", "stubble", "moustache", "goatee", "full")
-    beard = beards[rng.choice(5, p=[0.52, 0.2, 0.07, 0.08, 0.13])] if masculine else "none"
+    beard = rng.choice(beards, p=[0.52, 0.2, 0.07, 0.08, 0.13]) if masculine else "none"
     frame = random_fabric(rng, 0.4, 0.9)
     # The arguments are evaluated in this order, which belongs to the faces: each takes its random numbers in turn.
     return Person(

@@ -149,14 +149,13 @@ def paint_wrinkles(
     active, old = 0.55 + 0.6 * person.age, max(0.0, person.age - 0.3)
     strength = np.array([intensities.get(au, 0.0) * active + _AGE_LINES.get(au, 0.0) * old for au in CREASES[:, 0]])
     chosen = strength > 0.08
-    if chosen.any():
-        rows = CREASES[chosen]
-        lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
-        widths = rows[:, 10, None].astype(np.float32) * canvas.unit
-        depths = rows[:, 11].astype(np.float32) * np.minimum(strength[chosen], 1.0)
-        # Below each dark line the skin is lighter: it catches the light from above.
-        canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
-        canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)
+    rows = CREASES[chosen]
+    lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
+    widths = rows[:, 10, None].astype(np.float32) * canvas.unit
+    depths = rows[:, 11].astype(np.float32) * np.minimum(strength[chosen], 1.0)
+    # Below each dark line the skin is lighter: it catches the light from above.
+    canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
+    canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)
     centres = view(_anchored(points3, BULGES[:, 1], BULGES[:, None, 2:4])[:, 0])
     for (au, *_, radius, height), centre in zip(BULGES, centres, strict=True):
         if intensities.get(au, 0.0) > 0.1:
@@ -213,7 +212,7 @@ def paint_nose(canvas: Canvas, person: Person, points: Points2) -> None:
         canvas.fill(curve(hole, closed=True), dark)
         edge = a + canvas.offset((0.0, -0.15), (0.055 * out, -0.06), (0.03 * out, 0.01))
         canvas.lines([curve(np.concatenate([edge, [a * 0.5 + b * 0.5]]))], mix(person.skin, dark, 0.4), 0.018)
-    canvas.creases((points[30] + _RING * (0.05 * unit))[None], np.array([-0.13]))
+    canvas.creases([points[30] + _RING * (0.05 * unit)], [-0.13])
 
 
 def paint_mouth(
@@ -232,7 +231,7 @@ def paint_mouth(
     canvas.fill(_between(curve(points[48:55], steps=4), bottom), shade(person.lips, 0.9))
     canvas.fill(_between(inner_bottom, bottom), shade(person.lips, 1.06))
     shine = points[[58, 57, 56]] * 0.5 + points[[67, 66, 65]] * 0.5
-    canvas.creases(ribbon(curve(shine), np.full(11, 0.03 * unit))[None], np.array([-0.16]))
+    canvas.creases([ribbon(curve(shine), np.full(11, 0.03 * unit))], [-0.16])
     gap = float(points[66, 1] - points[62, 1]) / unit
 
     if gap > 0.02:
@@ -301,14 +300,14 @@ def paint_glasses(canvas: Canvas, person: Person, points3: Points, view: View, *
     x, y = (np.sign(_RIM) * np.abs(_RIM) ** (2 / power)).T
     ring = np.stack([x * radius * 1.08, y * radius * 0.82, 0 * x], 1).astype(np.float32)
     eyes = points3[IRISES] + np.array([0, 0.04, 0.16], np.float32)
-    rims = [view(eye + ring) for eye in eyes]
+    rims = view(eyes[:, None] + ring)
     for rim in rims:
         if dark:
             canvas.cover(rim, _PAINT["dark_glass"])
             canvas.lines([rim[14:18] * 0.7 + rim.mean(0) * 0.3], _PAINT["reflection"], 0.03)
         else:
             canvas.glaze(rim, _PAINT["glass"], 0.1)
-    closed = [np.concatenate([rim, rim[:1]]) for rim in rims]
+    closed = np.concatenate([rims, rims[:, :1]], 1)
     middle = (eyes[0] + eyes[1]) / 2 + [0, -0.13, 0.1]
     inner = np.array([radius * 1.05, -0.08, 0])
     bridge = view(np.stack([eyes[0] + inner, middle, eyes[1] + inner * [-1, 1, 1]]))
