@@ -72,13 +72,11 @@ def take(faces: Batch, rows: Int[Array, " batch"], valid: Bool[Array, " batch"])
 
     Every device contributes the faces that it stores and receives its part of the batch: one reduce-scatter.
     """
-    stored = len(faces.index)
-    places = rows - jax.lax.axis_index(DATA_AXIS) * stored
-    here = (places >= 0) & (places < stored)
+    places = rows - jax.lax.axis_index(DATA_AXIS) * len(faces.index)
 
     def exchange(x: Array) -> Array:
-        taken = x.at[places].get(mode="clip")
-        taken = jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), taken, jnp.zeros((), x.dtype))
+        # Zeros in place of the faces that other devices store.
+        taken = x.at[places].get(mode="fill", fill_value=0, wrap_negative_indices=False)
         # A sum of one face's values and zeros, in the type of the values; booleans cannot be summed.
         numbers = taken.astype(jnp.uint8) if x.dtype == bool else taken
         return jax.lax.psum_scatter(numbers, DATA_AXIS, scatter_dimension=0, tiled=True).astype(x.dtype)
