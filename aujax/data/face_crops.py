@@ -158,7 +158,7 @@ def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputI
         if isinstance(source, np.ndarray):
             arrays += 1
             name = f"image {arrays}"
-            if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8:
+            if source.shape[2:] != (3,) or source.dtype != np.uint8:
                 got = f"{source.dtype} of shape {source.shape}"
                 yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
             else:

@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict
 import aujax
 from aujax import methods, run_files, runs, weight_files
 from aujax.config import method_options
+from aujax.data.sources import folder_contents
 from aujax.data.sources.folds import parse_yaml
 from aujax.errors import UserError
 from aujax.models import pretrained
@@ -53,10 +54,9 @@ def find(directory: pathlib.Path) -> list[pathlib.Path]:
         return [directory]
     released = sorted({path.parent for name in (WEIGHTS, OPTIONS) for path in directory.rglob(name)})
     if not released:
-        inside = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"{directory}: expected {WEIGHTS} and {OPTIONS} in it or below, found {inside}; unpack the released "
-            "archive and give the folder shared-trained-models or one below it"
+            f"{directory}: expected {WEIGHTS} and {OPTIONS} in it or below, found {folder_contents(directory)}; unpack "
+            "the released archive and give the folder shared-trained-models or one below it"
         )
     return released
 

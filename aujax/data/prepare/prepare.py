@@ -30,7 +30,7 @@ from scipy.sparse.csgraph import connected_components
 
 from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
-from aujax.data.landmarks import Detection, Detector, LandmarkCache, Landmarks
+from aujax.data.landmarks import Box, Detection, Detector, LandmarkCache, Landmarks
 from aujax.data.sources import Listing, SourceImage
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
@@ -267,15 +267,15 @@ def assign_splits(
             f"expected at least {len(shares)} people or photographs, to share among {', '.join(shares)}; got "
             f"{len(members)}; give more faces, or choose --validation=0 or --test=0"
         )
-    classes = np.unique([expressions[row] for row in free], return_inverse=True)[1]
-    class_of = dict(zip(free, classes, strict=True))
-    totals = np.bincount(classes)
+    classes = np.zeros(len(given), int)
+    classes[free] = np.unique(np.take(expressions, free), return_inverse=True)[1]
+    totals = np.bincount(classes[free])
     fractions = np.array(list(shares.values()))[:, None]
     missing = fractions * totals  # faces of each class that each split lacks
     rows_of_unit = list(members.values())
     order = np.random.default_rng(seed).permutation(len(members))
     for unit in sorted(order, key=lambda unit: -len(rows_of_unit[unit])):
-        counts = np.bincount([class_of[row] for row in rows_of_unit[unit]], minlength=len(totals))
+        counts = np.bincount(classes[rows_of_unit[unit]], minlength=len(totals))
         # The increase of the squared distance from the target, per class in units of the class's size. Dividing by the
         # split's fraction makes a face missing from a small split weigh more than one missing from a large split.
         increase = ((missing - counts) ** 2 - missing**2) / totals / fractions
@@ -327,7 +327,7 @@ def _stored_records(
         # The detector is given the image after an alignment by annotated points: the detection depends on them.
         points = image.points.tolist() if options.align and image.points is not None else None
         keys.append(hashlib.sha256(f"{hashes[image.id]} {points} {settings}".encode()).hexdigest())
-        tasks.append((image, cache.get(keys[-1]) if options.detector is not None else None))
+        tasks.append((image, cache.get(keys[-1])))
         detecting |= options.detector is not None and image.landmarks is None and tasks[-1][1] is None
     faces = parallel_map(
         functools.partial(_store_face, options),
@@ -413,7 +413,7 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
         return StoredFace(problem=images.read_problem(error))
 
 
-def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tuple[images.Pixels, np.ndarray]:
+def _crop(pixels: images.Pixels, box: Box) -> tuple[images.Pixels, np.ndarray]:
     """Returns the part of the image in the box, and the matrix that moves points of the image there."""
     height, width = pixels.shape[:2]
     if not np.isfinite(box).all():

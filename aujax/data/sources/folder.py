@@ -78,7 +78,7 @@ def expression_ids(
     names: Iterable[str],
     *,
     expressions: Sequence[str] = EXPRESSIONS,
-    classes: Mapping[str, str] | None = None,
+    classes: Mapping[str, str] = {},
 ) -> dict[str, int | None]:
     """Returns for each class name its index in `expressions`, or None for a class that `classes` leaves out.
 
@@ -88,7 +88,6 @@ def expression_ids(
       UserError: names that no expression and no entry of `classes` explains, with their counts.
     """
     counts = Counter(names)
-    classes = classes or {}
     unused = [name for name in classes if name not in counts]
     if unused:
         raise UserError(f"--classes: {unused[0]!r} is no class of this source; it has {', '.join(sorted(counts))}")

@@ -48,18 +48,17 @@ def list_folds(options: argparse.Namespace) -> Listing:
 
     notes = []
     others = {*ids["train"], *ids["test"]}
-    listed = ids.pop("val", None)
-    if listed is None:
+    listed = ids.pop("val", [])
+    own = [name for name in listed if name not in others]
+    again = len(listed) - len(own)
+    if own:
+        ids["val"] = own
+    if not listed:
         notes.append("the folds have no val: validation is sampled from train")
-    else:
-        own = [name for name in listed if name not in others]
-        if not own:
-            notes.append("the folds' val lists the images of test again, so validation is sampled from train instead")
-        elif len(own) < len(listed):
-            again = len(listed) - len(own)
-            notes.append(f"{again} images of the folds' val are in train or test too and are not used for validation")
-        if own:
-            ids["val"] = own
+    elif not own:
+        notes.append("the folds' val lists the images of test again, so validation is sampled from train instead")
+    elif again:
+        notes.append(f"{again} images of the folds' val are in train or test too and are not used for validation")
 
     attributes = rafdb.attributes_below(root / "basic")
     images = []
