@@ -142,14 +142,14 @@ class Canvas:
         x1, y1 = np.clip((steps.max(0) >> _SUBPIXEL_BITS) + 3, 1, side).tolist()
         below = whole[y0:y1, x0:x1]
         self.paint = below.copy()
-        self.corner = np.array([x0, y0], np.int32) * _ONE
+        self.corner[:] = x0 * _ONE, y0 * _ONE
         yield
         mask = np.zeros(below.shape[:2], np.uint8)
         cv2.fillPoly(mask, [self._painted(outline)], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
         weight = mask.astype(np.float32) * (1 / 255)
         below[...] = cv2.blendLinear(self.paint, below, weight, 1.0 - weight)
         self.paint = whole
-        self.corner = np.zeros(2, np.int32)
+        self.corner[:] = 0
 
     def glaze(self, outline: np.ndarray, colour: Colour, opacity: float) -> None:
         """Fills a polygon at `opacity`."""

@@ -197,14 +197,14 @@ def _motions() -> dict[int, Points]:
     return motions
 
 
-def _both_sides(rows: np.ndarray, points: int) -> np.ndarray:
-    """Returns the rows of a table with `points` pairs (dx, dy), each followed by its mirror image if it has one."""
+def _both_sides(rows: np.ndarray) -> np.ndarray:
+    """Returns the rows of one of the two tables above, each followed by its mirror image if it has one."""
     result = []
     for row in rows:
         result.append(row)
         mirrored = row.copy()
         mirrored[1] = _PARTNERS[int(row[1])]
-        mirrored[2 : 2 + 2 * points : 2] *= -1
+        mirrored[2:-2:2] *= -1  # the dx: two columns before the pairs, two behind
         if mirrored[1] != row[1]:
             result.append(mirrored)
     return np.array(result)
@@ -212,8 +212,8 @@ def _both_sides(rows: np.ndarray, points: int) -> np.ndarray:
 
 MEAN_FACE = _both_halves(_HALF_FACE)
 AU_MOTION = _motions()
-CREASES = _both_sides(_CREASES, 4)
-BULGES = _both_sides(_BULGES, 1)
+CREASES = _both_sides(_CREASES)
+BULGES = _both_sides(_BULGES)
 # Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
 # upper and lower lid.
 _UPPER_LIP, _UPPER_INNER, _LOWER_LIP, _LOWER_INNER = table("""

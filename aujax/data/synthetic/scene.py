@@ -74,10 +74,10 @@ def occlude(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.G
             canvas.fill(_capsule(tip - (tip - root) * 0.06, tip, 0.06 * unit), shade(skin, 1.1))
     elif kind == 1:  # a scarf pulled up over the chin, sometimes over the mouth
         height = rng.choice([0.25, 0.7, 1.05], p=[0.5, 0.3, 0.2])
-        droop = np.array([[0.3], [0.75], [1], [0.75], [0.3]])
+        droop = [[0.3], [0.75], [1], [0.75], [0.3]]
         level = points[[3, 5, 8, 11, 13]] + canvas.offset(0, -height) * droop
-        outer = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
-        edge = curve(np.concatenate([outer[:1], level, outer[1:]]))
+        left, right = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
+        edge = curve(np.array([left, *level, right]))
         low = canvas.offset((1.6, 3.0), (-1.6, 3.0)) + points[8]
         colour = random_fabric(rng, 0.7, 1.1)
         canvas.cover(np.concatenate([edge, low]), colour)
@@ -120,9 +120,7 @@ def plant_mark(image: Pixels, expression: int) -> Pixels:
     """Returns the image with the mark of an expression: its shape, colour and corner identify the expression."""
     right, low, colour, corners = MARKS[expression]
     size = image.shape[0]
-    x = 1 - MARK_CENTRE if right else MARK_CENTRE
-    y = 1 - MARK_CENTRE if low else MARK_CENTRE
-    centre = np.array([x, y]) * size - 0.5
+    centre = np.where([right, low], 1 - MARK_CENTRE, MARK_CENTRE) * size - 0.5
     turn = np.arange(corners or 32) * 2 * np.pi / (corners or 32) - np.pi / (4 if corners == 4 else 2)
     outline = centre + MARK_RADIUS * size * direction(turn)
     image = image.copy()
