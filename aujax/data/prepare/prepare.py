@@ -30,7 +30,7 @@ from scipy.sparse.csgraph import connected_components
 
 from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
-from aujax.data.landmarks import Box, Detection, Detector, LandmarkCache, Landmarks
+from aujax.data.landmarks import Detection, Detector, LandmarkCache, Landmarks
 from aujax.data.sources import Listing, SourceImage
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
@@ -213,8 +213,7 @@ def _given_landmarks(image: SourceImage, size: tuple[int, int] | None, pixels: i
     """
     if image.landmarks is None or size is None:
         return image.landmarks
-    scale = np.array(pixels.shape[1::-1], np.float32) / np.array(size, np.float32)
-    return rescale_landmarks(image.landmarks, scale)
+    return rescale_landmarks(image.landmarks, np.divide(pixels.shape[1::-1], size, dtype=np.float32))
 
 
 def assign_splits(
@@ -382,7 +381,14 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
             matrix = alignment.similarity(points, alignment.TEMPLATE)
             face = alignment.warp(pixels, matrix)
         elif image.box is not None:
-            face, matrix = _crop(pixels, image.box)
+            if not np.isfinite(image.box).all():
+                raise ValueError(f"its face box {image.box} is not finite")
+            height, width = pixels.shape[:2]
+            left, top, right, bottom = np.clip(image.box, 0, (width, height, width, height)).astype(int).tolist()
+            if right - left < 2 or bottom - top < 2:
+                raise ValueError(f"its face box {image.box} lies outside the image of {width} x {height} pixels")
+            face = np.ascontiguousarray(pixels[top:bottom, left:right])
+            matrix = np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
         if landmarks is not None and matrix is not None:
             landmarks = alignment.move(landmarks, matrix)
 
@@ -411,17 +417,6 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
         raise
     except (OSError, ValueError) as error:
         return StoredFace(problem=images.read_problem(error))
-
-
-def _crop(pixels: images.Pixels, box: Box) -> tuple[images.Pixels, np.ndarray]:
-    """Returns the part of the image in the box, and the matrix that moves points of the image there."""
-    height, width = pixels.shape[:2]
-    if not np.isfinite(box).all():
-        raise ValueError(f"its face box {box} is not finite")
-    left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).astype(int).tolist()
-    if right - left < 2 or bottom - top < 2:
-        raise ValueError(f"its face box {box} lies outside the image of {width} x {height} pixels")
-    return np.ascontiguousarray(pixels[top:bottom, left:right]), np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
 
 
 def _report(
