@@ -113,7 +113,7 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
 
 def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
     """Returns the intensities of a random subset of the expression's AUs by which it can still be recognised."""
-    aus = codebook.FACS.aus.get(expression, ())
+    aus = codebook.FACS.aus[expression]
     if not aus:
         return {}
     always, needed, further = _CHARACTERISTIC[expression]
@@ -140,8 +140,7 @@ def _camera(points: np.ndarray, size: int, rng: np.random.Generator):
     unit = min(rng.uniform(0.62, 0.86) / extent[0], 0.76 / extent[1]) * size
     free = np.maximum(size * np.array([0.94, 0.78]) - extent * unit, 0.0)
     position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
-    corner = size * np.array([0.03, 0.19]) + free * position
-    shift = corner - low * unit - 0.5
+    shift = size * np.array([0.03, 0.19]) + free * position - low * unit - 0.5
     scaled = (axes * unit).astype(np.float32)
     return lambda p: p @ scaled + shift, float(unit)
 

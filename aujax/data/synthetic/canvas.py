@@ -189,7 +189,7 @@ class Canvas:
 
         gain = cv2.GaussianBlur(self.broad, (0, 0), 0.07 * unit).astype(np.float32)
         gain *= brightness[..., None] * (colour.astype(np.float32) / _NEUTRAL)
-        gain = cv2.resize(gain, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        gain = cv2.resize(gain, (self.size, self.size))
         fine = cv2.GaussianBlur(self.fine, (0, 0), max(0.016 * self.unit, 0.3)).astype(np.float32)
         gain *= (fine * (1.0 / _NEUTRAL))[..., None]
         paint = cv2.resize(self.paint, (self.size, self.size), interpolation=cv2.INTER_AREA)

@@ -212,7 +212,7 @@ def _both_sides(rows: np.ndarray) -> np.ndarray:
 
 MEAN_FACE = _both_halves(_HALF_FACE)
 AU_MOTION = _motions()
-CREASES = _both_sides(_CREASES)
+CREASES = _both_sides(_CREASES).astype(np.float32)
 BULGES = _both_sides(_BULGES)
 # Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
 # upper and lower lid.
@@ -239,7 +239,7 @@ def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: fl
     moved = rest.copy()
     side = (1.0 + asymmetry * np.sign(MEAN_FACE[:, :1])).astype(np.float32)
     for au, intensity in intensities.items():
-        moved += (AU_MOTION[au] * np.float32(intensity)) * side
+        moved += AU_MOTION[au] * intensity * side
     y = moved[:, 1]
     # Points that passed each other meet halfway; the lids keep a gap, the inner lips may close.
     for upper, lower, gap in (([61, 62, 63], [67, 66, 65], 0.0), (_UPPER_LID, _LOWER_LID, 0.05)):
@@ -492,7 +492,7 @@ def make_person(seed: int, identity: int) -> Person:
     rng = np.random.default_rng((seed, identity, 2))
     tone, age, masculine = rng.random(), rng.beta(1.3, 1.8), rng.random() < 0.5
     position = tone * (len(SKIN_TONES) - 1)
-    low = min(int(position), len(SKIN_TONES) - 2)
+    low = int(position)
     skin = mix(SKIN_TONES[low], SKIN_TONES[low + 1], position - low)
     skin = np.clip(skin * rng.uniform(0.96, 1.04, 3), 20, 255)
 

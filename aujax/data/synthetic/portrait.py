@@ -151,8 +151,8 @@ def paint_wrinkles(
     chosen = strength > 0.08
     rows = CREASES[chosen]
     lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
-    widths = rows[:, 10, None].astype(np.float32) * canvas.unit
-    depths = rows[:, 11].astype(np.float32) * np.minimum(strength[chosen], 1.0)
+    widths = rows[:, 10, None] * canvas.unit
+    depths = rows[:, 11] * np.minimum(strength[chosen], 1.0)
     # Below each dark line the skin is lighter: it catches the light from above.
     canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
     canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)

@@ -42,7 +42,7 @@ def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
             cv2.rectangle(place, (x, y), (x + w, y + h), colour.tolist(), cv2.FILLED)
     sigma = rng.choice([0.006, 0.015, 0.045]) * side
     place = cv2.GaussianBlur(place, (0, 0), sigma)
-    cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint)
 
 
 def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
