@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -112,21 +111,15 @@ def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = ""
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"from": str(source.resolve()), "sha256": digest, **translated.unmapped._asdict()}
-    with _new_folder(out) as folder:
-        runs.write_imported(folder, config, variables, origin, dataset=translated.dataset or "unknown")
-    return Imported(out, translated)
 
-
-@contextlib.contextmanager
-def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a folder to write to, which is renamed to `folder` on success; on failure nothing is left behind."""
-    check_new(folder)
-    folder = folder.resolve()
+    # The folder is renamed when it is complete; on failure nothing is left behind.
+    check_new(out)
+    folder = out.resolve()
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
-        yield partial
+        runs.write_imported(partial, config, variables, origin, dataset=translated.dataset or "unknown")
         partial.rename(folder)
     except UserError:
         raise
@@ -138,6 +131,7 @@ def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for parent in missing:
             with contextlib.suppress(OSError):  # not empty after success
                 parent.rmdir()
+    return Imported(out, translated)
 
 
 def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which: str = "best") -> None:
