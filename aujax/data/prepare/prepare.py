@@ -16,7 +16,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
@@ -164,7 +163,7 @@ def _content_hash(image: SourceImage) -> tuple[str, str]:
 
 def _check_problems(problems: list[str], total: int, allowed: int | None) -> None:
     if allowed is None:
-        allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
+        allowed = max(1, int(_UNREADABLE_SHARE * total))
     if len(problems) > allowed:
         raise UserError(
             f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected "

@@ -200,14 +200,11 @@ def _list_class_folders(source: Path, options: argparse.Namespace) -> Listing:
     split_folders: dict[str, Path] = {}
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         split = SPLIT_NAMES.get(folder.name.casefold())
-        if not split:
-            continue
-        if split in split_folders:
+        if split and split_folders.setdefault(split, folder) != folder:
             raise UserError(
                 f"--source={source}: both {split_folders[split].name} and {folder.name} mean the split {split!r}; "
                 "put their class folders into one of them"
             )
-        split_folders[split] = folder
     files = []  # (split, class name, image)
     for split, folder in (split_folders or {"": source}).items():
         for name, paths in class_files(folder).items():

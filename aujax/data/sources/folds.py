@@ -67,23 +67,21 @@ def list_folds(options: argparse.Namespace) -> Listing:
 
     notes = []
     others = {*ids["train"], *ids["test"]}
-    listed = ids.pop("val", [])
+    listed = ids.get("val", [])
     own = [name for name in listed if name not in others]
     again = len(listed) - len(own)
-    if own:
-        ids["val"] = own
     if not listed:
         notes.append("the folds have no val: validation is sampled from train")
     elif not own:
         notes.append("the folds' val lists the images of test again, so validation is sampled from train instead")
+        del ids["val"]
     elif again:
         notes.append(f"{again} images of the folds' val are in train or test too and are not used for validation")
+        ids["val"] = own
 
     attributes = rafdb.attributes_below(root / "basic")
     images = []
-    for split in SPLITS:
-        if split not in ids:
-            continue
+    for split, names in ids.items():
         path = folds / split / LABELS
         labels = {}
         for line, text in enumerate(_lines(path), start=1):
@@ -92,16 +90,16 @@ def list_folds(options: argparse.Namespace) -> Listing:
                 highest = len(classes) - 1
                 raise UserError(f"{path}, line {line}: expected a path and a number from 0 to {highest}, got {text!r}")
             labels[name] = classes[int(number)]
-        _check_complete(path, ids[split], labels)
+        _check_complete(path, names, labels)
         landmarks = {}
         if not options.landmarks:  # else the command line names other landmarks
             path = folds / split / LANDMARKS
             if not path.is_file():
                 raise UserError(f"{path}: no such file; {_COPY}, or detect landmarks with --landmarks=dlib")
             # The names must be equal, unlike in `read_landmarks`: files of several splits may have the same name.
-            landmarks = READERS[".txt"](path, ids[split])
-            _check_complete(path, ids[split], landmarks)
-        for name in ids[split]:
+            landmarks = READERS[".txt"](path, names)
+            _check_complete(path, names, landmarks)
+        for name in names:
             images.append(
                 SourceImage(
                     id=name,
