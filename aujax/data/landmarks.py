@@ -155,13 +155,13 @@ def _read_npy(path: Path, ids: Sequence[str]) -> Named:
 
 
 def _read_folder(path: Path, ids: Sequence[str]) -> Named:
-    files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*.npy"))}
-    if not files:
+    named: Named = {}
+    for file in sorted(path.rglob("*.npy")):
+        name = file.relative_to(path).as_posix().removesuffix(".npy").removesuffix("_lnd")
+        named[name] = as_landmarks(load_npy(file), str(file))
+    if not named:
         raise UserError(f"--landmarks={path}: expected one .npy file per image in this folder, found none")
-    return {
-        name.removesuffix(".npy").removesuffix("_lnd"): as_landmarks(load_npy(file), str(file))
-        for name, file in files.items()
-    }
+    return named
 
 
 # By the ending of the file's name.
@@ -304,8 +304,9 @@ def load_dlib(path: str = "") -> DlibDetector:
         return DlibDetector(Path(path))
     spec = importlib.util.find_spec("face_recognition_models")
     for folder in (spec and spec.submodule_search_locations) or ():
-        if (Path(folder) / _MODEL).is_file():
-            return DlibDetector(Path(folder) / _MODEL)
+        model = Path(folder) / _MODEL
+        if model.is_file():
+            return DlibDetector(model)
     raise UserError(
         f"--landmarks=dlib: expected the file {_MODEL.name}, which is not installed: "
         'pip install "aujax[landmarks]", or give its path with --landmarks-model=PATH'
