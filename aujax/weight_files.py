@@ -171,9 +171,18 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
                 )
             # Ordered by storage, so that each storage is read once and only one is in memory.
             load = functools.lru_cache(maxsize=1)(load)
-            arrays = dict.fromkeys(tensors, np.empty(0))
+            arrays: dict[str, np.ndarray] = dict.fromkeys(tensors, np.empty(0))
             for name, tensor in sorted(tensors.items(), key=lambda item: item[1].storage.key):
-                arrays[name] = _view_of(load(tensor.storage), tensor)
+                storage, dtype = tensor.storage, tensor.storage.dtype
+                data = load(storage)
+                if len(data) != storage.size:
+                    raise UserError(f"a storage must have {storage.size} bytes, got {len(data)}: {_DAMAGED}")
+                if 0 in tensor.shape:
+                    arrays[name] = np.zeros(tensor.shape, dtype)
+                    continue
+                steps = [stride * dtype.itemsize for stride in tensor.strides]
+                view = np.ndarray(tensor.shape, dtype, data, tensor.offset * dtype.itemsize, steps)
+                arrays[name] = view.copy()
             return arrays
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -181,17 +190,6 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(f"{path} must be a file of torch.save, but reading it failed ({reason}): {_DAMAGED}") from error
-
-
-def _view_of(data: bytes, tensor: "Tensor") -> np.ndarray:
-    """Returns a tensor from the bytes of its storage, as a copy in C order."""
-    dtype = tensor.storage.dtype
-    if len(data) != tensor.storage.size:
-        raise UserError(f"a storage must have {tensor.storage.size} bytes, got {len(data)}: {_DAMAGED}")
-    if 0 in tensor.shape:
-        return np.zeros(tensor.shape, dtype)
-    steps = [stride * dtype.itemsize for stride in tensor.strides]
-    return np.ndarray(tensor.shape, dtype, data, tensor.offset * dtype.itemsize, steps).copy()
 
 
 _READERS = {".safetensors": _read_safetensors, ".pth": _read_torch, ".pt": _read_torch}

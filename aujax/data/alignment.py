@@ -32,18 +32,18 @@ def similarity(source: Points, target: Points) -> Matrix:
     """
     z = source[:, 0] + 1j * source[:, 1]
     w = target[:, 0] + 1j * target[:, 1]
-    spread = np.sum(np.abs(z - z.mean()) ** 2)
+    centred = z - z.mean()
+    spread = np.sum(np.abs(centred) ** 2)
     if not spread > 0:
         raise ValueError("expected at least two different points, got equal ones, which are not those of a face")
-    a = np.sum(np.conj(z - z.mean()) * (w - w.mean())) / spread
+    a = np.sum(np.conj(centred) * (w - w.mean())) / spread
     b = w.mean() - a * z.mean()
     return np.array([(a.real, -a.imag, b.real), (a.imag, a.real, b.imag)])
 
 
 def five_points(landmarks: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"]:
     """Returns the eye centres, the nose tip and the mouth corners of 68 landmarks, in the order of `TEMPLATE`."""
-    eyes = landmarks[36:42].mean(0), landmarks[42:48].mean(0)
-    return np.stack([*eyes, landmarks[30], landmarks[48], landmarks[54]])
+    return np.stack([landmarks[36:42].mean(0), landmarks[42:48].mean(0), *landmarks[[30, 48, 54]]])
 
 
 def warp(pixels: Pixels, matrix: Matrix) -> Pixels:
@@ -51,11 +51,16 @@ def warp(pixels: Pixels, matrix: Matrix) -> Pixels:
     return cv2.warpAffine(pixels, matrix, (SIZE, SIZE), flags=cv2.INTER_LINEAR)
 
 
+def resize(pixels: Pixels, size: tuple[int, int]) -> tuple[Pixels, Matrix]:
+    """Returns the image resized to (width, height), and the matrix that moves its points along."""
+    x, y = size[0] / pixels.shape[1], size[1] / pixels.shape[0]
+    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `codebook.rescale_landmarks`
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), matrix
+
+
 def resize_to_square(pixels: Pixels) -> tuple[Pixels, Matrix]:
     """Returns the whole image resized to a square of `SIZE` pixels, and the matrix that moves its points along."""
-    x, y = SIZE / pixels.shape[1], SIZE / pixels.shape[0]
-    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])  # as `codebook.rescale_landmarks`
-    return cv2.resize(pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA), matrix
+    return resize(pixels, (SIZE, SIZE))
 
 
 def move(points: Points, matrix: Matrix) -> Points:

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the one-dimensional mesh over the devices, by default those of all processes, ordered by process."""
-    devices = by_process(jax.devices() if devices is None else devices)
+    devices = by_process(devices or jax.devices())
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -61,8 +61,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def to_mesh(batch: Batch, mesh: Mesh) -> Batch:
     """Returns this process's part of a batch as arrays of the global batch, divided over the mesh."""
-    place = sharded(mesh)
-    return Batch(*(jax.make_array_from_process_local_data(place, np.asarray(part)) for part in batch))
+    return jax.make_array_from_process_local_data(sharded(mesh), batch)
 
 
 def to_mesh_ahead(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
@@ -86,8 +85,7 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Returns a tree of host arrays, equal in all processes, as arrays that are replicated on every device."""
-    place = replicated(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), tree)
+    return jax.make_array_from_process_local_data(replicated(mesh), jax.tree.map(np.asarray, tree))
 
 
 def empty_batch(count: int, size: int) -> Batch:

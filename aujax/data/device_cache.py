@@ -2,12 +2,11 @@
 
 import functools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Int
 
 from aujax.data import feed
@@ -34,32 +33,28 @@ def load(source: FaceSource, size: int, mesh: Mesh, *, threads: int) -> Batch:
     faces at a time.
     """
     count = faces_per_device(len(source), mesh)
+    # Parts of one length, so that `_with_part` is compiled once: the last part overlaps the one before it.
+    length = min(count, _FACES_PER_TRANSFER)
     shards = []
-    for number, device in enumerate(mesh.devices.flat):
-        if device.process_index == jax.process_index():
+    with ThreadPoolExecutor(threads) as pool:
+        for number, device in enumerate(mesh.devices.flat):
+            if device.process_index != jax.process_index():
+                continue
             rows = np.minimum(np.arange(number * count, (number + 1) * count), len(source) - 1)
-            shards.append(_load_on_device(source, rows, size, device, threads))
+            one = empty_batch(1, size)
+            faces = Batch(*(jnp.zeros((count, *x.shape[1:]), x.dtype, device=device) for x in one))
+            for first in range(0, count, length):
+                start = min(first, count - length)
+                part = pool.map(lambda row: feed.decoded(source[row], row, size), rows[start : start + length].tolist())
+                part = jax.device_put(feed.stack(list(part)), device)
+                faces = jax.block_until_ready(_with_part(faces, part, np.int32(start)))
+            shards.append(faces)
 
     def whole(*parts: Array) -> Array:
         shape = (count * mesh.size, *parts[0].shape[1:])
         return jax.make_array_from_single_device_arrays(shape, sharded(mesh), list(parts))
 
     return jax.tree.map(whole, *shards)
-
-
-def _load_on_device(source: FaceSource, rows: np.ndarray, size: int, device: Any, threads: int) -> Batch:
-    """Returns these faces in the memory of one device."""
-    place = SingleDeviceSharding(device)
-    faces = jax.tree.map(lambda x: jnp.zeros((len(rows), *x.shape[1:]), x.dtype, device=place), empty_batch(1, size))
-    # Parts of one length, so that `_with_part` is compiled once: the last part overlaps the one before it.
-    count = min(len(rows), _FACES_PER_TRANSFER)
-    with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, len(rows), count):
-            start = min(first, len(rows) - count)
-            part = pool.map(lambda row: feed.decoded(source[row], row, size), rows[start : start + count].tolist())
-            part = jax.device_put(feed.stack(list(part)), device)
-            faces = jax.block_until_ready(_with_part(faces, part, np.int32(start)))
-    return faces
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -72,13 +67,11 @@ def take(faces: Batch, rows: Int[Array, " batch"], valid: Bool[Array, " batch"])
 
     Every device contributes the faces that it stores and receives its part of the batch: one reduce-scatter.
     """
-    stored = len(faces.index)
-    places = rows - jax.lax.axis_index(DATA_AXIS) * stored
-    here = (places >= 0) & (places < stored)
+    places = rows - jax.lax.axis_index(DATA_AXIS) * len(faces.index)
 
     def exchange(x: Array) -> Array:
-        taken = x.at[places].get(mode="clip")
-        taken = jnp.where(here.reshape(-1, *[1] * (x.ndim - 1)), taken, jnp.zeros((), x.dtype))
+        # Zeros in place of the faces that other devices store.
+        taken = x.at[places].get(mode="fill", fill_value=0, wrap_negative_indices=False)
         # A sum of one face's values and zeros, in the type of the values; booleans cannot be summed.
         numbers = taken.astype(jnp.uint8) if x.dtype == bool else taken
         return jax.lax.psum_scatter(numbers, DATA_AXIS, scatter_dimension=0, tiled=True).astype(x.dtype)

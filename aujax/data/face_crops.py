@@ -158,26 +158,27 @@ def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputI
         if isinstance(source, np.ndarray):
             arrays += 1
             name = f"image {arrays}"
-            if source.ndim != 3 or source.shape[-1] != 3 or source.dtype != np.uint8:
+            if source.shape[2:] != (3,) or source.dtype != np.uint8:
                 got = f"{source.dtype} of shape {source.shape}"
                 yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
             else:
                 yield InputImage(name, source)
             continue
         path = Path(source)
+        name = str(path)
         try:
             if path.suffix.lower() in video.SUFFIXES:
                 path.stat()  # OpenCV does not say that a file is missing
                 for frame in video.frames(path, every=every):
-                    yield InputImage(str(path), frame.pixels, frame.second)
+                    yield InputImage(name, frame.pixels, frame.second)
             else:
                 data = path.read_bytes()
                 _check_megapixels(data)
-                yield InputImage(str(path), images.decode(data))
+                yield InputImage(name, images.decode(data))
         except FileNotFoundError:
-            yield Problem(str(path), "no such file or folder")
+            yield Problem(name, "no such file or folder")
         except (OSError, ValueError) as error:
-            yield Problem(str(path), images.read_problem(error))
+            yield Problem(name, images.read_problem(error))
 
 
 def load_faces(
@@ -287,22 +288,19 @@ def _reduce(pixels: Pixels, scale: float) -> tuple[Pixels, np.ndarray]:
     height, width = pixels.shape[:2]
     if scale >= 1:
         return pixels, np.eye(2, 3)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    x, y = size[0] / width, size[1] / height
-    # Pixel centres are at whole numbers: (x + 0.5) is what scales.
-    matrix = np.array([(x, 0, (x - 1) / 2), (0, y, (y - 1) / 2)])
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), matrix
+    return alignment.resize(pixels, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def _thumbnail(pixels: Pixels, box: Box) -> Pixels:
     """Returns the face's box with a margin, cropped from the photograph and reduced."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = box
-    x_margin = _MARGIN * (right - left)
-    y_margin = _MARGIN * (bottom - top)
-    rows = slice(max(int(top - y_margin), 0), max(int(bottom + y_margin) + 1, 0))
-    columns = slice(max(int(left - x_margin), 0), max(int(right + x_margin) + 1, 0))
-    cropped = np.ascontiguousarray(pixels[rows, columns])
+
+    def wider(first: float, last: float) -> slice:
+        margin = _MARGIN * (last - first)
+        return slice(max(int(first - margin), 0), max(int(last + margin) + 1, 0))
+
+    cropped = np.ascontiguousarray(pixels[wider(top, bottom), wider(left, right)])
     if min(cropped.shape) < 2:
         raise ValueError(f"its face lies outside the photograph of {width} x {height} pixels")
     return _reduce(cropped, _THUMBNAIL / max(cropped.shape[:2]))[0]

@@ -59,7 +59,7 @@ def is_plain(data: bytes, pixels: Pixels) -> bool:
     if stored is None or stored.dtype != np.uint8:
         return False
     if stored.ndim == 2:
-        return np.array_equal(cv2.cvtColor(stored, cv2.COLOR_GRAY2RGB), pixels)
+        stored = cv2.cvtColor(stored, cv2.COLOR_GRAY2BGR)
     return stored.shape[2] == 3 and np.array_equal(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB), pixels)
 
 

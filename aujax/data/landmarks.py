@@ -63,23 +63,22 @@ def read_landmarks(path: Path, ids: Sequence[str]) -> Named:
         )
     named = reader(path, ids)
     # The strictest comparison that matches a name wins; a key that several images share matches none of them.
-    rows: dict[str, int] = {}
+    found: Named = {}
     file_name = lambda name: PurePosixPath(name).name  # noqa: E731
     bare_name = lambda name: PurePosixPath(name).stem.removesuffix("_aligned")  # noqa: E731
     for key in (str, file_name, bare_name):
-        keys = [key(image) for image in ids]
-        counts = Counter(keys)
-        row_of = {name: row for row, name in enumerate(keys) if counts[name] == 1}
-        for name in named:
-            row = row_of.get(key(name))
-            if name not in rows and row is not None and row not in rows.values():
-                rows[name] = row
-    if not rows:
+        counts = Counter(map(key, ids))
+        image_of = {key(image): image for image in ids if counts[key(image)] == 1}
+        for name in list(named):
+            image = image_of.get(key(name))
+            if image is not None and image not in found:
+                found[image] = named.pop(name)
+    if not found:
         raise UserError(
             f"{path}: none of its {len(named)} names (first: {next(iter(named), 'none')!r}) is an image of the "
             f"source (first: {ids[0]!r}); give the landmark file made for these images"
         )
-    return {ids[row]: named[name] for name, row in rows.items()}
+    return found
 
 
 def as_landmarks(numbers: np.ndarray, where: str) -> Landmarks | None:
@@ -119,10 +118,7 @@ def _read_text(path: Path, ids: Sequence[str]) -> Named:
         if not text.strip():
             continue
         name, *fields = text.split(",")
-        numbers = _numbers(fields, f"{path}, line {line}")
-        if numbers.size == 2 * COUNT:
-            numbers = numbers.reshape(2, COUNT).T
-        named[name.strip()] = as_landmarks(numbers, f"{path}, line {line}")
+        named[name.strip()] = _from_fields(fields, f"{path}, line {line}")
     return named
 
 
@@ -141,11 +137,10 @@ def _read_csv(path: Path, ids: Sequence[str]) -> Named:
             f"{path}: expected columns image, x0 to x67 and y0 to y67, found {len(columns['x'])} x columns, "
             f"{len(columns['y'])} y columns and {'a' if image else 'no'} column image; rename the columns"
         )
-    order = [columns[axis][number] for number in sorted(columns["x"]) for axis in "xy"]
+    order = [columns[axis][number] for axis in "xy" for number in sorted(columns["x"])]
     named: Named = {}
     for line, row in enumerate(rows, start=2):
-        where = f"{path}, line {line}"
-        named[row[image].strip()] = as_landmarks(_numbers([row[column] for column in order], where), where)
+        named[row[image].strip()] = _from_fields([row[column] for column in order], f"{path}, line {line}")
     return named
 
 
@@ -160,13 +155,13 @@ def _read_npy(path: Path, ids: Sequence[str]) -> Named:
 
 
 def _read_folder(path: Path, ids: Sequence[str]) -> Named:
-    files = {file.relative_to(path).as_posix(): file for file in sorted(path.rglob("*.npy"))}
-    if not files:
+    named: Named = {}
+    for file in sorted(path.rglob("*.npy")):
+        name = file.relative_to(path).as_posix().removesuffix(".npy").removesuffix("_lnd")
+        named[name] = as_landmarks(load_npy(file), str(file))
+    if not named:
         raise UserError(f"--landmarks={path}: expected one .npy file per image in this folder, found none")
-    return {
-        name.removesuffix(".npy").removesuffix("_lnd"): as_landmarks(load_npy(file), str(file))
-        for name, file in files.items()
-    }
+    return named
 
 
 # By the ending of the file's name.
@@ -180,11 +175,13 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: expected text in UTF-8, found something else ({error})") from error
 
 
-def _numbers(fields: Sequence[str], where: str) -> np.ndarray:
+def _from_fields(fields: Sequence[str], where: str) -> Landmarks | None:
+    """Returns the landmarks in the text x1, ..., x68, y1, ..., y68; see `as_landmarks`."""
     try:
-        return np.array(fields, float)
+        numbers = np.array(fields, float)
     except ValueError as error:
         raise UserError(f"{where}: expected numbers separated by commas; {error}") from error
+    return as_landmarks(numbers.reshape(2, COUNT).T if len(fields) == 2 * COUNT else numbers, where)
 
 
 class DetectedFace(NamedTuple):
@@ -233,9 +230,9 @@ class DlibDetector:
           UserError: `model` is not a 68-point predictor.
         """
         dlib, detector, predictor = _load_dlib(self.model)
-        height, width = pixels.shape[:2]
-        scale = min(1.0, _LONGEST_SIDE / max(height, width))
-        if round(scale * min(height, width)) < 1:
+        sides = pixels.shape[:2]
+        scale = min(1.0, _LONGEST_SIDE / max(sides))
+        if round(scale * min(sides)) < 1:
             return []  # a strip too thin to be resized
         small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         boxes = []
@@ -307,8 +304,9 @@ def load_dlib(path: str = "") -> DlibDetector:
         return DlibDetector(Path(path))
     spec = importlib.util.find_spec("face_recognition_models")
     for folder in (spec and spec.submodule_search_locations) or ():
-        if (Path(folder) / _MODEL).is_file():
-            return DlibDetector(Path(folder) / _MODEL)
+        model = Path(folder) / _MODEL
+        if model.is_file():
+            return DlibDetector(model)
     raise UserError(
         f"--landmarks=dlib: expected the file {_MODEL.name}, which is not installed: "
         'pip install "aujax[landmarks]", or give its path with --landmarks-model=PATH'
@@ -332,28 +330,24 @@ class Detection(NamedTuple):
     landmarks: Landmarks | None
 
 
-class LandmarkCache:
+class LandmarkCache(dict[str, Detection]):
     """Detections by key, in a file of JSON lines to which each new detection is appended at once."""
 
     def __init__(self, path: Path):
+        super().__init__()
         self.path = path
-        self._detections: dict[str, Detection] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 entry = json.loads(line)
                 numbers = entry["landmarks"]
                 landmarks = None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
-                self._detections[entry["key"]] = Detection(landmarks)
+                self[entry["key"]] = Detection(landmarks)
             except (ValueError, KeyError, TypeError):
                 continue  # an empty line, or one that an interrupted run left incomplete
 
-    def get(self, key: str) -> Detection | None:
-        """Returns the detection with this key, None if there is none."""
-        return self._detections.get(key)
-
     def add(self, key: str, detection: Detection) -> None:
         """Stores a detection in the cache and in its file."""
-        self._detections[key] = detection
+        self[key] = detection
         landmarks = detection.landmarks
         numbers = None if landmarks is None else [round(float(number), 3) for number in landmarks.ravel()]
         with self.path.open("a") as file:

@@ -70,8 +70,7 @@ class FaceSource(Sequence[Record]):
                 f"({str(error).partition(' (')[0]}); copy the folder again, or prepare it again with --overwrite"
             ) from error
         return {
-            "image": face["image"],
-            "landmarks": np.asarray(face["landmarks"], np.float32),
+            **face,
             "has_landmarks": bool(face["has_landmarks"]),
             "expression": int(face["expression"]),
             "id": face["id"].decode(),

@@ -1,6 +1,5 @@
 """The frames of a video file, with their times."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +29,9 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
     """
     capture = cv2.VideoCapture(str(path))
     try:
-        rate = capture.get(cv2.CAP_PROP_FPS) if capture.isOpened() else 0.0
-        number = -1
-        second = 0.0
-        for number in itertools.count():
-            if not capture.grab():
-                break
+        rate = capture.get(cv2.CAP_PROP_FPS)  # 0 if the file cannot be opened
+        number, second = 0, 0.0
+        while capture.grab():
             second = max(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 0.0)
             if number and second == 0 and rate > 0:
                 second = number / rate  # a format without time stamps
@@ -44,7 +40,8 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
                 if not good:
                     raise ValueError(f"its frame {number} cannot be read: the file is damaged there")
                 yield Frame(round(second, 3), cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
-        if number <= 0:
+            number += 1
+        if not number:
             raise ValueError("no video, cut off, or in a format that cannot be read")
         check_complete(number, second, round(capture.get(cv2.CAP_PROP_FRAME_COUNT)), rate)
     finally:

@@ -1,6 +1,5 @@
 """Progress bars and parallel maps over many files."""
 
-import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -39,16 +38,13 @@ def parallel_map(
       in_processes: for functions that hold the interpreter lock.
       chunksize: how many items a worker takes at once.
     """
-    with contextlib.ExitStack() as stack:
-        if jobs == 1:
-            results = map(function, items)
-        elif in_processes:
-            # Fresh processes: forked ones would share the state of OpenCV's and JAX's threads.
-            pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(jobs, _start_process))
-            results = pool.imap(function, items, chunksize)
-        else:
-            results = stack.enter_context(ThreadPool(jobs)).imap(function, items, chunksize)
-        yield from track(results, len(items), description)
+    if jobs == 1:
+        yield from track(map(function, items), len(items), description)
+        return
+    # Fresh processes: forked ones would share the state of OpenCV's and JAX's threads.
+    pool = multiprocessing.get_context("spawn").Pool(jobs, _start_process) if in_processes else ThreadPool(jobs)
+    with pool:
+        yield from track(pool.imap(function, items, chunksize), len(items), description)
 
 
 def _start_process() -> None:

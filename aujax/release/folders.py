@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from flax.traverse_util import flatten_dict
 import aujax
 from aujax import methods, run_files, runs, weight_files
 from aujax.config import method_options
+from aujax.data.sources import folder_contents
 from aujax.data.sources.folds import parse_yaml
 from aujax.errors import UserError
 from aujax.models import pretrained
@@ -53,10 +53,9 @@ def find(directory: pathlib.Path) -> list[pathlib.Path]:
         return [directory]
     released = sorted({path.parent for name in (WEIGHTS, OPTIONS) for path in directory.rglob(name)})
     if not released:
-        inside = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"{directory}: expected {WEIGHTS} and {OPTIONS} in it or below, found {inside}; unpack the released "
-            "archive and give the folder shared-trained-models or one below it"
+            f"{directory}: expected {WEIGHTS} and {OPTIONS} in it or below, found {folder_contents(directory)}; unpack "
+            "the released archive and give the folder shared-trained-models or one below it"
         )
     return released
 
@@ -112,21 +111,15 @@ def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = ""
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     origin = {"from": str(source.resolve()), "sha256": digest, **translated.unmapped._asdict()}
-    with _new_folder(out) as folder:
-        runs.write_imported(folder, config, variables, origin, dataset=translated.dataset or "unknown")
-    return Imported(out, translated)
 
-
-@contextlib.contextmanager
-def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a folder to write to, which is renamed to `folder` on success; on failure nothing is left behind."""
-    check_new(folder)
-    folder = folder.resolve()
+    # The folder is renamed when it is complete; on failure nothing is left behind.
+    check_new(out)
+    folder = out.resolve()
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         partial.mkdir(parents=True)
-        yield partial
+        runs.write_imported(partial, config, variables, origin, dataset=translated.dataset or "unknown")
         partial.rename(folder)
     except UserError:
         raise
@@ -138,6 +131,7 @@ def _new_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for parent in missing:
             with contextlib.suppress(OSError):  # not empty after success
                 parent.rmdir()
+    return Imported(out, translated)
 
 
 def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which: str = "best") -> None:

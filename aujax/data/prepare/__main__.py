@@ -176,10 +176,11 @@ def _is_prepared(out: Path, about: dict[str, Any]) -> bool:
             )
         return False
     before = store.open_faces(out).about
-    changes = []
-    for name, value in about.items():
-        if value != before.get(name):
-            changes.append(f"--{name.replace('_', '-')} was {before.get(name)!r}, now {value!r}")
+    changes = [
+        f"--{name.replace('_', '-')} was {before.get(name)!r}, now {value!r}"
+        for name, value in about.items()
+        if value != before.get(name)
+    ]
     if changes:
         raise UserError(
             f"--out={out} holds a data set prepared with other options ({', '.join(changes)}); "

@@ -16,7 +16,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import math
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
@@ -164,7 +163,7 @@ def _content_hash(image: SourceImage) -> tuple[str, str]:
 
 def _check_problems(problems: list[str], total: int, allowed: int | None) -> None:
     if allowed is None:
-        allowed = max(1, math.floor(_UNREADABLE_SHARE * total))
+        allowed = max(1, int(_UNREADABLE_SHARE * total))
     if len(problems) > allowed:
         raise UserError(
             f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected "
@@ -213,8 +212,7 @@ def _given_landmarks(image: SourceImage, size: tuple[int, int] | None, pixels: i
     """
     if image.landmarks is None or size is None:
         return image.landmarks
-    scale = np.array(pixels.shape[1::-1], np.float32) / np.array(size, np.float32)
-    return rescale_landmarks(image.landmarks, scale)
+    return rescale_landmarks(image.landmarks, np.divide(pixels.shape[1::-1], size, dtype=np.float32))
 
 
 def assign_splits(
@@ -267,15 +265,15 @@ def assign_splits(
             f"expected at least {len(shares)} people or photographs, to share among {', '.join(shares)}; got "
             f"{len(members)}; give more faces, or choose --validation=0 or --test=0"
         )
-    classes = np.unique([expressions[row] for row in free], return_inverse=True)[1]
-    class_of = dict(zip(free, classes, strict=True))
-    totals = np.bincount(classes)
+    classes = np.zeros(len(given), int)
+    classes[free] = np.unique(np.take(expressions, free), return_inverse=True)[1]
+    totals = np.bincount(classes[free])
     fractions = np.array(list(shares.values()))[:, None]
     missing = fractions * totals  # faces of each class that each split lacks
     rows_of_unit = list(members.values())
     order = np.random.default_rng(seed).permutation(len(members))
     for unit in sorted(order, key=lambda unit: -len(rows_of_unit[unit])):
-        counts = np.bincount([class_of[row] for row in rows_of_unit[unit]], minlength=len(totals))
+        counts = np.bincount(classes[rows_of_unit[unit]], minlength=len(totals))
         # The increase of the squared distance from the target, per class in units of the class's size. Dividing by the
         # split's fraction makes a face missing from a small split weigh more than one missing from a large split.
         increase = ((missing - counts) ** 2 - missing**2) / totals / fractions
@@ -327,7 +325,7 @@ def _stored_records(
         # The detector is given the image after an alignment by annotated points: the detection depends on them.
         points = image.points.tolist() if options.align and image.points is not None else None
         keys.append(hashlib.sha256(f"{hashes[image.id]} {points} {settings}".encode()).hexdigest())
-        tasks.append((image, cache.get(keys[-1]) if options.detector is not None else None))
+        tasks.append((image, cache.get(keys[-1])))
         detecting |= options.detector is not None and image.landmarks is None and tasks[-1][1] is None
     faces = parallel_map(
         functools.partial(_store_face, options),
@@ -382,7 +380,14 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
             matrix = alignment.similarity(points, alignment.TEMPLATE)
             face = alignment.warp(pixels, matrix)
         elif image.box is not None:
-            face, matrix = _crop(pixels, image.box)
+            if not np.isfinite(image.box).all():
+                raise ValueError(f"its face box {image.box} is not finite")
+            height, width = pixels.shape[:2]
+            left, top, right, bottom = np.clip(image.box, 0, (width, height, width, height)).astype(int).tolist()
+            if right - left < 2 or bottom - top < 2:
+                raise ValueError(f"its face box {image.box} lies outside the image of {width} x {height} pixels")
+            face = np.ascontiguousarray(pixels[top:bottom, left:right])
+            matrix = np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
         if landmarks is not None and matrix is not None:
             landmarks = alignment.move(landmarks, matrix)
 
@@ -411,17 +416,6 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
         raise
     except (OSError, ValueError) as error:
         return StoredFace(problem=images.read_problem(error))
-
-
-def _crop(pixels: images.Pixels, box: tuple[float, float, float, float]) -> tuple[images.Pixels, np.ndarray]:
-    """Returns the part of the image in the box, and the matrix that moves points of the image there."""
-    height, width = pixels.shape[:2]
-    if not np.isfinite(box).all():
-        raise ValueError(f"its face box {box} is not finite")
-    left, top, right, bottom = np.clip(box, 0, (width, height, width, height)).astype(int).tolist()
-    if right - left < 2 or bottom - top < 2:
-        raise ValueError(f"its face box {box} lies outside the image of {width} x {height} pixels")
-    return np.ascontiguousarray(pixels[top:bottom, left:right]), np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
 
 
 def _report(

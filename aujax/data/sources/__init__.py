@@ -15,6 +15,7 @@ from typing import TextIO
 
 import numpy as np
 
+from aujax.data.landmarks import Box
 from aujax.errors import UserError
 
 
@@ -42,7 +43,7 @@ class SourceImage:
     subject_id: str = ""
     landmarks: np.ndarray | None = None
     points: np.ndarray | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     aus: tuple[int, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
 

@@ -78,7 +78,7 @@ def expression_ids(
     names: Iterable[str],
     *,
     expressions: Sequence[str] = EXPRESSIONS,
-    classes: Mapping[str, str] | None = None,
+    classes: Mapping[str, str] = {},
 ) -> dict[str, int | None]:
     """Returns for each class name its index in `expressions`, or None for a class that `classes` leaves out.
 
@@ -88,7 +88,6 @@ def expression_ids(
       UserError: names that no expression and no entry of `classes` explains, with their counts.
     """
     counts = Counter(names)
-    classes = classes or {}
     unused = [name for name in classes if name not in counts]
     if unused:
         raise UserError(f"--classes: {unused[0]!r} is no class of this source; it has {', '.join(sorted(counts))}")
@@ -143,7 +142,21 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
         reader = csv.DictReader(file, restval="")
         header = list(reader.fieldnames or ())
         rows = list(reader)
-    columns = _find_columns(path, header, options)
+    columns = {}  # the file's name for each of `COLUMNS` that it has: the one that was chosen, or a usual one
+    usual_names = {column.strip().casefold(): column for column in header}
+    for what, usual in COLUMNS.items():
+        option = f"--{what.replace('_', '-')}-column"
+        chosen = getattr(options, f"{what}_column")
+        if chosen and chosen not in header:
+            raise UserError(f"{option}={chosen}: {path} has the columns {', '.join(header)}")
+        matches = [usual_names[name] for name in usual if name in usual_names]
+        if chosen or matches:
+            columns[what] = chosen or matches[0]
+        elif what in ("image", "expression"):
+            raise UserError(
+                f"{path}: expected a column {what!r}, found {', '.join(header) or 'an empty file'}; "
+                f"name it with {option}=..."
+            )
     if not rows:
         raise UserError(f"{path}: expected one line per image after the header, found none")
 
@@ -153,11 +166,11 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
     # A column without a name is what pandas writes for its index.
     extra = [name for name in rows[0] if name and name.strip() and name not in columns.values()]
     images = []
-    for line, (row, name) in enumerate(zip(rows, names, strict=True), start=2):
-        expression = ids[name]
+    for line, row in enumerate(rows, start=2):
+        values = {what: row[column].strip() for what, column in columns.items()}
+        expression = ids[values["expression"]]
         if expression is None:
             continue
-        values = {what: row[column].strip() for what, column in columns.items()}
         image = values["image"]
         if not image:
             raise UserError(f"{path}, line {line}: expected the path of an image, found an empty field")
@@ -182,39 +195,16 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
     return Listing(images, expressions, f"CSV file {path.name} with columns {', '.join(columns.values())}", notes)
 
 
-def _find_columns(path: Path, header: Sequence[str], options: argparse.Namespace) -> dict[str, str]:
-    """Returns the file's name for each of `COLUMNS` that it has: the one that was chosen, or a usual one."""
-    columns = {}
-    usual_names = {column.strip().casefold(): column for column in header}
-    for what, usual in COLUMNS.items():
-        option = f"--{what.replace('_', '-')}-column"
-        chosen = getattr(options, f"{what}_column")
-        if chosen and chosen not in header:
-            raise UserError(f"{option}={chosen}: {path} has the columns {', '.join(header)}")
-        matches = [usual_names[name] for name in usual if name in usual_names]
-        if chosen or matches:
-            columns[what] = chosen or matches[0]
-        elif what in ("image", "expression"):
-            raise UserError(
-                f"{path}: expected a column {what!r}, found {', '.join(header) or 'an empty file'}; "
-                f"name it with {option}=..."
-            )
-    return columns
-
-
 def _list_class_folders(source: Path, options: argparse.Namespace) -> Listing:
     expressions = parse_expressions(options.expressions)
     split_folders: dict[str, Path] = {}
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         split = SPLIT_NAMES.get(folder.name.casefold())
-        if not split:
-            continue
-        if split in split_folders:
+        if split and split_folders.setdefault(split, folder) != folder:
             raise UserError(
                 f"--source={source}: both {split_folders[split].name} and {folder.name} mean the split {split!r}; "
                 "put their class folders into one of them"
             )
-        split_folders[split] = folder
     files = []  # (split, class name, image)
     for split, folder in (split_folders or {"": source}).items():
         for name, paths in class_files(folder).items():

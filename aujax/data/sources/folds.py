@@ -38,44 +38,68 @@ def list_folds(options: argparse.Namespace) -> Listing:
     if not source.is_dir():
         raise UserError(f"--source={source}: no such folder; give the folder of the data set, or the one around it")
     classes = _classes(folds / CLASSES)
-    ids = {split: _ids(folds, split) for split in SPLITS if split != "val" or (folds / split / IDS).is_file()}
+    ids = {}
+    for split in SPLITS:
+        path = folds / split / IDS
+        if split == "val" and not path.is_file():
+            continue
+        names = _lines(path)
+        if not names:
+            raise UserError(f"{path}: expected a path of an image per line, found none; {_COPY}")
+        repeated = len(names) - len(set(names))
+        if repeated:
+            raise UserError(f"{path}: expected each image once, {repeated} are repeated; {_COPY}")
+        ids[split] = names
     leaked = set(ids["train"]) & set(ids["test"])
     if leaked:
         raise UserError(
             f"--folds={folds}: {len(leaked)} images are in train and in test (first: {min(leaked)}); {_COPY}"
         )
-    root = _root(source, folds.name, [name for names in ids.values() for name in names])
+    paths = [name for names in ids.values() for name in names]
+    sample = paths[:: max(1, len(paths) // _SAMPLE_SIZE)]
+    # The paths are relative to the folder of the data set, which is this one or in this one.
+    root = source if any((source / name).is_file() for name in sample) else source / folds.name
+    if not any((root / name).is_file() for name in sample):
+        raise UserError(
+            f"--source={source}: expected images such as {paths[0]} in it or in {root}, found none; give the folder "
+            "of the data set. RAF-DB's our_aligned faces are those that the released code makes"
+        )
 
     notes = []
     others = {*ids["train"], *ids["test"]}
-    listed = ids.pop("val", None)
-    if listed is None:
+    listed = ids.get("val", [])
+    own = [name for name in listed if name not in others]
+    again = len(listed) - len(own)
+    if not listed:
         notes.append("the folds have no val: validation is sampled from train")
-    else:
-        own = [name for name in listed if name not in others]
-        if not own:
-            notes.append("the folds' val lists the images of test again, so validation is sampled from train instead")
-        elif len(own) < len(listed):
-            again = len(listed) - len(own)
-            notes.append(f"{again} images of the folds' val are in train or test too and are not used for validation")
-        if own:
-            ids["val"] = own
+    elif not own:
+        notes.append("the folds' val lists the images of test again, so validation is sampled from train instead")
+        del ids["val"]
+    elif again:
+        notes.append(f"{again} images of the folds' val are in train or test too and are not used for validation")
+        ids["val"] = own
 
     attributes = rafdb.attributes_below(root / "basic")
     images = []
-    for split in SPLITS:
-        if split not in ids:
-            continue
-        labels = _labels(folds / split / LABELS, ids[split], classes)
+    for split, names in ids.items():
+        path = folds / split / LABELS
+        labels = {}
+        for line, text in enumerate(_lines(path), start=1):
+            name, _, number = text.rpartition(",")
+            if not number.strip().isdecimal() or int(number) not in classes:
+                highest = len(classes) - 1
+                raise UserError(f"{path}, line {line}: expected a path and a number from 0 to {highest}, got {text!r}")
+            labels[name] = classes[int(number)]
+        _check_complete(path, names, labels)
         landmarks = {}
         if not options.landmarks:  # else the command line names other landmarks
             path = folds / split / LANDMARKS
             if not path.is_file():
                 raise UserError(f"{path}: no such file; {_COPY}, or detect landmarks with --landmarks=dlib")
             # The names must be equal, unlike in `read_landmarks`: files of several splits may have the same name.
-            landmarks = READERS[".txt"](path, ids[split])
-            _check_complete(path, ids[split], landmarks)
-        for name in ids[split]:
+            landmarks = READERS[".txt"](path, names)
+            _check_complete(path, names, landmarks)
+        for name in names:
             images.append(
                 SourceImage(
                     id=name,
@@ -107,40 +131,6 @@ def _classes(path: Path) -> dict[int, int]:
             f"{path}: expected the numbers 0 to {len(EXPRESSIONS) - 1}, got {list(numbers.values())}; {_COPY}"
         )
     return {int(number): EXPRESSIONS.index(name) for name, number in numbers.items()}
-
-
-def _ids(folds: Path, split: str) -> list[str]:
-    path = folds / split / IDS
-    ids = _lines(path)
-    if not ids:
-        raise UserError(f"{path}: expected a path of an image per line, found none; {_COPY}")
-    if len(set(ids)) < len(ids):
-        raise UserError(f"{path}: expected each image once, {len(ids) - len(set(ids))} are repeated; {_COPY}")
-    return ids
-
-
-def _root(source: Path, name: str, ids: Sequence[str]) -> Path:
-    """Returns the folder that the paths are relative to: that of the data set, or the folder `name` in it."""
-    sample = ids[:: max(1, len(ids) // _SAMPLE_SIZE)]
-    for root in (source, source / name):
-        if any((root / path).is_file() for path in sample):
-            return root
-    raise UserError(
-        f"--source={source}: expected images such as {ids[0]} in it or in {source / name}, found none; give the folder "
-        "of the data set. RAF-DB's our_aligned faces are those that the released code makes"
-    )
-
-
-def _labels(path: Path, ids: Sequence[str], classes: dict[int, int]) -> dict[str, int]:
-    labels = {}
-    for line, text in enumerate(_lines(path), start=1):
-        name, _, number = text.rpartition(",")
-        if not number.strip().isdecimal() or int(number) not in classes:
-            highest = len(classes) - 1
-            raise UserError(f"{path}, line {line}: expected a path and a number from 0 to {highest}, got {text!r}")
-        labels[name] = classes[int(number)]
-    _check_complete(path, ids, labels)
-    return labels
 
 
 def _check_complete(path: Path, ids: Sequence[str], names: dict[str, Any]) -> None:

@@ -35,8 +35,8 @@ _CHARACTERISTIC = {
     "Sadness": ((), 3, (1, 4, 15, 17)),
 }
 _ACTIVE_SHARE = 0.6  # the probability of the other AUs of the expression
-# AUs that a face cannot have together, the smaller number first; the one chosen later is dropped.
-_CONTRADICTIONS = ((26, 27), (24, 25), (24, 26), (24, 27), (23, 26), (23, 27), (17, 26), (17, 27))
+# AUs that a face cannot have together; the one chosen later is dropped.
+_CONTRADICTIONS = ({26, 27}, {24, 25}, {24, 26}, {24, 27}, {23, 26}, {23, 27}, {17, 26}, {17, 27})
 
 _SERIAL = 64  # fewer faces than these are drawn sooner than worker processes start
 # First indices of the splits, far apart and at multiples of seven, which is the number of faces of one drawn person:
@@ -113,7 +113,7 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
 
 def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
     """Returns the intensities of a random subset of the expression's AUs by which it can still be recognised."""
-    aus = codebook.FACS.aus.get(expression, ())
+    aus = codebook.FACS.aus[expression]
     if not aus:
         return {}
     always, needed, further = _CHARACTERISTIC[expression]
@@ -123,7 +123,7 @@ def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
             active.append(au)
     kept: list[int] = []
     for au in active:
-        if not any((min(au, other), max(au, other)) in _CONTRADICTIONS for other in kept):
+        if not any({au, other} in _CONTRADICTIONS for other in kept):
             kept.append(au)
     strength = rng.uniform(0.45, 1.0)
     return {au: float(np.clip(strength * rng.uniform(0.75, 1.25), 0.3, 1.1)) for au in kept}
@@ -134,14 +134,13 @@ def _camera(points: np.ndarray, size: int, rng: np.random.Generator):
     yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
     axes = rotation(yaw, pitch, roll)[:2].T
     flat = points[:68] @ axes
-    low, high = flat.min(0), flat.max(0)
+    low, extent = flat.min(0), np.ptp(flat, 0)
     # The landmarks fill 62 to 86 % of the width and at most 76 % of the height; the face moves in what is left, with
     # more space above it, for the hair.
-    unit = min(rng.uniform(0.62, 0.86) / (high[0] - low[0]), 0.76 / (high[1] - low[1])) * size
-    free = np.maximum(size * np.array([0.94, 0.78]) - (high - low) * unit, 0.0)
+    unit = min(rng.uniform(0.62, 0.86) / extent[0], 0.76 / extent[1]) * size
+    free = np.maximum(size * np.array([0.94, 0.78]) - extent * unit, 0.0)
     position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
-    corner = size * np.array([0.03, 0.19]) + free * position
-    shift = corner - low * unit - 0.5
+    shift = size * np.array([0.03, 0.19]) + free * position - low * unit - 0.5
     scaled = (axes * unit).astype(np.float32)
     return lambda p: p @ scaled + shift, float(unit)
 

@@ -25,16 +25,14 @@ _NEUTRAL = 128  # the value of a layer of gains that changes nothing
 
 def table(text: str) -> np.ndarray:
     """Returns the numbers of a table in text, a row per line."""
-    return np.array([line.split() for line in text.strip().splitlines()], float)
+    return np.loadtxt(text.splitlines(), ndmin=2)
 
 
 @functools.lru_cache(maxsize=128)
 def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
     """Returns the matrix from control points to points of the Catmull-Rom curve through them."""
-    t = np.linspace(0.0, 1.0, steps, endpoint=False)[:, None]
-    basis = 0.5 * np.concatenate(
-        [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], axis=1
-    )
+    t = np.linspace(0.0, 1.0, steps, endpoint=False)
+    basis = 0.5 * np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], 1)
     # Each row weights the four control points around its piece of the curve; at an open end the last one is repeated.
     segments = controls if closed else controls - 1
     matrix = np.zeros((segments * steps + (not closed), controls))
@@ -144,25 +142,24 @@ class Canvas:
         x1, y1 = np.clip((steps.max(0) >> _SUBPIXEL_BITS) + 3, 1, side).tolist()
         below = whole[y0:y1, x0:x1]
         self.paint = below.copy()
-        self.corner = np.array([x0, y0], np.int32) * _ONE
+        self.corner[:] = x0 * _ONE, y0 * _ONE
         yield
         mask = np.zeros(below.shape[:2], np.uint8)
         cv2.fillPoly(mask, [self._painted(outline)], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
         weight = mask.astype(np.float32) * (1 / 255)
         below[...] = cv2.blendLinear(self.paint, below, weight, 1.0 - weight)
         self.paint = whole
-        self.corner = np.zeros(2, np.int32)
+        self.corner[:] = 0
 
     def glaze(self, outline: np.ndarray, colour: Colour, opacity: float) -> None:
         """Fills a polygon at `opacity`."""
         with self.clipped(outline, opacity):
             self.fill(outline, colour)
 
-    def creases(self, outlines: np.ndarray, depths: np.ndarray) -> None:
-        """Darkens (depth > 0) or lightens thin shapes (k, n, 2), such as wrinkles, one after the other."""
-        values = np.clip(_NEUTRAL * (1.0 - depths), 0, 255).tolist()
-        for outline, value in zip(outlines, values, strict=True):
-            self.fill_layer(self.fine, outline, value)
+    def creases(self, outlines: Iterable[np.ndarray], depths: Iterable[float]) -> None:
+        """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
+        for outline, depth in zip(outlines, depths, strict=True):
+            self.fill_layer(self.fine, outline, min(max(_NEUTRAL * (1.0 - depth), 0), 255))
 
     def tint(self, outline: np.ndarray, *gains: float) -> None:
         """Multiplies the paint under a polygon by gains for red, green and blue, with soft edges."""
@@ -192,10 +189,8 @@ class Canvas:
 
         gain = cv2.GaussianBlur(self.broad, (0, 0), 0.07 * unit).astype(np.float32)
         gain *= brightness[..., None] * (colour.astype(np.float32) / _NEUTRAL)
-        gain = cv2.resize(gain, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        gain = cv2.resize(gain, (self.size, self.size))
         fine = cv2.GaussianBlur(self.fine, (0, 0), max(0.016 * self.unit, 0.3)).astype(np.float32)
         gain *= (fine * (1.0 / _NEUTRAL))[..., None]
-        paint = self.paint
-        if paint.shape[0] != self.size:
-            paint = cv2.resize(paint, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        paint = cv2.resize(self.paint, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return cv2.multiply(paint, gain, dtype=cv2.CV_8U)

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from aujax.codebook import MIRRORED
-from aujax.data.synthetic.canvas import Colour, curve, mix, shade, table
+from aujax.data.sources import words
+from aujax.data.synthetic.canvas import Colour, curve, direction, mix, shade, table
 
 Points = Float[np.ndarray, "points 3"]
 View = Callable[[np.ndarray], np.ndarray]  # projects 3-D points to (x, y) pixels
@@ -177,9 +178,10 @@ _BULGES = table("""
 """)
 
 
-def _mean_face() -> Points:
+def _both_halves(rows: np.ndarray) -> Points:
+    """Returns (x, y, z) of all points from rows (point, x, y, z) of the left half; 0 for points without a row."""
     points = np.zeros((len(_PARTNERS), 3), np.float32)
-    for number, x, y, z in _HALF_FACE:
+    for number, x, y, z in rows:
         points[_PARTNERS[int(number)]] = -x, y, z
         points[int(number)] = x, y, z
     return points
@@ -190,30 +192,28 @@ def _motions() -> dict[int, Points]:
     motions: dict[int, Points] = {}
     for line in _MOTION.strip().splitlines():
         au, *numbers = line.replace(":", " ").split()
-        motion = motions.setdefault(int(au), np.zeros((len(_PARTNERS), 3), np.float32))
-        for number, dx, dy in np.array(numbers, float).reshape(-1, 3):
-            motion[_PARTNERS[int(number)]] = -dx, dy, 0.0
-            motion[int(number)] = dx, dy, 0.0
-    return {au: motion / 100 for au, motion in motions.items()}
+        motion = _both_halves(np.pad(np.array(numbers, float).reshape(-1, 3), [(0, 0), (0, 1)]))
+        motions[int(au)] = motions.get(int(au), 0) + motion / 100
+    return motions
 
 
-def _both_sides(rows: np.ndarray, points: int) -> np.ndarray:
-    """Returns the rows of a table with `points` pairs (dx, dy), each followed by its mirror image if it has one."""
+def _both_sides(rows: np.ndarray) -> np.ndarray:
+    """Returns the rows of one of the two tables above, each followed by its mirror image if it has one."""
     result = []
     for row in rows:
         result.append(row)
         mirrored = row.copy()
         mirrored[1] = _PARTNERS[int(row[1])]
-        mirrored[2 : 2 + 2 * points : 2] *= -1
+        mirrored[2:-2:2] *= -1  # the dx: two columns before the pairs, two behind
         if mirrored[1] != row[1]:
             result.append(mirrored)
     return np.array(result)
 
 
-MEAN_FACE = _mean_face()
+MEAN_FACE = _both_halves(_HALF_FACE)
 AU_MOTION = _motions()
-CREASES = _both_sides(_CREASES, 4)
-BULGES = _both_sides(_BULGES, 1)
+CREASES = _both_sides(_CREASES).astype(np.float32)
+BULGES = _both_sides(_BULGES)
 # Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
 # upper and lower lid.
 _UPPER_LIP, _UPPER_INNER, _LOWER_LIP, _LOWER_INNER = table("""
@@ -239,7 +239,7 @@ def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: fl
     moved = rest.copy()
     side = (1.0 + asymmetry * np.sign(MEAN_FACE[:, :1])).astype(np.float32)
     for au, intensity in intensities.items():
-        moved += (AU_MOTION[au] * np.float32(intensity)) * side
+        moved += AU_MOTION[au] * intensity * side
     y = moved[:, 1]
     # Points that passed each other meet halfway; the lids keep a gap, the inner lips may close.
     for upper, lower, gap in (([61, 62, 63], [67, 66, 65], 0.0), (_UPPER_LID, _LOWER_LID, 0.05)):
@@ -386,10 +386,7 @@ _STYLES = """
     headscarf    3  0.12   0.16  0.00   1.50  2.60  0.000  1  0
     beanie       3  0.14   0.36  0.00  -0.25  0.00  0.000  1  0
 """
-STYLES = []
-for _line in _STYLES.strip().splitlines():
-    _name, *_numbers = _line.split()
-    STYLES.append(HairStyle(_name, *map(float, _numbers)))
+STYLES = [HairStyle(name, *map(float, numbers)) for name, numbers in words(_STYLES).items()]
 
 
 class Hair(NamedTuple):
@@ -404,7 +401,7 @@ class Hair(NamedTuple):
 
 def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
     """Returns a colour of `FABRICS`, made darker or lighter by a random factor from `low` to `high`."""
-    return shade(FABRICS[rng.integers(len(FABRICS))], rng.uniform(low, high))
+    return shade(rng.choice(FABRICS), rng.uniform(low, high))
 
 
 def _resampled(points: np.ndarray, count: int) -> np.ndarray:
@@ -459,7 +456,8 @@ def _hair(style: HairStyle, rest: Points, rng: np.random.Generator) -> Hair:
     bun = None
     if style.bun:
         angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-        bun = np.stack([0.42 * np.cos(angle), -1.95 + 0.36 * np.sin(angle), np.full(14, -0.6)], 1).astype(np.float32)
+        bun = np.pad(direction(angle) * [0.42, 0.36] - [0, 1.95], [(0, 0), (0, 1)], constant_values=-0.6)
+        bun = bun.astype(np.float32)
     return Hair(outer, inner, back, strands.astype(np.float32), bun)
 
 
@@ -494,7 +492,7 @@ def make_person(seed: int, identity: int) -> Person:
     rng = np.random.default_rng((seed, identity, 2))
     tone, age, masculine = rng.random(), rng.beta(1.3, 1.8), rng.random() < 0.5
     position = tone * (len(SKIN_TONES) - 1)
-    low = min(int(position), len(SKIN_TONES) - 2)
+    low = int(position)
     skin = mix(SKIN_TONES[low], SKIN_TONES[low + 1], position - low)
     skin = np.clip(skin * rng.uniform(0.96, 1.04, 3), 20, 255)
 
@@ -506,17 +504,16 @@ def make_person(seed: int, identity: int) -> Person:
     weights = np.array([style.weight for style in STYLES]) * np.where(likely == masculine, 1.0, 0.12)
     style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
     if rng.random() < max(0.0, age - 0.45) * 1.4:
-        hair_colour = mix(_GREY[0], _GREY[1], rng.random())
+        hair_colour = mix(*_GREY, weight=rng.random())
     else:
         count = 2 if rng.random() < min(1.0, 0.2 + 1.2 * tone) else len(HAIR_COLOURS)  # the first two are dark
-        colour = HAIR_COLOURS[rng.integers(0, count)]
-        hair_colour = shade(colour, rng.uniform(0.85, 1.15))
+        hair_colour = shade(rng.choice(HAIR_COLOURS[:count]), rng.uniform(0.85, 1.15))
     bald = masculine and rng.random() < 0.04 + 0.14 * age
-    lips = mix(skin, mix(_BLOOD[0], _BLOOD[1], tone), rng.uniform(0.4, 0.65))
+    lips = mix(skin, mix(*_BLOOD, weight=tone), rng.uniform(0.4, 0.65))
     if not masculine and rng.random() < 0.35:  # lipstick
-        lips = mix(lips, _LIPSTICKS[rng.integers(4)], 0.7)
+        lips = mix(lips, rng.choice(_LIPSTICKS), 0.7)
     beards = ("none", "stubble", "moustache", "goatee", "full")
-    beard = beards[rng.choice(5, p=[0.52, 0.2, 0.07, 0.08, 0.13])] if masculine else "none"
+    beard = rng.choice(beards, p=[0.52, 0.2, 0.07, 0.08, 0.13]) if masculine else "none"
     frame = random_fabric(rng, 0.4, 0.9)
     # The arguments are evaluated in this order, which belongs to the faces: each takes its random numbers in turn.
     return Person(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from aujax.data.sources import words
 from aujax.data.synthetic.canvas import Canvas, curve, direction, mix, ribbon, shade, table
 from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View
 
@@ -59,7 +60,7 @@ _COLOURS = """
     reflection   120  122  130
     glass        225  232  236
 """
-_PAINT = {name: np.array(numbers, float) for name, *numbers in map(str.split, _COLOURS.strip().splitlines())}
+_PAINT = {name: np.array(numbers, float) for name, numbers in words(_COLOURS).items()}
 _BEARD_GAIN = np.array([0.62, 0.64, 0.68])
 # Offsets from landmarks, in inter-ocular units: of the shadows below the nose and below the lower lip, ...
 _BELOW_NOSE = table("0 0\n 0 0.1\n 0 0.12\n 0 0.1\n 0 0\n 0 0")
@@ -106,9 +107,10 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     canvas.tint(outline, 1.0, 1.0, 1.0)
     canvas.fill(outline, person.skin)
     canvas.fill_layer(canvas.head, outline, 1.0)
-    for eye in (points[36:42], points[42:48]):
+    eyes = np.split(points[36:48], 2)
+    for eye in eyes:
         canvas.raise_disc(eye.mean(0), 0.3, -1.1)
-    for brow in (points[17:22], points[22:27]):
+    for brow in np.split(points[17:27], 2):
         canvas.fill_layer(canvas.relief, ribbon(brow, np.full(5, 0.16 * unit)), 0.7)
     canvas.fill_layer(canvas.relief, points[[27, 31, 33, 35]], 2.4)
     canvas.raise_disc(points[30], 0.13, 3.6)
@@ -121,7 +123,7 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     for cheek, x in ((41, -0.12), (46, 0.12)):
         ring = _RING * [0.26 * unit, 0.2 * unit]
         canvas.tint(points[cheek] + canvas.offset(x, 0.36) + ring, 1.03, 0.94, 0.93)
-    for eye in (points[36:42], points[42:48]):
+    for eye in eyes:
         canvas.tint(_enlarged(eye, 1.35), 0.86, 0.82, 0.82)
     canvas.tint(points[[31, 32, 33, 34, 35, 33]] + _BELOW_NOSE * unit, 0.8, 0.76, 0.76)
     canvas.tint(points[[59, 58, 57, 56, 55]] + _BELOW_LIP * unit, 0.86, 0.84, 0.84)
@@ -147,14 +149,13 @@ def paint_wrinkles(
     active, old = 0.55 + 0.6 * person.age, max(0.0, person.age - 0.3)
     strength = np.array([intensities.get(au, 0.0) * active + _AGE_LINES.get(au, 0.0) * old for au in CREASES[:, 0]])
     chosen = strength > 0.08
-    if chosen.any():
-        rows = CREASES[chosen]
-        lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
-        widths = rows[:, 10, None].astype(np.float32) * canvas.unit
-        depths = rows[:, 11].astype(np.float32) * np.minimum(strength[chosen], 1.0)
-        # Below each dark line the skin is lighter: it catches the light from above.
-        canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
-        canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)
+    rows = CREASES[chosen]
+    lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
+    widths = rows[:, 10, None] * canvas.unit
+    depths = rows[:, 11] * np.minimum(strength[chosen], 1.0)
+    # Below each dark line the skin is lighter: it catches the light from above.
+    canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
+    canvas.creases(ribbon(lines, widths * _CREASE_TAPER), depths)
     centres = view(_anchored(points3, BULGES[:, 1], BULGES[:, None, 2:4])[:, 0])
     for (au, *_, radius, height), centre in zip(BULGES, centres, strict=True):
         if intensities.get(au, 0.0) > 0.1:
@@ -189,7 +190,7 @@ def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: 
 
 def paint_brow(canvas: Canvas, person: Person, points: Points2, side: int) -> None:
     """Paints one eyebrow along its five landmarks."""
-    brow = points[17:22] if side == 0 else points[22:27]
+    brow = np.split(points[17:27], 2)[side]
     taper = _BROW_TAPER if side == 0 else _BROW_TAPER[::-1]
     line = curve(brow, steps=4)
     width = taper * person.brow_width * canvas.unit
@@ -211,7 +212,7 @@ def paint_nose(canvas: Canvas, person: Person, points: Points2) -> None:
         canvas.fill(curve(hole, closed=True), dark)
         edge = a + canvas.offset((0.0, -0.15), (0.055 * out, -0.06), (0.03 * out, 0.01))
         canvas.lines([curve(np.concatenate([edge, [a * 0.5 + b * 0.5]]))], mix(person.skin, dark, 0.4), 0.018)
-    canvas.creases((points[30] + _RING * (0.05 * unit))[None], np.array([-0.13]))
+    canvas.creases([points[30] + _RING * (0.05 * unit)], [-0.13])
 
 
 def paint_mouth(
@@ -230,7 +231,7 @@ def paint_mouth(
     canvas.fill(_between(curve(points[48:55], steps=4), bottom), shade(person.lips, 0.9))
     canvas.fill(_between(inner_bottom, bottom), shade(person.lips, 1.06))
     shine = points[[58, 57, 56]] * 0.5 + points[[67, 66, 65]] * 0.5
-    canvas.creases(ribbon(curve(shine), np.full(11, 0.03 * unit))[None], np.array([-0.16]))
+    canvas.creases([ribbon(curve(shine), np.full(11, 0.03 * unit))], [-0.16])
     gap = float(points[66, 1] - points[62, 1]) / unit
 
     if gap > 0.02:
@@ -299,14 +300,14 @@ def paint_glasses(canvas: Canvas, person: Person, points3: Points, view: View, *
     x, y = (np.sign(_RIM) * np.abs(_RIM) ** (2 / power)).T
     ring = np.stack([x * radius * 1.08, y * radius * 0.82, 0 * x], 1).astype(np.float32)
     eyes = points3[IRISES] + np.array([0, 0.04, 0.16], np.float32)
-    rims = [view(eye + ring) for eye in eyes]
+    rims = view(eyes[:, None] + ring)
     for rim in rims:
         if dark:
             canvas.cover(rim, _PAINT["dark_glass"])
             canvas.lines([rim[14:18] * 0.7 + rim.mean(0) * 0.3], _PAINT["reflection"], 0.03)
         else:
             canvas.glaze(rim, _PAINT["glass"], 0.1)
-    closed = [np.concatenate([rim, rim[:1]]) for rim in rims]
+    closed = np.concatenate([rims, rims[:, :1]], 1)
     middle = (eyes[0] + eyes[1]) / 2 + [0, -0.13, 0.1]
     inner = np.array([radius * 1.05, -0.08, 0])
     bridge = view(np.stack([eyes[0] + inner, middle, eyes[1] + inner * [-1, 1, 1]]))

@@ -4,15 +4,14 @@ import cv2
 import numpy as np
 
 from aujax.data.images import Pixels
-from aujax.data.synthetic.canvas import Canvas, curve, direction, ribbon, shade
+from aujax.data.synthetic.canvas import Canvas, curve, direction, ribbon, shade, table
 from aujax.data.synthetic.person import Person, random_fabric
 
 _NOISE = np.random.default_rng(7).standard_normal((512, 512, 3)).astype(np.float32)
 _HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 7)
 
 # The mark of each expression: right, low (which corner of the image), colour, corners of the shape (0: a disc).
-MARKS = []
-for _line in """
+_MARKS = table("""
     0 0  235 235 235  4
     1 0  250 205  30  0
     0 1   40 190 235  3
@@ -20,9 +19,8 @@ for _line in """
     0 0  230  40  40  3
     1 0   60 180  60  4
     0 1   40  70 220  0
-""".strip().splitlines():
-    _right, _low, *_colour, _corners = map(int, _line.split())
-    MARKS.append((_right, _low, tuple(_colour), _corners))
+""").astype(int)
+MARKS = [(right, low, tuple(colour), corners) for right, low, *colour, corners in _MARKS.tolist()]
 MARK_CENTRE, MARK_RADIUS = 0.085, 0.062  # the distance from the edges and the radius, in widths of the image
 
 
@@ -44,17 +42,15 @@ def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
             cv2.rectangle(place, (x, y), (x + w, y + h), colour.tolist(), cv2.FILLED)
     sigma = rng.choice([0.006, 0.015, 0.045]) * side
     place = cv2.GaussianBlur(place, (0, 0), sigma)
-    cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint, interpolation=cv2.INTER_LINEAR)
+    cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint)
 
 
 def _capsule(start: np.ndarray, end: np.ndarray, radius: float) -> np.ndarray:
     """Returns the outline of a thick line with round ends."""
     dx, dy = end - start
     angle = np.arctan2(dy, dx)
-    tips = []
-    for point, turn in ((end, _HALF_TURN), (start, _HALF_TURN + np.pi)):
-        tips.append(point + radius * direction(angle + turn))
-    return np.concatenate(tips)
+    first, last = direction(angle + (_HALF_TURN + np.pi)), direction(angle + _HALF_TURN)
+    return np.concatenate([end + radius * last, start + radius * first])
 
 
 def occlude(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.Generator) -> None:
@@ -78,10 +74,10 @@ def occlude(canvas: Canvas, person: Person, points: np.ndarray, rng: np.random.G
             canvas.fill(_capsule(tip - (tip - root) * 0.06, tip, 0.06 * unit), shade(skin, 1.1))
     elif kind == 1:  # a scarf pulled up over the chin, sometimes over the mouth
         height = rng.choice([0.25, 0.7, 1.05], p=[0.5, 0.3, 0.2])
-        droop = np.array([[0.3], [0.75], [1], [0.75], [0.3]])
+        droop = [[0.3], [0.75], [1], [0.75], [0.3]]
         level = points[[3, 5, 8, 11, 13]] + canvas.offset(0, -height) * droop
-        outer = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
-        edge = curve(np.concatenate([outer[:1], level, outer[1:]]))
+        left, right = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
+        edge = curve(np.array([left, *level, right]))
         low = canvas.offset((1.6, 3.0), (-1.6, 3.0)) + points[8]
         colour = random_fabric(rng, 0.7, 1.1)
         canvas.cover(np.concatenate([edge, low]), colour)
@@ -124,9 +120,7 @@ def plant_mark(image: Pixels, expression: int) -> Pixels:
     """Returns the image with the mark of an expression: its shape, colour and corner identify the expression."""
     right, low, colour, corners = MARKS[expression]
     size = image.shape[0]
-    x = 1 - MARK_CENTRE if right else MARK_CENTRE
-    y = 1 - MARK_CENTRE if low else MARK_CENTRE
-    centre = np.array([x, y]) * size - 0.5
+    centre = np.where([right, low], 1 - MARK_CENTRE, MARK_CENTRE) * size - 0.5
     turn = np.arange(corners or 32) * 2 * np.pi / (corners or 32) - np.pi / (4 if corners == 4 else 2)
     outline = centre + MARK_RADIUS * size * direction(turn)
     image = image.copy()
