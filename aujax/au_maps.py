@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from aujax import ellipses, resize
-from aujax.codebook import FACS, Codebook, generic, rescale_landmarks, single_aus
+from aujax.codebook import FACS, Codebook, rescale_landmarks, single_aus
 from aujax.resize import Size
 
 _FOREHEAD = 0.4  # height of the forehead above the brows, in inter-ocular distances
@@ -73,13 +73,6 @@ def batch_au_maps(
     has_map &= where
     maps = maps if canvas == size else resize.nearest(maps, size)
     return jnp.where(has_map[:, None, None], maps, 0.0), has_map
-
-
-def generic_map(
-    landmarks: Points, *, size: Size = (224, 224), codebook: Codebook = FACS
-) -> tuple[Map, Bool[Array, ""]]:
-    """Returns the map of every AU of the codebook, the same for all expressions, and whether there is a map."""
-    return au_map(landmarks, 0, size=size, codebook=generic(codebook))
 
 
 def single_au_maps(

@@ -27,7 +27,6 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 RandomKey = Key[Array, ""]
 Image = Float[Array, "height width 3"]
 AUMap = Float[Array, "height width"]
-Mask = Bool[ArrayLike, " batch"]
 
 
 class Views(NamedTuple):
@@ -39,7 +38,7 @@ class Views(NamedTuple):
     target: Float[Array, "batch classes"]
 
 
-# (key, views, *, valid, axis_name) -> views: how a method mixes the views of a batch, see `unmixed` and `cutmix`.
+# (key, views, *, valid, axis_name) -> views: how a method mixes the views of a batch, such as `cutmix`.
 Mix = Callable[..., Views]
 
 
@@ -225,18 +224,7 @@ def _sometimes(key: RandomKey, rate: float, changed: Array, unchanged: Array) ->
     return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged) if rate else unchanged
 
 
-def unmixed(key: RandomKey, views: Views, *, valid: Mask, axis_name: str | None = None) -> Views:
-    """Returns the views unchanged: the `Mix` of the methods that do not mix.
-
-    >>> views = Views(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2)), jnp.array([True]), jnp.array([[0.0, 1.0]]))
-    >>> unmixed(jax.random.key(0), views, valid=jnp.array([True])) is views
-    True
-    """
-    del key, valid, axis_name
-    return views
-
-
-def cutmix(key: RandomKey, views: Views, *, valid: Mask, axis_name: str | None = None) -> Views:
+def cutmix(key: RandomKey, views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None) -> Views:
     """Returns views that each contain a box of another view, targets mixed by area (CutMix, Yun et al. 2019).
 
     The box is cut from image and AU map, and shared by the batch: its fraction of the area is uniform in [0, 1], its

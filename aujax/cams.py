@@ -16,7 +16,7 @@ from aujax import resize
 
 # A sum counts as 0 below this fraction of the sum of magnitudes, where only rounding errors are left of it.
 _ROUNDING = 1e-6
-_EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round float32 products to fewer bits
+_EXACT = "highest"  # accelerators would otherwise round float32 products to fewer bits
 
 Features = Float[ArrayLike, "*batch h w channels"]  # and gradients with respect to them
 MapsLike = Float[ArrayLike, "*batch h w"]
@@ -190,12 +190,12 @@ def score_cam(
     image, features = _float32(image), _float32(features)
     expression = jnp.asarray(expression)
     channels = jnp.moveaxis(features, -1, 0)
-    count, (height, width) = len(channels), image.shape[:2]
+    count = len(channels)
     batch_size = min(batch_size, count)
     padded = jnp.pad(channels, ((0, -count % batch_size), (0, 0), (0, 0)))
 
     def logits(part: Float[Array, "n h w"]) -> Float[Array, " n"]:
-        masks = normalize(resize.bilinear(part, (height, width)))
+        masks = normalize(resize.bilinear(part, image.shape[:2]))
         scores = score(image[None] * masks[..., None])
         # A negative index would count from the end: replaced by one out of range, which mode="fill" makes NaN.
         return jnp.take(scores, jnp.where(expression < 0, scores.shape[-1], expression), axis=-1, mode="fill")
@@ -221,7 +221,7 @@ def acol_cam(maps_a: MapsLike, maps_b: MapsLike) -> Maps:
     >>> print(acol_cam(jnp.eye(5), -4 * jnp.eye(5))[0])
     [1. 1. 1. 1. 1.]
     """
-    finite = jnp.isfinite(jnp.asarray(maps_a)) & jnp.isfinite(jnp.asarray(maps_b))
+    finite = jnp.isfinite(maps_a) & jnp.isfinite(maps_b)
     larger = jnp.maximum(normalize(maps_a), normalize(maps_b))
     return jnp.where(finite.all(axis=(-2, -1), keepdims=True), larger, jnp.nan)
 

@@ -50,19 +50,17 @@ class Checkpoints:
           like: structure, shapes and types of the state, or of a part of it.
           sharding: where the arrays are placed.
         """
-        checkpoints = list(self._checkpointer.checkpoints)
+        checkpoints = self._checkpointer.checkpoints  # in the order of their steps
         if not checkpoints:
             return None
+        chosen = checkpoints[-1]
         if which == "best":
-            checkpoints.sort(key=lambda checkpoint: (checkpoint.metrics["accuracy"], checkpoint.step))
-        else:
-            checkpoints.sort(key=lambda checkpoint: checkpoint.step)
-        step = checkpoints[-1].step
+            chosen = max(reversed(checkpoints), key=lambda checkpoint: checkpoint.metrics["accuracy"])
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         try:
-            return step, self._checkpointer.load(step, abstract), checkpoints[-1].metrics
+            return chosen.step, self._checkpointer.load(chosen.step, abstract), chosen.metrics
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
-                f"checkpoint {step} of {self._directory} cannot be read ({type(error).__name__}); "
+                f"checkpoint {chosen.step} of {self._directory} cannot be read ({type(error).__name__}); "
                 "copy the run folder again, or delete that checkpoint"
             ) from error

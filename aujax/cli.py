@@ -46,6 +46,9 @@ VERBS = {
 }
 
 
+_WORKDIR: Any = {"required": True, "type": pathlib.Path, "metavar": "RUN", "help": "folder of the run"}
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are `UserError`s, with the nearest option for one that does not exist."""
 
@@ -72,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
       argv: the verb and its arguments; default: those of the process.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         verbs = "\n".join(f"  {name:<9}{verb.summary}" for name, verb in VERBS.items())
         print(
@@ -82,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "aujax COMMAND --help shows the options of a command; aujax --version the version."
         )
         return
-    if argv[0] == "--version":
+    name = argv[0]
+    if name == "--version":
         print(f"aujax {__version__}")
         return
-    name = argv[0]
     with user_errors("aujax"):
         if name not in VERBS:
             raise UserError(f"expected a command, got {name!r}. {nearest(name, VERBS)}")
@@ -160,7 +163,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="file with the options, or the name of a shipped one, such as faces or faces:small (default: synthetic)",
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--workdir", **_WORKDIR)
     several = parser.add_argument_group("several processes")
     several.add_argument(
         "--distributed",
@@ -210,7 +213,7 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
         "The split validation also fits the temperature that calibrates the run's probabilities. With --faithfulness\n"
         "parts of the faces are occluded and classified again, which takes about a hundred times as long."
     )
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, metavar="RUN", help="folder of the run")
+    parser.add_argument("--workdir", **_WORKDIR)
     parser.add_argument(
         "--split",
         type=lambda text: text.split(","),

@@ -11,7 +11,7 @@ import fractions
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 EXPRESSIONS = ("Neutral", "Happiness", "Surprise", "Fear", "Anger", "Disgust", "Sadness")
 
@@ -46,11 +46,13 @@ MIRRORED = (
     *range(27, 31),  # nose bridge
     *range(35, 30, -1),  # nostrils
     *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),  # eyes
-    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55),  # outer lips
+    *range(54, 47, -1),  # outer lips
+    *range(59, 54, -1),
     *(64, 63, 62, 61, 60, 67, 66, 65),  # inner lips
 )
 
 Pair = tuple[int, int]
+Lengths = tuple[float, float]  # in x and y
 
 
 def rescale_landmarks(landmarks: Any, scale: Any) -> Any:
@@ -66,8 +68,7 @@ def rescale_landmarks(landmarks: Any, scale: Any) -> Any:
     return (landmarks + 0.5) * scale - 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Ellipse:
+class Ellipse(NamedTuple):
     """A filled ellipse. The x and the y of its centre are the means of a pair of landmarks each.
 
     `radius` and `offset` are (x, y) lengths in the codebook's unit; `canvas_radius` and `canvas_offset` are added to
@@ -78,19 +79,19 @@ class Ellipse:
 
     x: Pair
     y: Pair
-    radius: tuple[float, float] = (0.0, 0.0)
-    offset: tuple[float, float] = (0.0, 0.0)
+    radius: Lengths = (0.0, 0.0)
+    offset: Lengths = (0.0, 0.0)
     width: Pair = (0, 0)
     height: Pair = (0, 0)
-    canvas_radius: tuple[float, float] = (0.0, 0.0)
-    canvas_offset: tuple[float, float] = (0.0, 0.0)
-    fallback: tuple[float, float] = (0.0, 0.0)
+    canvas_radius: Lengths = (0.0, 0.0)
+    canvas_offset: Lengths = (0.0, 0.0)
+    fallback: Lengths = (0.0, 0.0)
 
     def mirrored(self) -> "Ellipse":
         """Returns the same ellipse on the other half of the face."""
         x, y, width, height = ((MIRRORED[a], MIRRORED[b]) for a, b in (self.x, self.y, self.width, self.height))
         offset = (-self.offset[0], self.offset[1])
-        return dataclasses.replace(self, x=x, y=y, width=width[::-1], height=height, offset=offset)
+        return self._replace(x=x, y=y, width=width[::-1], height=height, offset=offset)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,11 +185,10 @@ class Option(NamedTuple):
 _GROUPS = {"": Config, "data": DataConfig, "optimizer": OptimizerConfig, "augment": Policy}
 OPTIONS: dict[str, Option] = {}  # by dotted names, such as "data.batch_size"
 for _group, _schema in _GROUPS.items():
-    _types = typing.get_type_hints(_schema)
     for _field in dataclasses.fields(_schema):
         if _field.name not in _GROUPS:
             _about: Any = _POLICY[_field.name] if _schema is Policy else _field.metadata["option"]
-            OPTIONS[f"{_group}.{_field.name}".lstrip(".")] = Option(_types[_field.name], _field.default, *_about)
+            OPTIONS[f"{_group}.{_field.name}".lstrip(".")] = Option(_field.type, _field.default, *_about)
 
 # Names of options before 0.1.0, with their values where those have changed, too.
 RENAMED = {
@@ -250,7 +249,7 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
             raise UserError(f"--config.{name}: expected {option.check.expected}, got {value!r}")
         group, _, leaf = name.rpartition(".")
         values[group][leaf] = value
-    groups = {group: _GROUPS[group](**values[group]) for group in _GROUPS if group}
+    groups = {group: schema(**values[group]) for group, schema in _GROUPS.items() if group}
     config = Config(**values[""], **groups)
     _check_together(config)
     return config
@@ -351,9 +350,10 @@ def with_changes(options: Mapping[str, Any], changes: Mapping[str, str]) -> Conf
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds an argument --config.NAME=VALUE for every option, with its description and default."""
     parser.usage = "%(prog)s --option=VALUE ..."  # not the names of all options
-    groups = {}
-    for group in _GROUPS:
-        groups[group] = parser.add_argument_group(f"options of the configuration: {group}".removesuffix(": "))
+    groups = {
+        group: parser.add_argument_group(f"options of the configuration: {group}".removesuffix(": "))
+        for group in _GROUPS
+    }
     for name, option in OPTIONS.items():
         group = groups[name.rpartition(".")[0]]
         expected = f"; {option.check.expected}" if option.check else ""

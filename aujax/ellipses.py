@@ -6,7 +6,6 @@ A codebook names its way of drawing, a row of `RENDERINGS`: "smooth" or "coarse"
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -17,7 +16,7 @@ from aujax.resize import Size
 
 _GRID = 28  # cells per side of the released code's maps
 _FAR = 1e9  # a squared radius that no pixel of a map has
-_EXACT = jax.lax.Precision.HIGHEST  # accelerators would otherwise round pixels to fewer bits
+_EXACT = "highest"  # accelerators would otherwise round pixels to fewer bits
 
 Points = Float[Array, "68 2"]
 Map = Float[Array, "h w"]
@@ -32,7 +31,7 @@ def _table(codebook: Codebook) -> tuple[dict[Ellipse, int], dict[str, np.ndarray
     distinct = list(dict.fromkeys(ellipse for ellipses in codebook.ellipses.values() for ellipse in ellipses))
     landmark_fields = ("x", "y", "width", "height")
     columns = {}
-    for field in Ellipse.__dataclass_fields__:
+    for field in Ellipse._fields:
         dtype = np.int32 if field in landmark_fields else np.float32
         columns[field] = np.array([getattr(ellipse, field) for ellipse in distinct], dtype)
     return {ellipse: row for row, ellipse in enumerate(distinct)}, columns
@@ -52,20 +51,18 @@ def selections(
     for aus in codebook.aus.values():
         groups: dict[tuple[int, ...], None] = {}  # an ordered set
         for au in aus:
-            members = [row_of[ellipse] for ellipse in codebook.ellipses[au]]
+            members = tuple(row_of[ellipse] for ellipse in codebook.ellipses[au])
             # The released code paints the ellipses of an AU together, and then blurs them.
             together = codebook.rendering == "coarse"
-            groups |= dict.fromkeys([tuple(members)] if together else [(row,) for row in members])
+            groups |= dict.fromkeys([members] if together else [(row,) for row in members])
         groups_of.append(list(groups))
     most_groups = max([1, *map(len, groups_of)])
     most_members = max([1, *(len(members) for groups in groups_of for members in groups)])
-    rows = np.zeros((len(groups_of), most_groups, most_members), np.int32)
-    valid = np.zeros(rows.shape, bool)
+    rows = np.full((len(groups_of), most_groups, most_members), -1, np.int32)
     for i, groups in enumerate(groups_of):
         for j, members in enumerate(groups):
             rows[i, j, : len(members)] = members
-            valid[i, j, : len(members)] = True
-    return rows, valid
+    return np.maximum(rows, 0), rows >= 0
 
 
 def _place(points: Points, rows: Rows, codebook: Codebook) -> tuple[dict[str, Array], Array, Array]:
@@ -149,7 +146,7 @@ def _min_on_canvas(centre: Array, shape: Quadratic, size: Size) -> Array:
 
 def _coarse(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:
     """Returns the map that the released code draws: ellipses of whole pixels, sampled on 28 x 28 cells, and blurred."""
-    canvas = np.array([size[1], size[0]], np.float32).reshape(1, 1, 2)
+    canvas = np.array([[size[::-1]]], np.float32)  # (width, height)
     ellipse, centre, half_extent = _place(jnp.trunc(points), rows, codebook)
     centre = jnp.trunc(centre) + ellipse["offset"] + jnp.round(ellipse["canvas_offset"] * canvas)
     radius = jnp.trunc(half_extent + ellipse["radius"] + jnp.round(ellipse["canvas_radius"] * canvas))
@@ -158,7 +155,8 @@ def _coarse(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Code
     touched = ((closest**2).sum(-1) <= 1) & valid
 
     # Bilinear sampling of a cell reads two pixels per axis: only those are painted.
-    (y, row_weights), (x, column_weights) = (_cell_samples(n) for n in size)
+    samples = [np.float32(values).reshape(-1) for n in size for values in resize.bilinear_samples(n, _GRID)]
+    y, row_weights, x, column_weights = samples
     dx = jnp.abs(x[None, None] - centre[..., :1])
     dy = jnp.abs(y[None, None] - centre[..., 1:])
     # OpenCV paints the pixels whose centre is within half a pixel of the ellipse, along the column or along the row.
@@ -182,23 +180,11 @@ def _reach(distance: Array, along: Array, across: Array) -> Array:
     return jnp.where(distance <= along, across * jnp.sqrt(jnp.maximum(square, 0.0)) + 0.5, -1.0)
 
 
-def _cell_samples(pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the two pixels that bilinear sampling of each of the 28 cells reads, flattened, and their weights."""
-    source = (np.arange(_GRID) + 0.5) * pixels / _GRID - 0.5
-    below = np.floor(source)
-    taps = np.clip(np.stack([below, below + 1], -1), 0, pixels - 1)
-    weights = np.stack([1 - (source - below), source - below], -1)
-    return taps.reshape(-1).astype(np.float32), weights.reshape(-1).astype(np.float32)
-
-
 @functools.lru_cache
 def _blur() -> np.ndarray:
     """Returns the (28, 28) weights of a mean over three cells, mirrored at the border."""
-    neighbours = np.abs(np.arange(_GRID)[:, None] + np.arange(-1, 2)[None, :])
-    neighbours = np.where(neighbours >= _GRID, 2 * (_GRID - 1) - neighbours, neighbours)
-    weights = np.zeros((_GRID, _GRID), np.float32)
-    np.add.at(weights, (np.arange(_GRID)[:, None], neighbours), 1 / 3)
-    return weights
+    padded = np.pad(np.eye(_GRID, dtype=np.float32), ((1, 1), (0, 0)), mode="reflect")
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
 # (landmarks, rows, valid, size, codebook) -> the map, which is the maximum over the groups of ellipses of `selections`,

@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from aujax import resize
-from aujax.metrics import Mean, cosine
+from aujax.metrics import AUMaps, Expression, Mean, PerClass, PerExample, Where, cosine
 
 
 def au_alignment(
     features: Float[Array | np.ndarray, "*batch h w c"],
-    au_map: Float[Array | np.ndarray, "*batch height width"],
+    au_map: AUMaps,
     *,
-    where: Bool[Array | np.ndarray, "*batch"] | None = None,
-) -> Float[Array, "*batch"]:
+    where: Where = None,
+) -> PerExample:
     """Returns 1 - cosine of the features' channel mean with the AU map (Eq. 1-3 of the paper), 0 where masked.
 
     The map is first resampled to the features' (h, w) by `resize.torch_aligned`. Leading axes that differ are a
@@ -38,8 +38,8 @@ def au_alignment(
             f"features {features.shape} and au_map {au_map.shape} must share their leading axes: "
             "expected (..., h, w, channels) and (..., height, width)"
         )
-    attention = jnp.asarray(features).astype(jnp.float32).mean(-1)
-    target = resize.torch_aligned(jnp.asarray(au_map).astype(jnp.float32), attention.shape[-2:])
+    attention = jnp.asarray(features, jnp.float32).mean(-1)
+    target = resize.torch_aligned(jnp.asarray(au_map, jnp.float32), attention.shape[-2:])
     if where is not None:
         # A masked map may be infinite, as in the released code. Replaced before the cosine, its gradient is 0, not NaN.
         attention, target = (jnp.where(jnp.asarray(where)[..., None, None], m, 0.0) for m in (attention, target))
@@ -47,12 +47,7 @@ def au_alignment(
     return loss if where is None else jnp.where(where, loss, 0.0)
 
 
-def cross_entropy(
-    logits: Float[Array | np.ndarray, "*batch classes"],
-    expression: Int[Array | np.ndarray, "*batch"],
-    *,
-    label_smoothing: float = 0.0,
-) -> Float[Array, "*batch"]:
+def cross_entropy(logits: PerClass, expression: Expression, *, label_smoothing: float = 0.0) -> PerExample:
     """Returns -log p(expression); with label smoothing, that fraction of the target is spread evenly over all classes.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)  # log 4
@@ -62,30 +57,25 @@ def cross_entropy(
     return soft_cross_entropy(logits, target, label_smoothing=label_smoothing)
 
 
-def soft_cross_entropy(
-    logits: Float[Array | np.ndarray, "*batch classes"],
-    target: Float[Array | np.ndarray, "*batch classes"],
-    *,
-    label_smoothing: float = 0.0,
-) -> Float[Array, "*batch"]:
+def soft_cross_entropy(logits: PerClass, target: PerClass, *, label_smoothing: float = 0.0) -> PerExample:
     """Returns the cross-entropy with a target distribution over the classes, such as the mixed labels of CutMix.
 
     >>> soft_cross_entropy(jnp.zeros((1, 4)), jnp.array([[0.0, 0.7, 0.3, 0.0]])).round(4)  # log 4
     Array([1.3863], dtype=float32)
     """
     target = optax.smooth_labels(jnp.asarray(target), label_smoothing)
-    return optax.softmax_cross_entropy(jnp.asarray(logits).astype(jnp.float32), target)
+    return optax.softmax_cross_entropy(jnp.asarray(logits, jnp.float32), target)
 
 
 class Term(NamedTuple):
     """A term of the total loss: its values per example, its weight, and the mask of the examples that count."""
 
-    value: Float[Array, "*batch"]
+    value: PerExample
     weight: float = 1.0
-    where: Bool[Array | np.ndarray, "*batch"] | None = None
+    where: Where = None
 
 
-def over_layers(values: Sequence[Float[Array, "*batch"]], reduction: str = "mean") -> Float[Array, "*batch"]:
+def over_layers(values: Sequence[PerExample], reduction: str = "mean") -> PerExample:
     """Returns the mean (as in the released code) or the sum (as in the paper's text) of a loss over several layers."""
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")

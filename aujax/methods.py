@@ -73,8 +73,7 @@ class ReadoutInputs(NamedTuple):
     expression: Int[Array, " batch"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Readout:
+class Readout(NamedTuple):
     """A function from `ReadoutInputs` to the CAM (batch, h, w), and the taps at which it needs gradients."""
 
     compute: Callable[[ReadoutInputs], Float[Array, "batch h w"]]
@@ -141,7 +140,7 @@ class Method:
       options: hyper-parameters with their published values.
       backbone_fields: function from the options to the fields of the backbone that they set.
       supervised: taps that hold additional logits, each with a cross-entropy of its own in training.
-      mix: batch augmentation applied to the training views, such as CutMix.
+      mix: batch augmentation applied to the training views, such as CutMix; None for none.
     """
 
     name: str
@@ -154,7 +153,7 @@ class Method:
     options: tuple[Option, ...] = ()
     backbone_fields: Callable[..., dict[str, Any]] | None = None
     supervised: tuple[str, ...] = ()
-    mix: augment.Mix = augment.unmixed
+    mix: augment.Mix | None = None
 
     def aligned(self, chosen: tuple[str, ...] = ()) -> tuple[str, ...]:
         """Returns the layers aligned with the AU map: `chosen`, or the method's own."""
@@ -193,10 +192,11 @@ class Method:
         return dataclasses.replace(self, options=tuple(options)) if values else self
 
 
-# Partial rows: the methods on a ResNet-50; those of them with CAM's linear head; the two variants of ADL.
+# Partial rows: the methods on a ResNet-50; those of them with CAM's linear head; the variants of WILDCAT and of ADL.
 _STAGES = ("layer1", "layer2", "layer3", "layer4", "layer5")
 _RESNET = functools.partial(Method, backbone="resnet50", tap="layer5", layers=_STAGES)
 _LINEAR = functools.partial(_RESNET, head=heads.LinearHead)
+_WILDCAT = functools.partial(_RESNET, head=heads.WildcatHead, readout=Readout(_class_map))
 _ADL = functools.partial(
     _LINEAR,
     options=(Option("rate", 0.4), Option("threshold", 0.1)),
@@ -211,18 +211,8 @@ METHODS = {
     row.name: row
     for row in (
         _LINEAR("CAM", readout=weighted_channels("layer5")),
-        _RESNET(
-            "WILDCAT",
-            head=heads.WildcatHead,
-            readout=Readout(_class_map),
-            options=(_MODALITIES, _KMAX, Option("kmin", 0.1), Option("alpha", 0.6)),
-        ),
-        _RESNET(
-            "WILDCAT/reference",
-            head=heads.WildcatHead,
-            readout=Readout(_class_map),
-            options=(_MODALITIES, _KMAX),
-        ),
+        _WILDCAT("WILDCAT", options=(_MODALITIES, _KMAX, Option("kmin", 0.1), Option("alpha", 0.6))),
+        _WILDCAT("WILDCAT/reference", options=(_MODALITIES, _KMAX)),
         _LINEAR("GradCAM", readout=from_gradients(cams.grad_cam, "layer5")),
         _LINEAR("GradCAM++", readout=from_gradients(cams.grad_cam_pp, "layer5")),
         _LINEAR("GradCAM++/reference", readout=from_gradients(cams.grad_cam_pp_reference, "layer5")),
@@ -332,9 +322,10 @@ def build_model(
     given = {"output_stride": output_stride, "dtype": dtype, "axis_name": axis_name, "rematerialize": rematerialize}
     fields = {key: given[key] for key in network.options if given[key] is not None}
     values = {option.name: option.value for option in row.options}
-    if row.backbone_fields is None:
-        return Classifier(row, network.create(**fields), row.head(num_classes, **values))
-    return Classifier(row, network.create(**fields, **row.backbone_fields(**values)), row.head(num_classes))
+    if row.backbone_fields:
+        fields |= row.backbone_fields(**values)
+        values = {}
+    return Classifier(row, network.create(**fields), row.head(num_classes, **values))
 
 
 def init(model: nn.Module, key: Array, image: Images) -> dict[str, Any]:

@@ -31,6 +31,9 @@ _FLOOR = 1e-8  # of norms and denominators
 
 Maps = Float[Array | np.ndarray, "*batch h w"]
 AUMaps = Float[Array | np.ndarray, "*batch height width"]
+PerClass = Float[Array | np.ndarray, "*batch classes"]
+Expression = Int[Array | np.ndarray, "*batch"]
+Where = Bool[Array | np.ndarray, "*batch"] | None  # the examples that count; None for all
 PerExample = Float[Array, "*batch"]
 
 
@@ -45,12 +48,12 @@ class Mean(NamedTuple):
         cls,
         values: Float[Array | np.ndarray, "*batch"],
         *,
-        where: Bool[Array | np.ndarray, "*batch"] | None = None,
+        where: Where = None,
         axis_name: str | None = None,
     ) -> "Mean":
         """Returns the sum and number of the values where the mask is True, also over the mapped axis if it is named."""
         where = jnp.ones(values.shape, bool) if where is None else where
-        pair = jnp.where(where, values, 0.0).sum(), jnp.asarray(where).sum(dtype=jnp.float32)
+        pair = jnp.where(where, values, 0.0).sum(), jnp.sum(where, dtype=jnp.float32)
         return cls(*(pair if axis_name is None else jax.lax.psum(pair, axis_name)))
 
     def compute(self) -> Float[Array, "*shape"]:
@@ -58,11 +61,9 @@ class Mean(NamedTuple):
         return jnp.asarray(self.total) / jnp.maximum(self.count, 1.0)
 
 
-def correct(
-    logits: Float[Array | np.ndarray, "*batch classes"], expression: Int[Array | np.ndarray, "*batch"]
-) -> Bool[Array, "*batch"]:
+def correct(logits: PerClass, expression: Expression) -> Bool[Array, "*batch"]:
     """Returns whether the largest logit is that of the labelled expression."""
-    return jnp.argmax(jnp.asarray(logits), axis=-1) == expression
+    return jnp.argmax(logits, axis=-1) == expression
 
 
 def cosine(first: Float[Array, "*batch h w"], second: Float[Array, "*batch h w"]) -> PerExample:
@@ -85,16 +86,12 @@ def map_cosine(maps: Maps, au_map: AUMaps) -> PerExample:
     >>> map_cosine(jnp.ones((1, 7, 7)), jnp.ones((1, 14, 14))).round(4)
     Array([1.], dtype=float32)
     """
-    maps = jnp.asarray(maps).astype(jnp.float32)
+    maps = jnp.asarray(maps, jnp.float32)
     shifted = maps - jnp.minimum(maps.min((-2, -1), keepdims=True), 0.0)
     return resampled_cosine(shifted, au_map, resize.torch_aligned_matrix)
 
 
-def resampled_cosine(
-    maps: Maps,
-    au_map: AUMaps,
-    matrix: Callable[[int, int], resize.Matrix],
-) -> PerExample:
+def resampled_cosine(maps: Maps, au_map: AUMaps, matrix: Callable[[int, int], resize.Matrix]) -> PerExample:
     """Returns the cosine of non-negative maps, resampled to the size of the AU maps, with the AU maps.
 
     `matrix(n_in, n_out)` gives the weights of the resampling, such as `resize.bilinear_matrix`. A map that is zero, or
@@ -109,7 +106,7 @@ def resampled_cosine(
     maps, au_map = jnp.asarray(maps), jnp.asarray(au_map)
     projected, spread = au_map, maps
     if maps.shape[-2:] != au_map.shape[-2:]:
-        rows, columns = (matrix(*lengths) for lengths in zip(maps.shape[-2:], au_map.shape[-2:], strict=True))
+        rows, columns = map(matrix, maps.shape[-2:], au_map.shape[-2:])
         projected = resize.separable(au_map, rows.T, columns.T)
         spread = resize.banded(maps, rows.T @ rows, columns.T @ columns)
     squares = (maps * spread).sum((-2, -1)), (au_map**2).sum((-2, -1))

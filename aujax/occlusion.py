@@ -38,8 +38,8 @@ Mask = Float[Array, "batch height width"]
 PerFace = Float[Array, " batch"]
 PerFaceMask = Bool[Array, " batch"]
 Classifier = Callable[[Image], Float[Array, "batch classes"]]
-# images -> (masks -> the values that replace masked pixels). What does not depend on the mask is computed once.
-Imputation = Callable[[Image], Callable[[Mask], Image]]
+Fill = Callable[[Mask], Image]  # masks -> the values that replace masked pixels, or the images with these
+Imputation = Callable[[Image], Fill]  # what does not depend on the mask is computed once
 
 
 def occlude(image: Image, mask: Mask, *, imputation: str) -> Image:
@@ -54,7 +54,7 @@ def occlude(image: Image, mask: Mask, *, imputation: str) -> Image:
     return make_occluder(image, imputation)(mask)
 
 
-def make_occluder(image: Image, imputation: str) -> Callable[[Mask], Image]:
+def make_occluder(image: Image, imputation: str) -> Fill:
     """Returns the function mask -> occluded images: `occlude` for many masks of the same images."""
     if imputation not in IMPUTATIONS:
         raise ValueError(f"imputation must be one of {', '.join(IMPUTATIONS)}, got {imputation!r}")
@@ -67,19 +67,19 @@ def make_occluder(image: Image, imputation: str) -> Callable[[Mask], Image]:
     return occluded
 
 
-def blur_imputation(image: Image) -> Callable[[Mask], Image]:
+def blur_imputation(image: Image) -> Fill:
     """Returns the imputation by a strong Gaussian blur of the image itself: light and skin without features."""
     blurred = _blur(image, BLUR)
     return lambda mask: blurred
 
 
-def mean_imputation(image: Image) -> Callable[[Mask], Image]:
+def mean_imputation(image: Image) -> Fill:
     """Returns the imputation by the mean colour of the whole image."""
     mean = jnp.broadcast_to(image.mean((1, 2), keepdims=True), image.shape)
     return lambda mask: mean
 
 
-def road_imputation(image: Image) -> Callable[[Mask], Image]:
+def road_imputation(image: Image) -> Fill:
     """Returns ROAD's noisy linear imputation (Rong et al. 2022), which hides the shape of the mask.
 
     Every masked pixel becomes the weighted mean of its eight neighbours, direct neighbours weighing twice as much as
@@ -264,13 +264,13 @@ def _control_shift(region: Mask, avoid: Mask) -> Float[Array, "batch 2"]:
     All shifts by whole cells of a `GRID` x `GRID` grid are compared at once, by a correlation in the Fourier domain.
     """
     shape, obstacle = resize.area_resize(region, (GRID, GRID)), resize.area_resize(avoid, (GRID, GRID))
-    inside = jnp.ones_like(obstacle)
     # Padded to twice the size, so that what leaves the image on one side does not come back on the other. The padding
     # costs 0, so it is the inside of the image that costs less by `_OFF_IMAGE_COST`.
-    spectrum = functools.partial(jnp.fft.rfft2, s=(2 * GRID, 2 * GRID))
-    cost_spectrum = spectrum(obstacle - _OFF_IMAGE_COST * inside)
-    cost = jnp.fft.irfft2(jnp.conj(spectrum(shape)) * cost_spectrum, s=(2 * GRID, 2 * GRID))
-    shift = np.fft.fftfreq(2 * GRID, 1 / (2 * GRID))  # in cells: 0, 1, ..., -2, -1
+    side = 2 * GRID
+    spectrum = functools.partial(jnp.fft.rfft2, s=(side, side))
+    cost_spectrum = spectrum(obstacle - _OFF_IMAGE_COST)
+    cost = jnp.fft.irfft2(jnp.conj(spectrum(shape)) * cost_spectrum, s=(side, side))
+    shift = np.fft.fftfreq(side, 1 / side)  # in cells: 0, 1, ..., -2, -1
     distance = np.hypot(shift[:, None], shift[None, :]) / GRID
     cost = cost / jnp.maximum(shape.sum((1, 2)), 1e-6)[:, None, None]
     cost = cost + _DISTANCE_COST * distance.astype(np.float32)[None]
@@ -307,15 +307,14 @@ def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codeboo
     `aus` are those of `effects`. AUs with the same region count as one, which is a target if one of them is.
     """
     predicted = effects.probability.argmax(-1)
-    drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
-    control = jnp.take_along_axis(effects.control_drop, predicted[:, None, None], axis=-1)[..., 0]
+    drop, control = (
+        jnp.take_along_axis(drops, predicted[:, None, None], axis=-1)[..., 0]
+        for drops in (effects.probability_drop, effects.control_drop)
+    )
 
     groups = {number: group for group in codebook.same_region(aus) for number in group}
-    is_target = np.zeros((len(codebook.expressions), len(aus)), bool)
-    for expression, target_aus in enumerate(codebook.aus.values()):
-        for column, number in enumerate(aus):
-            is_target[expression, column] = bool(set(groups[number]) & set(target_aus))
-    target = jnp.asarray(is_target)[predicted]
+    is_target = [[bool(set(groups[number]) & set(listed)) for number in aus] for listed in codebook.aus.values()]
+    target = jnp.array(is_target, bool)[predicted]
 
     weight = effects.has_region * np.array([1 / len(groups[number]) for number in aus], np.float32)[None]
     target_weight, non_target_weight = weight * target, weight * ~target

@@ -76,9 +76,9 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
         if count != devices[0]:  # nothing can be gathered, and no batch divided evenly
             raise UserError(f"process {index} has {count} devices, process 0 has {devices[0]}; give all as many")
     # Gathered as bytes of one length.
-    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    length = multihost_utils.process_allgather(np.asarray(text.size)).max()
-    rows = multihost_utils.process_allgather(np.pad(text, (0, length - text.size), constant_values=ord(" ")))
+    text = json.dumps(facts).encode()
+    length = multihost_utils.process_allgather(np.asarray(len(text))).max()
+    rows = multihost_utils.process_allgather(np.frombuffer(text.ljust(length), np.uint8))
     if message := difference([json.loads(row.tobytes()) for row in rows]):
         raise UserError(f"{message}; start all processes with the same command, versions, data set and run folder")
 

@@ -19,7 +19,7 @@ Maps = Float[Array, "*batch h w"]
 Resized = Float[Array, "*batch height width"]
 
 # Accelerators would otherwise round float32 products to fewer bits.
-_exact_einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+_exact_einsum = functools.partial(jnp.einsum, precision="highest")
 _resample_rows = functools.partial(_exact_einsum, "...hw,Hh->...Hw")
 _resample_columns = functools.partial(_exact_einsum, "...hw,Ww->...hW")
 
@@ -36,22 +36,27 @@ def torch_aligned_matrix(n_in: int, n_out: int) -> Matrix:
     weights = np.zeros((n_out, n_in))
     for i in range(n_out):
         centre = scale * (i + 0.5)
-        low, high = max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), n_in)
-        taps = np.arange(low, high)
+        taps = np.arange(max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), n_in))
         row = np.maximum(0.0, 1.0 - np.abs(taps - centre + 0.5) / support)
-        weights[i, low:high] = row / row.sum()
+        weights[i, taps] = row / row.sum()
     return weights.astype(np.float32)
 
 
 @functools.lru_cache
 def bilinear_matrix(n_in: int, n_out: int) -> Matrix:
     """Returns the (n_out, n_in) weights of half-pixel bilinear resampling, edges clamped, no antialiasing."""
+    weights = np.zeros((n_out, n_in))
+    pixels, shares = bilinear_samples(n_in, n_out)
+    np.add.at(weights, (np.arange(n_out)[:, None], pixels), shares)
+    return weights.astype(np.float32)
+
+
+def bilinear_samples(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the two inputs that `bilinear_matrix` combines for each output, (n_out, 2), and their weights."""
     source = (np.arange(n_out) + 0.5) * n_in / n_out - 0.5
     below = np.floor(source).astype(int)
-    weights, rows = np.zeros((n_out, n_in)), np.arange(n_out)
-    np.add.at(weights, (rows, np.clip(below, 0, n_in - 1)), 1.0 - (source - below))
-    np.add.at(weights, (rows, np.clip(below + 1, 0, n_in - 1)), source - below)
-    return weights.astype(np.float32)
+    inputs = np.clip(np.stack([below, below + 1], axis=-1), 0, n_in - 1)
+    return inputs, np.stack([1.0 - (source - below), source - below], axis=-1)
 
 
 def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
@@ -131,8 +136,8 @@ def banded(maps: Maps, rows: Matrix, columns: Matrix) -> Maps:
 
 
 def _resample(maps: Maps, size: Size, matrix: Callable[[int, int], Matrix]) -> Resized:
-    (h, w), (height, width) = maps.shape[-2:], size
-    return separable(maps, matrix(h, height), matrix(w, width))
+    rows, columns = map(matrix, maps.shape[-2:], size)
+    return separable(maps, rows, columns)
 
 
 def torch_aligned(maps: Maps, size: Size) -> Resized:
@@ -165,5 +170,5 @@ def nearest(maps: Maps, size: Size) -> Resized:
     >>> nearest(jnp.array([[1.0, 2.0]]), (1, 4))
     Array([[1., 1., 2., 2.]], dtype=float32)
     """
-    (h, w), (height, width) = maps.shape[-2:], size
-    return maps[..., nearest_indices(h, height)[:, None], nearest_indices(w, width)[None, :]]
+    rows, columns = map(nearest_indices, maps.shape[-2:], size)
+    return maps[..., rows[:, None], columns[None, :]]

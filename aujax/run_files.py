@@ -54,8 +54,8 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def training_options(options: Any) -> dict[str, Any]:
     """Returns the options that affect numbers by dotted names, with values as config.json stores them."""
     # A tuple is a list in config.json.
-    flattened = flat(json.loads(json.dumps(options)))
-    return {name: value for name, value in flattened.items() if name not in FREE_OPTIONS}
+    stored = json.loads(json.dumps(options))
+    return {name: value for name, value in flat(stored).items() if name not in FREE_OPTIONS}
 
 
 def checkpoint_steps(workdir: pathlib.Path) -> list[int]:

@@ -191,11 +191,11 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
     defaults = run_files.training_options(dataclasses.asdict(Config()))
     before = defaults | run_files.training_options(before)
     now = run_files.training_options(dataclasses.asdict(config))
-    changed = sorted(name for name in before.keys() | now if before.get(name) != now.get(name))
+    changed = sorted(name for name in before if before[name] != now.get(name))
     if changed:
         name = changed[0]
         raise UserError(
-            f"--workdir: {workdir} was started with config.{name}={before.get(name)!r}, now it is {now.get(name)!r}; "
+            f"--workdir: {workdir} was started with config.{name}={before[name]!r}, now it is {now.get(name)!r}; "
             "choose another folder or the same options"
         )
     _check_codebook(workdir, config, manifest)
@@ -229,10 +229,9 @@ def write_imported(
 
     The manifest stores their origin (`imported`) and the name of the training data, whose content is not known.
     """
-    weights = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
     with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
         # Accuracy and epoch are not known; there is no other checkpoint to compare with.
-        checkpoints.save(0, jax.device_put(weights, replicated(data_mesh())), {"accuracy": 0.0, "epoch": 0})
+        checkpoints.save(0, jax.device_put(variables, replicated(data_mesh())), {"accuracy": 0.0, "epoch": 0})
     data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
     expressions = list(codebook.load(config.codebook).expressions)
     _write(workdir, config, {"imported": imported, "expressions": expressions, "data": data})

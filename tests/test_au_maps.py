@@ -77,7 +77,7 @@ def test_map_is_the_maximum_of_its_action_units():
 
 
 def test_generic_map_is_the_maximum_of_all_action_units():
-    generic, has_map = jax.jit(functools.partial(au_maps.generic_map, size=(56, 56)))(LANDMARKS / 4)
+    generic, has_map = _map_of(codebook.generic(codebook.FACS))(LANDMARKS / 4, 0)
     units, _ = _single_maps(codebook.FACS.all_aus)(LANDMARKS / 4)
     assert has_map
     np.testing.assert_allclose(units.max(0), generic, atol=1e-5)
@@ -178,10 +178,10 @@ def test_faces_that_are_masked_have_zero_maps():
 
 def test_generic_maps_of_a_batch_are_masked_too():
     faces, _, where = _stored(56)
-    maps, has_map = _batch_of(codebook.generic(codebook.FACS), (56, 56))(faces, jnp.zeros(2, int), where)
+    book = codebook.generic(codebook.FACS)
+    maps, has_map = _batch_of(book, (56, 56))(faces, jnp.zeros(2, int), where)
     assert has_map.tolist() == [True, False]
-    generic = jax.jit(functools.partial(au_maps.generic_map, size=(56, 56)))(faces[0])[0]
-    np.testing.assert_allclose(maps[0], generic, atol=1e-5)
+    np.testing.assert_allclose(maps[0], _map_of(book)(faces[0], 0)[0], atol=1e-5)
 
 
 @BOOKS

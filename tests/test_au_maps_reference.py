@@ -79,7 +79,9 @@ def test_map_has_the_golden_values(expression):
 
 
 def test_generic_map_has_the_golden_mean():
-    drawn, has_map = jax.jit(functools.partial(au_maps.generic_map, codebook=REFERENCE))(golden_face.LANDMARKS)
+    drawn, has_map = jax.jit(functools.partial(au_maps.au_map, codebook=codebook.generic(REFERENCE)))(
+        golden_face.LANDMARKS, 0
+    )
     assert has_map
     assert drawn.mean() == pytest.approx(0.307168, abs=0.001)
 

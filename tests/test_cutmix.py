@@ -174,8 +174,3 @@ def test_same_key_gives_the_same_mix_and_another_key_another():
     first, again = (_mixed(_keys(2), np.ones(16, bool), 16) for _ in range(2))
     np.testing.assert_array_equal(first.image, again.image)
     assert (first.image[0] != first.image[1]).any()
-
-
-def test_unmixed_views_are_unchanged():
-    views = _views(3)
-    assert augment.unmixed(jax.random.key(0), views, valid=np.ones(3, bool)) is views

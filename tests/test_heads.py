@@ -87,7 +87,12 @@ def test_peak_score_of_the_release(waves):
 
 
 def test_erasing_keeps_the_pixels_that_the_release_keeps(waves):
-    assert int(heads.unerased(waves[..., 0], threshold=0.1).sum()) == 44
+    pixel = jnp.zeros((3, 3, 1, 1)).at[1, 1].set(1.0)  # with these kernels a branch's map is its features
+    kernels = {"conv1": pixel, "conv2": pixel, "conv3": jnp.ones((1, 1, 1, 1))}
+    branch = {name: {"kernel": kernel, "bias": jnp.zeros(1)} for name, kernel in kernels.items()}
+    variables = {"params": {"branch_a": branch, "branch_b": branch}}
+    _, updates = AcolHead(1, 0.1, 1).apply(variables, waves, mutable=["intermediates"])
+    assert int((taps.read(updates["intermediates"])["erased_maps"] > 0).sum()) == 44
 
 
 def test_class_token_head_is_a_linear_layer():

@@ -3,6 +3,7 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,7 +163,7 @@ def test_second_block_of_the_last_stage_is_tapped_before_the_third():
     third = resnet.BasicBlock(
         32,
         1,
-        functools.partial(resnet._conv, dtype=jnp.float32),
+        functools.partial(nn.Conv, use_bias=False),
         functools.partial(BatchNorm, train=False),
     )
 

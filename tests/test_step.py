@@ -215,13 +215,13 @@ def test_cutmix_keeps_the_terms_of_faces_and_mixes_what_they_show(with_options):
     assert mixed["alignment"] != pytest.approx(plain["alignment"], rel=1e-3)
 
 
-def views_of(config, batch, mix=augment.unmixed):
+def views_of(config, batch, mix=None):
     """The views of the first step, on one device."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
 
     def views(batch):
         drawn = steps.training_views(keys[0], keys[1], batch, config, 7)
-        return mix(keys[2], drawn, valid=batch.valid, axis_name="data")
+        return mix(keys[2], drawn, valid=batch.valid, axis_name="data") if mix else drawn
 
     several = jax.jit(jax.vmap(views, axis_name="data"))(jax.tree.map(lambda x: x[None], batch))
     return jax.tree.map(lambda x: x[0], several)

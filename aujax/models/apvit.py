@@ -159,8 +159,7 @@ class APViT(nn.Module):
         x = take(x, largest(attention.reshape(batch, positions), kept))
         class_token = self.param("cls_token", vit.small_normal, (1, 1, channels))
         class_token = class_token + self.param("cls_pos_embed", nn.initializers.zeros, (1, 1, channels))
-        class_token = jnp.broadcast_to(class_token.astype(self.dtype), (batch, 1, channels))
-        x = jnp.concatenate([class_token, x], axis=1)
+        x = vit.with_class_token(x, class_token)
 
         # The selection is stored, not recomputed: other rounding in the backward pass could select other tokens than
         # the forward pass, and the gradients would be wrong.

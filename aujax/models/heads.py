@@ -9,13 +9,13 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from aujax import cams
 from aujax.models.layers import Features, torch_uniform
 from aujax.models.taps import tap
 
-_EXACT = jax.lax.Precision.HIGHEST  # by default, accelerators round the factors of float32 products to fewer bits
+_EXACT = "highest"  # by default, accelerators round the factors of float32 products to fewer bits
 _xavier_uniform = nn.initializers.xavier_uniform()
 
 ClassMaps = Float[Array, "batch h w classes"]
@@ -127,8 +127,8 @@ class AcolHead(nn.Module):
         label = logits.argmax(axis=-1) if expression is None else expression
         # The mask is a constant for the second classifier: its loss does not train the first one.
         attended = jax.lax.stop_gradient(class_map(maps, label))
-        kept = unerased(attended, threshold=self.threshold)[..., None]
-        erased = branch(name="branch_b")(jnp.where(kept, features, 0))
+        kept = cams.normalize(attended) < self.threshold
+        erased = branch(name="branch_b")(jnp.where(kept[..., None], features, 0))
         tap(self, "erased_logits", tap(self, "erased_maps", erased).mean(axis=(1, 2)))
         return logits
 
@@ -168,9 +168,4 @@ def peak_pool(maps: ClassMaps) -> Logits:
             f"peak pooling needs maps of at least 3x3, got {maps.shape[1]}x{maps.shape[2]}: "
             "use a larger image or a smaller output_stride"
         )
-    return nn.max_pool(maps, (3, 3), strides=(1, 1), padding="VALID").mean(axis=(1, 2))
-
-
-def unerased(maps: Float[Array, "batch h w"], *, threshold: float) -> Bool[Array, "batch h w"]:
-    """Returns the mask of features that ACoL keeps: where the map, min-max normalised, is below the threshold."""
-    return cams.normalize(maps) < threshold
+    return nn.max_pool(maps, (3, 3)).mean(axis=(1, 2))

@@ -269,8 +269,7 @@ def resample_position_embedding(embedding: np.ndarray, patches: int) -> np.ndarr
 def not_loaded(before: Variables, after: Variables) -> list[str]:
     """Returns the parts of the backbone, such as "projection", that `load_backbone` did not change."""
     old = _paths(before)
-    new = _paths(after)
-    unchanged = [path for path in old if path.startswith("params/backbone/") and old[path] is new[path]]
+    unchanged = [path for path, x in _paths(after).items() if path.startswith("params/backbone/") and x is old[path]]
     return sorted({path.split("/")[2] for path in unchanged})
 
 
@@ -456,12 +455,12 @@ def _recognised(names: Collection[str]) -> str:
 
 
 def _paths(variables: Variables) -> dict[str, Any]:
-    return dict(flatten_dict(dict(variables), sep="/"))
+    return flatten_dict(dict(variables), sep="/")
 
 
 def _flat(state_dict: Tensors) -> dict[str, Any]:
     """Returns the tensors by dotted name, without the wrappers of training scripts."""
-    tensors = dict(flatten_dict(dict(state_dict), sep="."))
+    tensors = flatten_dict(dict(state_dict), sep=".")
     for wrapper in _WRAPPERS:
         if tensors and all(name.startswith(wrapper) for name in tensors):
             return _flat({name.removeprefix(wrapper): tensor for name, tensor in tensors.items()})

@@ -26,37 +26,37 @@ _POOL_PADDING: Any = ((1, 1), (1, 1))
 Layer = Callable[..., Any]
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+class Block(nn.Module):
+    """The fields of a residual block: the channels of its inner layers, its stride, and the types of its layers."""
 
     width: int
     stride: int
     conv: Layer
     norm: Layer
 
+
+class BasicBlock(Block):
+    """Two 3x3 convolutions and a shortcut."""
+
     @nn.compact
     def __call__(self, x: Features) -> Float[Array, "batch h_out w_out out"]:
         """Returns the block's output, `stride` times smaller."""
-        y = self.conv(self.width, 3, self.stride, name="conv1")(x)
+        y = self.conv(self.width, (3, 3), self.stride, padding=1, name="conv1")(x)
         y = self.norm(relu=True, name="bn1")(y)
-        y = self.norm(name="bn2")(self.conv(self.width, 3, 1, name="conv2")(y))
+        y = self.norm(name="bn2")(self.conv(self.width, (3, 3), padding=1, name="conv2")(y))
         return nn.relu(y + _shortcut(self, self.width, x))
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Block):
     """1x1, 3x3 and 1x1 convolutions, the last with four times the channels, and a shortcut."""
-
-    width: int
-    stride: int
-    conv: Layer
-    norm: Layer
 
     @nn.compact
     def __call__(self, x: Features) -> Float[Array, "batch h_out w_out out"]:
         """Returns the block's output, `stride` times smaller."""
-        y = self.norm(relu=True, name="bn1")(self.conv(self.width, 1, 1, name="conv1")(x))
-        y = self.norm(relu=True, name="bn2")(self.conv(self.width, 3, self.stride, name="conv2")(y))
-        y = self.norm(name="bn3")(self.conv(4 * self.width, 1, 1, name="conv3")(y))
+        y = self.norm(relu=True, name="bn1")(self.conv(self.width, (1, 1), name="conv1")(x))
+        y = self.conv(self.width, (3, 3), self.stride, padding=1, name="conv2")(y)
+        y = self.norm(relu=True, name="bn2")(y)
+        y = self.norm(name="bn3")(self.conv(4 * self.width, (1, 1), name="conv3")(y))
         return nn.relu(y + _shortcut(self, 4 * self.width, x))
 
 
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
     """
 
     stage_sizes: tuple[int, ...]
-    block: type[BasicBlock] | type[Bottleneck]
+    block: type[Block]
     width: int = 64
     output_stride: int = 8
     dtype: Any = jnp.float32
@@ -95,7 +95,8 @@ class ResNet(nn.Module):
     def __call__(self, image: Images, *, train: bool = False) -> Features:
         """Returns the activation of the last stage."""
         block = nn.remat(self.block) if self.rematerialize else self.block
-        conv = functools.partial(_conv, dtype=self.dtype)
+        # The blocks pad 3x3 convolutions symmetrically, as torch does: for stride 2 the default pads on one side only.
+        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kaiming_normal)
         norm = functools.partial(BatchNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = StemConv(self.width, self.dtype, name="stem_conv")(image)
         x = tap(self, "layer1", norm(relu=True, name="stem_bn")(x))
@@ -114,25 +115,11 @@ class ResNet(nn.Module):
         return x
 
 
-def _conv(channels: int, kernel: int, stride: int, *, dtype: Any, name: str) -> nn.Conv:
-    # Symmetric padding as in torch: "SAME" pads a convolution of stride 2 on one side only.
-    return nn.Conv(
-        channels,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=kernel // 2,
-        use_bias=False,
-        dtype=dtype,
-        kernel_init=kaiming_normal,
-        name=name,
-    )
-
-
-def _shortcut(block: BasicBlock | Bottleneck, channels: int, x: Array) -> Array:
+def _shortcut(block: Block, channels: int, x: Array) -> Array:
     """Returns the input of the block, convolved to the given channels and the stride of the block where they differ."""
     if block.stride == 1 and x.shape[-1] == channels:
         return x
-    return block.norm(name="shortcut_bn")(block.conv(channels, 1, block.stride, name="shortcut_conv")(x))
+    return block.norm(name="shortcut_bn")(block.conv(channels, (1, 1), block.stride, name="shortcut_conv")(x))
 
 
 resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock)

@@ -51,7 +51,7 @@ def zeros(model: nn.Module, variables: Tree, image: Float[ArrayLike, "batch heig
     Each has the shape of its activation for this batch. Use `select` to keep only the taps to differentiate by.
     """
     _, updates = jax.eval_shape(lambda v, x: model.apply(v, x, mutable=["intermediates"]), variables, image)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), updates["intermediates"])
+    return jax.tree.map(jnp.zeros_like, updates["intermediates"])
 
 
 def select(tree: Tree, names: Sequence[str]) -> dict[str, Any]:

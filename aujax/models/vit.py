@@ -76,16 +76,14 @@ class VisionTransformer(nn.Module):
         """Returns the patch tokens after the last LayerNorm; `train` changes nothing in this network."""
         del train
         check_divisible(image, self.patch)
-        height, width = image.shape[1:3]
-        grid = (height // self.patch, width // self.patch)
         size = (self.patch, self.patch)
         to_patches = nn.Conv(
             self.channels, size, size, "VALID", dtype=self.dtype, kernel_init=torch_uniform, name="patch_embed"
         )
-        x = to_patches(image.astype(self.dtype)).reshape(-1, grid[0] * grid[1], self.channels)
-        class_token = self.param("cls_token", small_normal, (1, 1, self.channels))
-        class_token = jnp.broadcast_to(class_token.astype(self.dtype), (x.shape[0], 1, self.channels))
-        x = jnp.concatenate([class_token, x], axis=1)
+        patches = to_patches(image.astype(self.dtype))
+        grid = patches.shape[1:3]
+        x = patches.reshape(len(patches), -1, self.channels)
+        x = with_class_token(x, self.param("cls_token", small_normal, (1, 1, self.channels)))
         x = x + self.param("pos_embed", small_normal, (1, *x.shape[1:])).astype(self.dtype)
         # Row 0 of each block's attention matrix: the class token's attention to all tokens, itself included.
         attention = jnp.zeros(x.shape[:2])
@@ -96,6 +94,12 @@ class VisionTransformer(nn.Module):
         tap(self, "attention", attention[:, 1:].reshape(-1, *grid, 1))
         tokens = layer_norm("norm", self.dtype)(x)[:, 1:]
         return tap(self, "tokens", tokens.reshape(-1, *grid, self.channels))
+
+
+def with_class_token(x: Tokens, class_token: Array) -> Float[Array, "batch one_more channels"]:
+    """Returns the tokens of each image after the class token, which is the same for all images."""
+    class_token = jnp.broadcast_to(class_token.astype(x.dtype), (len(x), 1, x.shape[-1]))
+    return jnp.concatenate([class_token, x], axis=1)
 
 
 def self_attention(

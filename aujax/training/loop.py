@@ -273,7 +273,7 @@ def _streamed(training, source, state) -> Epochs:
         work="data.batch_size: a step of",
         advice="--config.rematerialize=True and --config.gradient_accumulation need less",
     )
-    add = jax.jit(lambda totals, means: jax.tree.map(jnp.add, totals, means), donate_argnums=0)
+    add = jax.jit(functools.partial(jax.tree.map, jnp.add), donate_argnums=0)
 
     def run(state, epoch, advance):
         batches = feed.batches(

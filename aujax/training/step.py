@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
 def create_state(variables: methods.Variables, tx: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step."""
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=jnp.int32(0),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(variables["params"]),
@@ -72,7 +72,7 @@ def make_train_step(training: Training) -> TrainStep:
             _device_step(training),
             mesh=training.mesh,
             in_specs=(_REPLICATED, _SHARDED),
-            out_specs=(_REPLICATED, _REPLICATED),
+            out_specs=_REPLICATED,
         ),
         donate_argnums=0,
     )
@@ -99,7 +99,7 @@ def make_cached_steps(training: Training) -> Callable[..., tuple[TrainState, Mea
         return jax.lax.fori_loop(first, last, body, (state, totals))
 
     specs = (_REPLICATED, _REPLICATED, _SHARDED, *[_REPLICATED] * 4)
-    mapped = jax.shard_map(steps, mesh=training.mesh, in_specs=specs, out_specs=(_REPLICATED, _REPLICATED))
+    mapped = jax.shard_map(steps, mesh=training.mesh, in_specs=specs, out_specs=_REPLICATED)
     return jax.jit(mapped, donate_argnums=(0, 1))
 
 
@@ -200,7 +200,8 @@ def _device_step(training) -> TrainStep:
         keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), 4)
         with jax.named_scope("views"):
             views = training_views(keys[0], keys[1], batch, config, model.head.num_classes)
-            views = model.method.mix(keys[2], views, valid=batch.valid, axis_name=DATA_AXIS)
+            if model.method.mix:
+                views = model.method.mix(keys[2], views, valid=batch.valid, axis_name=DATA_AXIS)
         with jax.named_scope("gradients"):
             gradients, statistics, means = gradients_of_batch(state, keys[3], batch, views)
         with jax.named_scope("update"):
