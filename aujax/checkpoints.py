@@ -54,7 +54,7 @@ class Checkpoints:
         if not checkpoints:
             return None
         chosen = checkpoints[-1]
-        if which == "best":
+        if which == "best":  # of equally accurate ones the latest
             chosen = max(reversed(checkpoints), key=lambda checkpoint: checkpoint.metrics["accuracy"])
         abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
         try:

@@ -1,5 +1,6 @@
 """Set-up of the tests: 8 virtual CPU devices, warnings are errors, shapes are checked, no rank promotion."""
 
+import gc
 import importlib.metadata
 import os
 
@@ -8,7 +9,12 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 # Programs of tests run for milliseconds: compile them fast rather than well.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones have no other emitters
-    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# Programs are not annotated with lines of code, and several files and processes share them: `make test` names a folder.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Tracing makes many objects and little garbage: searching for it as often as usual takes a tenth of the time.
+gc.set_threshold(200_000, 20, 100)
 
 import jax
 from jaxtyping import install_import_hook

@@ -1,16 +1,17 @@
-"""Every method from data to files, and the two scripts as a user calls them."""
+"""Every method from weights to the files of an evaluation, and the two scripts as a user calls them."""
 
 import json
 import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from aujax import methods
-from aujax.config import OptimizerConfig
+from aujax import methods, metrics, runs
+from aujax.data.batch import abstract, data_mesh
 from aujax.evaluation import evaluate
-from aujax.training.loop import train_and_evaluate
+from aujax.results.registry import BASELINE_MAPS
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
@@ -21,19 +22,34 @@ SMALLER = {"ACoL": "channels=16"}
 TRAINED = list({row.training: name for name, row in reversed(methods.METHODS.items())}.values())
 
 
-# Without action units here, and with them in test_step.py; `tiny_run` is CAM with them.
-@pytest.mark.parametrize("name", TRAINED)
-def test_every_method_trains_without_action_units_and_is_evaluated(name, with_options, tmp_path):
+def tiny(with_options, name):
     row = methods.METHODS[name]
-    slow = OptimizerConfig(learning_rate=1e-4)
-    options = {"backbone": TINY[row.backbone], "method_options": SMALLER.get(name, "")}
-    config = with_options(method=name, au_weight=0.0, epochs=1, optimizer=slow, **options)
-    train_and_evaluate(config, tmp_path / "run")
-    folder = evaluate.evaluate_run(tmp_path / "run", "validation")
+    config = with_options(method=name, backbone=TINY[row.backbone], method_options=SMALLER.get(name, ""))
+    return row, config, runs.build_model(config, 7)
+
+
+# By shapes alone. Every method is trained in test_step.py; `tiny_run` of conftest.py is CAM from data to files.
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_method_is_scored_by_its_own_maps(name, with_options):
+    row, config, model = tiny(with_options, name)
+    mesh = data_mesh(jax.devices()[:1])
+    step = evaluate.make_full_eval_step(model, config, mesh)
+    outputs = jax.eval_shape(step, runs.abstract_variables(model, config), abstract(8, config.input_size, mesh))
+    maps = {*row.layers, *([] if row.readout is None else ["cam"])}
+    assert outputs.maps.keys() == maps
+    for metric in ("cosine", *metrics.SCORES):
+        assert {key.map for key in outputs.scores if key.metric == metric} - BASELINE_MAPS.keys() == maps, metric
+
+
+def test_method_without_cam_is_evaluated(with_options, tmp_path):
+    row, config, model = tiny(with_options, "APViT")
+    variables = runs.initial_variables(model, config)
+    runs.write_imported(tmp_path, config, variables, {"from": "new weights"}, dataset="none")
+    folder = evaluate.evaluate_run(tmp_path, "validation")
     described = json.loads((folder / "metrics.json").read_text())
     assert described["attention_layer"] == row.tap
     assert set(described["att_cos_by_layer"]) == set(row.layers)
-    assert (described["cam_cos"] is None) == (row.readout is None)
+    assert described["cam_cos"] is None
 
 
 def run_script(*arguments):

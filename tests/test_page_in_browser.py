@@ -23,7 +23,7 @@ def real_run(tiny_data, tiny_config, tmp_path_factory):
     checkpoint = {"step": 0, "epoch": 0, "which": "latest"}
     run = runs.Run(tiny_config, model, runs.initial_variables(model, tiny_config), {}, checkpoint)
     evaluate.evaluate(run, faces, folder, "test")
-    faithfulness.evaluate_faithfulness(run, faces, folder, "test", limit=12, progress=str)
+    faithfulness.evaluate_faithfulness(run, faces, folder, "test", imputation="mean", limit=12, progress=str)
     return folder
 
 

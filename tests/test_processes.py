@@ -28,8 +28,9 @@ LOST_AFTER = 5
 
 
 def begin(*arguments, devices=1, **variables):
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **variables}
+    # Of equal flags the last one counts.
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, **variables}
     command, output = [sys.executable, *arguments], subprocess.PIPE
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True)
 
@@ -58,9 +59,28 @@ def start_two(data, workdir):
     ]
 
 
-def run_two(lines):
-    """Output and exit statuses of two processes that join and then run these lines of Python."""
-    program = f"""
+# Lines of Python that each of two processes runs once they have joined, by name.
+FAILURES = {
+    "different options": """
+        processes.check_agreement({"seed": 0})
+        facts = {"seed": 0, "config.au_weight": 4.0 * (1 - index), "fingerprint": "longer" * index}
+        processes.check_agreement(facts)
+    """,
+    "a face": """
+        if index == 1:
+            raise processes.UserError("face 7 cannot be decoded")
+        processes.wait_for_all("a place that process 1 does not reach")
+    """,
+    "a bug": "index and 1 / 0",
+}
+
+
+@pytest.fixture(scope="module")
+def failed():
+    """Output and exit statuses of the two processes of each of `FAILURES`, which run at the same time."""
+    started = {}
+    for name, lines in FAILURES.items():
+        program = f"""
 import sys
 from aujax import cli, processes
 index = int(sys.argv[1])
@@ -68,9 +88,9 @@ with processes.watched(), cli.user_errors("train.py"):
     processes.join(coordinator="localhost:{free_port()}", count=2, index=index)
 {textwrap.indent(textwrap.dedent(lines), "    ")}
 """
-    both = [begin("-c", program, str(index)) for index in range(2)]
-    outputs = [process.communicate(timeout=100)[0] for process in both]
-    return outputs, [process.returncode for process in both]
+        started[name] = [begin("-c", program, str(index)) for index in range(2)]
+    outputs = {name: [process.communicate(timeout=100)[0] for process in both] for name, both in started.items()}
+    return {name: (outputs[name], [process.returncode for process in both]) for name, both in started.items()}
 
 
 def finish(started):
@@ -133,23 +153,15 @@ def test_a_process_that_loses_another_one_reports_it_and_ends(runs):
     assert runs.status == processes.STOPPED
 
 
-def test_processes_with_different_options_refuse_to_train_together():
-    facts = '{"seed": 0, "config.au_weight": 4.0 * (1 - index), "fingerprint": "longer" * index}'
-    outputs, statuses = run_two(f"""
-        processes.check_agreement({{"seed": 0}})
-        processes.check_agreement({facts})
-    """)
+def test_processes_with_different_options_refuse_to_train_together(failed):
+    outputs, statuses = failed["different options"]
     message = "error: process 1 has config.au_weight=0.0, process 0 has 4.0 (also different: fingerprint); start all"
     assert [message in output for output in outputs] == [True, True], outputs
     assert statuses == [2, 2]
 
 
-def test_a_process_that_waits_for_a_failed_one_reports_the_reason():
-    outputs, statuses = run_two("""
-        if index == 1:
-            raise processes.UserError("face 7 cannot be decoded")
-        processes.wait_for_all("a place that process 1 does not reach")
-    """)
+def test_a_process_that_waits_for_a_failed_one_reports_the_reason(failed):
+    outputs, statuses = failed["a face"]
     assert "error: face 7 cannot be decoded\ntrain.py --help" in outputs[1]
     assert "error: process 1 stopped: face 7 cannot be decoded\nStart all" in outputs[0]
     assert statuses == [processes.STOPPED, 2]
@@ -273,8 +285,8 @@ def test_a_broken_connection_is_distinguished_from_other_errors_of_the_device(me
     assert processes.broken_connection(error) == (message if broken else None)
 
 
-def test_a_process_that_ends_waits_for_the_others_only_while_they_are_well():
-    outputs, statuses = run_two("index and 1 / 0")
+def test_a_process_that_ends_waits_for_the_others_only_while_they_are_well(failed):
+    outputs, statuses = failed["a bug"]
     assert "ZeroDivisionError" in outputs[1]
     assert "error: process 1 stopped: ZeroDivisionError: division by zero\n" in outputs[0]
     assert statuses == [processes.STOPPED, processes.STOPPED]

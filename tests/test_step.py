@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import re
+from typing import NamedTuple
 
 import chex
 import jax
@@ -35,105 +36,100 @@ def variables_of(config):
     return starting_variables(Config(**{name: getattr(config, name) for name in names}))
 
 
+class Trained(NamedTuple):
+    """Two steps of a training on the first batches of epoch 0."""
+
+    history: list  # of both steps, the terms by name
+    counts: list  # of both steps, the faces behind each term
+    state: steps.TrainState
+    program: jax.stages.Compiled
+
+
 @functools.cache
-def trained(config, devices, batches=2):
-    """The means of every step and the last state, after training on the first batches of epoch 0."""
+def trained(config, devices):
     faces = open_faces(config.data.dir)
     mesh = data_mesh(jax.devices()[:devices])
     model = runs.build_model(config, len(faces.expressions))
     tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
     state = jax.device_put(steps.create_state(variables_of(config), tx), replicated(mesh))
-    train_step = steps.make_train_step(steps.Training(model, tx, config, mesh))
     source = faces.source("train")
     order = feed.epoch_order(config.seed, 0, len(source))
     options = {"batch_size": config.data.batch_size, "size": config.resize_size, "threads": 1}
-    history = []
-    for _, batch in zip(range(batches), feed.batches(source, order, **options), strict=False):
-        state, means = train_step(state, to_mesh(batch, mesh))
+    both = [to_mesh(batch, mesh) for batch in feed.batches(source, order, **options)]
+    program = steps.make_train_step(steps.Training(model, tx, config, mesh)).lower(state, both[0]).compile()
+    history, counts = [], []
+    for batch in both:
+        state, means = program(state, batch)
         history.append({name: float(mean.compute()) for name, mean in means.items()})
-    return history, jax.device_get(state)
+        counts.append({name: float(mean.count) for name, mean in means.items()})
+    return Trained(history, counts, jax.device_get(state), program)
 
 
 @pytest.fixture(scope="module")
-def with_a_partial_batch(tiny_config):
+def config(tiny_config):
     """24 faces in batches of 16: in the second one, half of the devices have padding alone."""
     return dataclasses.replace(tiny_config, data=dataclasses.replace(tiny_config.data, batch_size=16))
 
 
-@pytest.fixture(scope="module")
-def on_one_device(with_a_partial_batch):
-    return trained(with_a_partial_batch, 1)
+@pytest.fixture
+def with_options(config):
+    """Returns `config` with some options replaced."""
+    return functools.partial(dataclasses.replace, config)
 
 
 @pytest.fixture(scope="module")
-def on_four_devices(with_a_partial_batch):
-    return trained(with_a_partial_batch, 4)
+def on_one_device(config):
+    return trained(config, 1)
+
+
+@pytest.fixture(scope="module")
+def on_eight_devices(config):
+    return trained(config, 8)
 
 
 def assert_same(several, one):
-    for means, expected in zip(several[0], one[0], strict=True):
+    for means, expected in zip(several.history, one.history, strict=True):
         assert means == pytest.approx(expected, rel=2e-4)
     for tree in ("params", "batch_stats"):
-        chex.assert_trees_all_close(getattr(several[1], tree), getattr(one[1], tree), rtol=2e-3, atol=2e-4)
+        chex.assert_trees_all_close(getattr(several.state, tree), getattr(one.state, tree), rtol=2e-3, atol=2e-4)
 
 
-def test_four_devices_give_the_losses_and_parameters_of_one(on_four_devices, on_one_device):
-    assert_same(on_four_devices, on_one_device)
+def test_eight_devices_give_the_losses_and_parameters_of_one(on_eight_devices, on_one_device):
+    assert_same(on_eight_devices, on_one_device)
 
 
-def test_eight_devices_give_the_losses_and_parameters_of_one(with_a_partial_batch, on_one_device):
-    assert_same(trained(with_a_partial_batch, 8), on_one_device)
+def test_a_mean_over_batches_counts_faces(on_one_device):
+    of_faces = ("loss", "cross_entropy", "accuracy")
+    assert [[counts[name] for name in of_faces] for counts in on_one_device.counts] == [[16.0] * 3, [8.0] * 3]
 
 
-def test_a_mean_over_batches_counts_faces(with_a_partial_batch):
-    *_, last = feed.batches(
-        open_faces(with_a_partial_batch.data.dir).source("train"), np.arange(24), batch_size=16, size=36, threads=1
-    )
-    mesh = data_mesh(jax.devices()[:1])
-    model = runs.build_model(with_a_partial_batch, 7)
-    tx, _ = optimizer.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
-    state = jax.device_put(steps.create_state(variables_of(with_a_partial_batch), tx), replicated(mesh))
-    _, means = steps.make_train_step(steps.Training(model, tx, with_a_partial_batch, mesh))(state, to_mesh(last, mesh))
-    assert {name: float(mean.count) for name, mean in means.items() if name != "alignment"} == dict.fromkeys(
-        ("loss", "cross_entropy", "accuracy"), 8.0
-    )
+def test_the_total_is_cross_entropy_plus_weighted_alignment(config, on_one_device):
+    for means in on_one_device.history:
+        assert means["loss"] == pytest.approx(means["cross_entropy"] + config.au_weight * means["alignment"], rel=1e-5)
 
 
-def test_the_total_is_cross_entropy_plus_weighted_alignment(tiny_config, on_one_device):
-    for means in on_one_device[0]:
-        assert means["loss"] == pytest.approx(
-            means["cross_entropy"] + tiny_config.au_weight * means["alignment"], rel=1e-5
-        )
+def test_several_layers_are_summed(with_options, on_one_device):
+    both = with_options(au_layers=("layer4", "layer5"), au_layer_reduction="sum")
+    of_layer4 = trained(with_options(au_layers=("layer4",)), 1).history[0]["alignment"]
+    expected = of_layer4 + on_one_device.history[0]["alignment"]
+    assert trained(both, 1).history[0]["alignment"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_without_au_weight_nothing_is_aligned(with_options):
-    history, _ = trained(with_options(au_weight=0.0), 1, batches=1)
-    assert set(history[0]) == {"loss", "cross_entropy", "accuracy"}
+def test_statistics_per_device_differ_from_those_across_devices(with_options, on_eight_devices):
+    apart = trained(with_options(batch_norm="per_device"), 8)
+    assert on_eight_devices.history[0]["loss"] != pytest.approx(apart.history[0]["loss"], rel=2e-4)
 
 
-def test_several_layers_are_averaged_or_summed(with_options):
-    layers = ("layer4", "layer5")
-    (averaged,), _ = trained(with_options(au_layers=layers), 1, batches=1)
-    (summed,), _ = trained(with_options(au_layers=layers, au_layer_reduction="sum"), 1, batches=1)
-    assert summed["alignment"] == pytest.approx(2 * averaged["alignment"], rel=1e-5)
-
-
-def test_statistics_per_device_differ_from_those_across_devices(with_a_partial_batch, on_four_devices):
-    (across, _), _ = on_four_devices
-    (apart,), _ = trained(dataclasses.replace(with_a_partial_batch, batch_norm="per_device"), 4, batches=1)
-    assert across["loss"] != pytest.approx(apart["loss"], rel=2e-4)
-
-
-def test_a_batch_in_two_parts_gives_the_update_of_the_whole(with_a_partial_batch):
+def test_a_batch_in_two_parts_gives_the_update_of_the_whole(with_options):
     # Without BatchNorm, which is the only layer that sees how a batch is divided.
     # The channels of fresh tokens, just normalised, add up to nothing but rounding; attention does not.
     changed = {"method": "TS-CAM", "backbone": "vit_tiny", "au_layers": ("attention",)}
-    config = dataclasses.replace(with_a_partial_batch, **changed, optimizer=OptimizerConfig(learning_rate=1e-4))
+    config = with_options(**changed, optimizer=OptimizerConfig(learning_rate=1e-4))
     assert_same(trained(dataclasses.replace(config, gradient_accumulation=2), 2), trained(config, 1))
 
 
-def test_parts_have_the_same_faces_on_any_devices_and_in_a_loop(with_a_partial_batch, monkeypatch):
-    config = dataclasses.replace(with_a_partial_batch, gradient_accumulation=2)
+def test_parts_have_the_same_faces_on_any_devices_and_in_a_loop(with_options, monkeypatch):
+    config = with_options(gradient_accumulation=2)
     unrolled = trained(config, 1)
     monkeypatch.setattr(steps, "loops_are_fast", lambda mesh: True)
     assert_same(trained.__wrapped__(config, 4), unrolled)
@@ -150,20 +146,12 @@ def exchanged(program):
 
 
 @pytest.mark.parametrize(
-    ("options", "statistics"),
-    [({"batch_norm": "per_device"}, 1), ({"gradient_accumulation": 2}, 4)],
+    ("options", "devices", "statistics"),
+    [({"batch_norm": "per_device"}, 8, 1), ({"gradient_accumulation": 2}, 4, 4)],
     ids=["statistics once", "statistics and their gradients in each part"],
 )
-def test_devices_exchange_gradients_once_statistics_and_a_few_sums(with_a_partial_batch, options, statistics):
-    config = dataclasses.replace(with_a_partial_batch, **options)
-    mesh = data_mesh(jax.devices()[:4])
-    model = runs.build_model(config, 7)
-    tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
-    state = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
-    program = (
-        steps.make_train_step(steps.Training(model, tx, config, mesh)).lower(placed, abstract(16, 36, mesh)).compile()
-    )
+def test_devices_exchange_gradients_once_statistics_and_a_few_sums(with_options, options, devices, statistics):
+    _, _, state, program = trained(with_options(**options), devices)
     sizes = exchanged(program)
     assert set(sizes) == {"all-reduce"}
     params, stats = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.batch_stats))
@@ -190,7 +178,7 @@ def test_every_training_is_tried():
 def test_every_method_takes_a_step_with_action_units(name, with_options):
     options, further = METHODS[name]
     config = with_options(method=name, **options)
-    (means,), state = trained(config, 1, batches=1)
+    (means, _), _, state, _ = trained(config, 1)
     before = variables_of(config)["params"]
     assert set(means) == {"loss", "cross_entropy", "accuracy", "alignment"} | further
     classified = sum(value for term, value in means.items() if term.startswith("cross_entropy"))
@@ -201,27 +189,44 @@ def test_every_method_takes_a_step_with_action_units(name, with_options):
     assert np.mean(jax.tree.leaves(moved)) > 0.9
 
 
+def traced_step(config):
+    """Shapes and types of the state after a step, of its means, and of the state before it."""
+    model = runs.build_model(config, 7)
+    tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
+    mesh = data_mesh(jax.devices()[:1])
+    before = jax.eval_shape(lambda: steps.create_state(variables_of(config), tx))
+    step = steps.make_train_step(steps.Training(model, tx, config, mesh))
+    return *jax.eval_shape(step, before, abstract(16, config.resize_size, mesh)), before
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_takes_a_step_without_action_units(name, with_options):
+    options, further = METHODS[name]
+    after, means, before = traced_step(with_options(method=name, au_weight=0.0, **options))
+    assert set(means) == {"loss", "cross_entropy", "accuracy"} | further
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, before)
+
+
 @pytest.mark.parametrize("name", ["CutMix", "ADL"])
-def test_what_a_method_draws_for_the_batch_is_the_same_on_four_devices(name, with_a_partial_batch):
-    config = dataclasses.replace(with_a_partial_batch, method=name)
+def test_what_a_method_draws_for_the_batch_is_the_same_on_four_devices(name, with_options):
+    config = with_options(method=name, **METHODS[name][0])
     assert_same(trained(config, 4), trained(config, 1))
 
 
 def test_cutmix_keeps_the_terms_of_faces_and_mixes_what_they_show(with_options):
-    (mixed,), _ = trained(with_options(method="CutMix"), 1, batches=1)
-    (plain,), _ = trained(with_options(method="CAM", au_layers=("layer4",)), 1, batches=1)
+    mixed = trained(with_options(method="CutMix"), 1).history[0]
+    plain = trained(with_options(method="CAM", au_layers=("layer4",)), 1).history[0]
     # The same views and the same starting network: only the mixing differs.
     assert mixed["cross_entropy"] != pytest.approx(plain["cross_entropy"], rel=1e-3)
     assert mixed["alignment"] != pytest.approx(plain["alignment"], rel=1e-3)
 
 
-def views_of(config, batch, mix=None):
+def views_of(config, batch):
     """The views of the first step, on one device."""
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
 
     def views(batch):
-        drawn = steps.training_views(keys[0], keys[1], batch, config, 7)
-        return mix(keys[2], drawn, valid=batch.valid, axis_name="data") if mix else drawn
+        return steps.training_views(keys[0], keys[1], batch, config, 7)
 
     several = jax.jit(jax.vmap(views, axis_name="data"))(jax.tree.map(lambda x: x[None], batch))
     return jax.tree.map(lambda x: x[0], several)
@@ -235,57 +240,49 @@ def first_batch(config, size):
 
 def test_acol_erases_by_the_label_in_training(with_options):
     config = with_options(method="ACoL", method_options="channels=16")
-    (means,), _ = trained(config, 1, batches=1)
+    means = trained(config, 1).history[0]
     model = methods.build_model("ACoL", backbone="resnet_tiny", options={"channels": 16})
-    variables, batch = variables_of(config), first_batch(config, 8)
+    variables, batch = variables_of(config), first_batch(config, 16)
     read = jax.jit(
         lambda *given: methods.apply_with_taps(model, *given[:2], train=True, expression=given[2]).activations
     )
+    image = views_of(config, batch).image
     expected = []
     for expression in (batch.expression, None):
-        logits = read(variables, views_of(config, batch).image, expression)["erased_logits"]
+        logits = read(variables, image, expression)["erased_logits"]
         expected.append(float(losses.cross_entropy(logits, batch.expression).mean()))
     assert means["cross_entropy_erased_logits"] == pytest.approx(expected[0], rel=1e-4)
     assert means["cross_entropy_erased_logits"] != pytest.approx(expected[1], rel=1e-4)
 
 
-def test_mixing_receives_which_faces_are_padding(with_a_partial_batch):
+def test_mixing_receives_which_faces_are_padding(config, monkeypatch):
     def flag(key, views, *, valid, axis_name):
         return views._replace(has_map=valid)
 
-    *_, last = feed.batches(
-        open_faces(with_a_partial_batch.data.dir).source("train"), np.arange(24), batch_size=16, size=36, threads=1
-    )
-    mesh = data_mesh(jax.devices()[:1])
-    model = runs.build_model(with_a_partial_batch, 7)
-    model = model.clone(method=dataclasses.replace(model.method, mix=flag))
-    tx, _ = optimizer.optimizer_of(with_a_partial_batch, steps_per_epoch=2)
-    state = steps.create_state(variables_of(with_a_partial_batch), tx)
-    step = steps.make_train_step(steps.Training(model, tx, with_a_partial_batch, mesh))
-    _, means = step(jax.device_put(state, replicated(mesh)), to_mesh(last, mesh))
-    assert float(means["alignment"].count) == 8
+    row = dataclasses.replace(methods.METHODS["CAM"], mix=flag)
+    monkeypatch.setitem(methods.METHODS, "CAM", row)
+    assert [counts["alignment"] for counts in trained.__wrapped__(config, 1).counts] == [16, 8]
 
 
 def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):
-    _, state = trained(with_options(dtype="bfloat16"), 1, batches=1)
+    state, _, _ = traced_step(with_options(dtype="bfloat16"))
     chex.assert_type(jax.tree.leaves((state.params, state.batch_stats)), jnp.float32)
 
 
-def test_label_smoothing_changes_the_cross_entropy(with_options):
-    sharp, smooth = (trained(with_options(label_smoothing=share), 1, batches=1)[0][0] for share in (0.0, 0.5))
-    assert smooth["cross_entropy"] != pytest.approx(sharp["cross_entropy"], rel=1e-3)
+def test_label_smoothing_changes_the_cross_entropy(with_options, on_one_device):
+    smooth = trained(with_options(label_smoothing=0.5), 1).history[0]
+    assert smooth["cross_entropy"] != pytest.approx(on_one_device.history[0]["cross_entropy"], rel=1e-3)
 
 
 def test_the_normalization_of_the_pixels_is_chosen(with_options):
-    (first,), _ = trained(with_options(), 1, batches=1)
-    (other,), _ = trained(with_options(normalization="none"), 1, batches=1)
-    assert first["loss"] != other["loss"]
+    batch = first_batch(with_options(), 4)
+    normalised, plain = (views_of(with_options(normalization=name), batch).image for name in ("imagenet", "none"))
+    mean, deviation = (np.array(v, np.float32) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    np.testing.assert_allclose(normalised * deviation[None, None, None] + mean[None, None, None], plain, atol=1e-5)
 
 
-def test_the_seed_changes_the_views(with_options):
-    (first,), _ = trained(with_options(), 1, batches=1)
-    (other,), _ = trained(with_options(seed=1), 1, batches=1)
-    assert first["loss"] != other["loss"]
+def test_the_seed_changes_the_views(with_options, on_one_device):
+    assert trained(with_options(seed=1), 1).history[0]["loss"] != on_one_device.history[0]["loss"]
 
 
 def test_update_follows_torch_nesterov():

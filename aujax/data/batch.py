@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the one-dimensional mesh over the devices, by default those of all processes, ordered by process."""
-    devices = by_process(devices or jax.devices())
+    devices = by_process(jax.devices() if devices is None else devices)
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 

@@ -110,13 +110,18 @@ def reliability(confidence: Confidence, correct: Correct, *, bins: int = BINS) -
     >>> reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2).accuracy
     array([0., 1.])
     """
+    bin_index = _bin_index(confidence, bins)
     edges = np.linspace(0, 1, bins + 1)
-    bin_index = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     count = np.bincount(bin_index, minlength=bins)
     divisor = np.maximum(count, 1)
     mean_confidence = np.bincount(bin_index, weights=confidence, minlength=bins) / divisor
     accuracy = np.bincount(bin_index, weights=correct, minlength=bins) / divisor
     return Reliability(edges[:-1], edges[1:], count, mean_confidence, accuracy)
+
+
+def _bin_index(confidence: Confidence, bins: int) -> Int[np.ndarray, " faces"]:
+    inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
+    return np.searchsorted(inner_edges, confidence, side="left")
 
 
 def expected_calibration_error(confidence: Confidence, correct: Correct, *, bins: int = BINS) -> float:
@@ -125,8 +130,9 @@ def expected_calibration_error(confidence: Confidence, correct: Correct, *, bins
     >>> expected_calibration_error(np.array([0.75, 0.75]), np.array([True, False]))
     0.25
     """
-    table = reliability(confidence, correct, bins=bins)
-    return float((table.count * abs(table.confidence - table.accuracy)).sum() / table.count.sum())
+    # A bin's gap times its faces is the sum of their differences.
+    gaps = np.bincount(_bin_index(confidence, bins), weights=confidence - correct)
+    return float(abs(gaps).sum() / len(confidence))
 
 
 def calibration_error_if_calibrated(
@@ -143,10 +149,12 @@ def calibration_error_if_calibrated(
     """
     rng = np.random.default_rng(seed)
     numbers = subject_numbers(subjects, len(confidence))
-    errors = [
-        expected_calibration_error(confidence, rng.random(numbers.max() + 1)[numbers] < confidence, bins=bins)
-        for _ in range(RESAMPLES)
-    ]
+    count = numbers.max() + 1
+    bin_index = _bin_index(confidence, bins)
+    errors = []
+    for _ in range(RESAMPLES):  # as in `expected_calibration_error`, with the bins found once
+        correct = rng.random(count)[numbers] < confidence
+        errors.append(abs(np.bincount(bin_index, weights=confidence - correct)).sum() / len(confidence))
     low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(np.mean(errors)), float(low), float(high))
 

@@ -36,8 +36,6 @@ from aujax.training.step import Means, Training, TrainState
 
 log = logging.getLogger(__name__)
 
-# Metrics of a validation in log.jsonl.
-_LOGGED = ("accuracy", "balanced_accuracy", "cam_cos", "att_cos", "att_cos_by_layer")
 _CALL_SECONDS = 1.0  # of steps in one call: long enough to cost nothing, short enough to be interrupted
 _IN_FLIGHT = 2  # streamed steps that wait on the devices, with their batches
 
@@ -103,8 +101,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 if epoch % config.validate_every and epoch < config.epochs:
                     continue
 
-                summary = validate(state)
-                scores = {name: summary[name] for name in _LOGGED}
+                scores = validate(state)
                 log.write("validation", step, {"epoch": epoch, "split": config.model_selection} | scores)
                 checkpoints.save(step, state, {"accuracy": scores["accuracy"], "epoch": epoch})
                 attention = "" if scores["att_cos"] is None else f", att_cos {scores['att_cos']:.3f} ({layer})"
