@@ -93,10 +93,6 @@ def count_subjects(subjects: Subjects) -> int:
     return int(subject_numbers(subjects, len(subjects)).max(initial=-1)) + 1
 
 
-def _repeats(subjects: Subjects | None, faces: int) -> bool:
-    return subjects is not None and count_subjects(subjects) < faces
-
-
 def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0) -> Resamples:
     """Returns the statistic on `RESAMPLES` cluster-bootstrap resamples; no rows below `MIN_SUBJECTS` subjects.
 
@@ -176,11 +172,8 @@ def bootstrap(
     >>> bootstrap(lambda weights: weights @ np.ones(5) / weights.sum(1), 5)
     Interval(value=1.0, low=1.0, high=1.0)
     """
-
-    def column(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, "resamples 1"]:
-        return statistic(weights)[:, None]
-
-    return bootstrap_columns(column, faces, 1, subjects=subjects, seed=seed, resampled=resampled)[0]
+    options = {"subjects": subjects, "seed": seed, "resampled": resampled}
+    return bootstrap_columns(lambda weights: statistic(weights)[:, None], faces, 1, **options)[0]
 
 
 def bootstrap_columns(
@@ -264,12 +257,11 @@ def accuracy_interval(correct: Bool[np.ndarray, " faces"], *, subjects: Subjects
     count = len(correct)
     if not count:
         return Interval(None, None, None)
-    if _repeats(subjects, count):
-        if 0 < correct.sum() < count:
-            return bootstrap(mean(correct), count, subjects=subjects)
-        count = count_subjects(subjects)  # type: ignore[arg-type]
+    units = int(subject_numbers(subjects, count).max()) + 1
+    if units < count and 0 < correct.sum() < count:
+        return bootstrap(mean(correct), count, subjects=subjects)
     share = float(correct.mean())
-    ends = stats.binomtest(round(share * count), count).proportion_ci(LEVEL, method="wilson")
+    ends = stats.binomtest(round(share * units), units).proportion_ci(LEVEL, method="wilson")
     return Interval(share, float(ends.low), float(ends.high))
 
 
@@ -290,19 +282,19 @@ def mcnemar(
     higher, lower = int((gain > 0).sum()), int((gain < 0).sum())
     if not count:
         return PairedTest(Interval(None, None, None), None, 0, 0, 0)
-    if _repeats(subjects, count) and higher + lower:
+    numbers = subject_numbers(subjects, count)
+    units = int(numbers.max()) + 1
+    if units < count and higher + lower:
         difference = bootstrap(mean(gain), count, subjects=subjects)
     else:
         # If subjects repeat here, no face is discordant: each subject counts once.
-        units = int(subject_numbers(subjects, count).max()) + 1
         more = (higher + 1) / (units + 2)
         less = (lower + 1) / (units + 2)
         half = _NORMAL_QUANTILE * float(np.sqrt((more + less - (more - less) ** 2) / (units + 2)))
         ends = max(-1.0, more - less - half), min(1.0, more - less + half)
         difference = Interval((higher - lower) / units, *ends)
-    if _repeats(subjects, count):
-        gains = np.bincount(subject_numbers(subjects, count), weights=gain).astype(int)
-        p = _sign_flip_p_value(gains)
+    if units < count:
+        p = _sign_flip_p_value(np.bincount(numbers, weights=gain).astype(int))
     else:
         p = float(stats.binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
     return PairedTest(difference, p, count, higher, lower)
