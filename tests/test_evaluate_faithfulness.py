@@ -11,6 +11,7 @@ import scipy.stats
 
 from aujax import codebook, methods, occlusion, runs
 from aujax.evaluation import evaluate, faithfulness
+from aujax.report import page
 from aujax.results import schema, summary
 from aujax.results.schema import ScoreKey
 
@@ -276,3 +277,16 @@ def test_shift_by_hand():
     image = jnp.arange(9.0).reshape(1, 3, 3, 1) * jnp.ones((1, 1, 1, 3))
     shifted = faithfulness.shift(image)[0, ..., 0]
     np.testing.assert_array_equal(shifted, [[0, 0, 1], [0, 0, 1], [3, 3, 4]])
+
+
+def test_page_of_a_real_evaluation_opens_in_a_browser(written, chromium, tmp_path):
+    file = page.write([written[0].folder], "test", tmp_path)[0]
+    for width in (390, 1200):
+        chromium.open(file, width=width)
+        assert chromium.told() == []
+        assert chromium.evaluate("document.documentElement.scrollWidth") <= width
+    assert chromium.asked_for() == {file.resolve().as_uri()}
+    pictures = chromium.evaluate("Array.from(document.images, (one) => [one.alt, one.naturalWidth])")
+    assert len(pictures) > 50
+    assert all(alt and width for alt, width in pictures)
+    assert chromium.evaluate("document.getElementById('attribution').innerText") == "Faithfulness of the maps"

@@ -1,4 +1,7 @@
-"""Pages of one run, of a comparison and of a real evaluation, in a real browser."""
+"""Pages of one run and of a comparison, in a real browser.
+
+The page of a real evaluation is opened in test_evaluate_faithfulness.py.
+"""
 
 import evaluated_runs
 import pytest
@@ -9,29 +12,9 @@ PHONE, DESK = 390, 1200
 CONTROLS = 'a[href], button, summary, input, [tabindex="0"]'
 
 
-@pytest.fixture(scope="session")
-def real_run(tiny_data, tiny_config, tmp_path_factory):
-    """A network with new weights, evaluated on drawn faces, with faithfulness on a dozen of them."""
-    from aujax import runs
-    from aujax.data import store
-    from aujax.evaluation import evaluate, faithfulness
-
-    folder = tmp_path_factory.mktemp("real") / "real"
-    faces = store.open_faces(tiny_data)
-    runs.start(folder, tiny_config, faces)
-    model = runs.build_model(tiny_config, len(faces.expressions))
-    checkpoint = {"step": 0, "epoch": 0, "which": "latest"}
-    run = runs.Run(tiny_config, model, runs.initial_variables(model, tiny_config), {}, checkpoint)
-    evaluate.evaluate(run, faces, folder, "test")
-    faithfulness.evaluate_faithfulness(run, faces, folder, "test", imputation="mean", limit=12, progress=str)
-    return folder
-
-
-@pytest.fixture(scope="module", params=["run", "comparison", "real"])
+@pytest.fixture(scope="module", params=["run", "comparison"])
 def report(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
-    if request.param == "real":
-        return page.write([request.getfixturevalue("real_run")], "test", root / "out")[0]
     options = {"splits": ("test", "validation"), "faithfulness": True}
     runs = [evaluated_runs.make_run(root / "a_run_with_a_long_name", au_weight=4.0, **options)]
     if request.param == "comparison":

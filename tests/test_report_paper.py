@@ -282,19 +282,16 @@ def texts_of(figure):
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"),
+    ("kind", "runs", "names"),
     [
-        ("figure4", ["figure4"]),
-        ("figure6", ["figure6"]),
-        ("figure5", ["figure5"]),
-        (
-            "figure10",
-            [f"figure10-RAF-DB-au_weight={k},seed=0-{kind}" for k in (0, 4) for kind in ("confusion", "cosines")],
-        ),
+        ("figure4", 2, ["figure4"]),
+        ("figure6", 2, ["figure6"]),
+        ("figure5", 2, ["figure5"]),
+        ("figure10", 1, [f"figure10-RAF-DB-au_weight=0,seed=0-{kind}" for kind in ("confusion", "cosines")]),
     ],
 )
-def test_figure_is_an_image_and_a_drawing_with_all_text_inside(pair, tmp_path, figures, kind, names):
-    paths = paper.WRITERS[kind](kind, pair, "test", tmp_path)
+def test_figure_is_an_image_and_a_drawing_with_all_text_inside(pair, tmp_path, figures, kind, runs, names):
+    paths = paper.WRITERS[kind](kind, pair[:runs], "test", tmp_path)
     assert {path.name for path in paths if path.suffix != ".csv"} == {n + s for n in names for s in (".png", ".svg")}
     for path in paths:
         if path.suffix == ".png":
