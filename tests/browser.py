@@ -71,12 +71,12 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def told(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[dict[str, Any]]:
         """Returns the errors and messages of the open page."""
         kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
         return [event for event in self.events if event["method"] in kinds]
 
-    def asked_for(self) -> set[str]:
+    def requested(self) -> set[str]:
         """Returns the addresses that the open page loaded, those that hold their content themselves left out."""
         sent = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
         addresses = {event["params"]["request"]["url"] for event in sent}

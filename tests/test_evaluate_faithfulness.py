@@ -283,9 +283,9 @@ def test_page_of_a_real_evaluation_opens_in_a_browser(written, chromium, tmp_pat
     file = page.write([written[0].folder], "test", tmp_path)[0]
     for width in (390, 1200):
         chromium.open(file, width=width)
-        assert chromium.told() == []
+        assert chromium.messages() == []
         assert chromium.evaluate("document.documentElement.scrollWidth") <= width
-    assert chromium.asked_for() == {file.resolve().as_uri()}
+    assert chromium.requested() == {file.resolve().as_uri()}
     pictures = chromium.evaluate("Array.from(document.images, (one) => [one.alt, one.naturalWidth])")
     assert len(pictures) > 50
     assert all(alt and width for alt, width in pictures)

@@ -158,10 +158,10 @@ def report(tmp_path_factory):
     return path
 
 
-def test_page_loads_without_errors_and_asks_for_nothing_else(chromium, report):
+def test_page_loads_without_errors_and_requests_nothing_else(chromium, report):
     chromium.open(report, width=DESK)
-    assert chromium.told() == []
-    assert chromium.asked_for() == {report.resolve().as_uri()}
+    assert chromium.messages() == []
+    assert chromium.requested() == {report.resolve().as_uri()}
 
 
 @pytest.mark.parametrize("width", [PHONE, DESK])

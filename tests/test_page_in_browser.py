@@ -22,10 +22,10 @@ def report(request, tmp_path_factory):
     return page.write(runs, "test", root / "out")[0]
 
 
-def test_page_loads_without_errors_and_asks_for_nothing_else(chromium, report):
+def test_page_loads_without_errors_and_requests_nothing_else(chromium, report):
     chromium.open(report, width=DESK)
-    assert chromium.told() == []
-    assert chromium.asked_for() == {report.resolve().as_uri()}
+    assert chromium.messages() == []
+    assert chromium.requested() == {report.resolve().as_uri()}
 
 
 def test_every_figure_is_drawn_and_has_a_description(chromium, report):

@@ -90,7 +90,8 @@ class Metric:
       condition: what distinguishes its rows further, such as the action unit that was occluded; "" if nothing does.
       headline: whether it is one of the main numbers, which are also reported for groups of subjects.
       by_expression: whether it is also computed for the faces of each expression.
-      paired: the paired test of two runs on the same faces: McNemar's, a bootstrap, or "" for none.
+      paired: the paired test of two runs on the same faces: McNemar's, a bootstrap, or "" for none. Of metrics of
+        predictions only for means of whether each one is correct.
       compute: for aggregation "function".
     """
 

@@ -597,5 +597,5 @@ def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:
             raise UserError(
                 f"{first.folder} and {other.folder} were evaluated on different {what.format(of(first), of(other))}, "
                 f"so their numbers do not compare. Evaluate both on the same data: "
-                f"{other.command(f'--data_dir={data_dir}')}"
+                f"{other.command(f'--data-dir={data_dir}')}"
             )
