@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import sklearn.calibration
 import sklearn.metrics
 
 from aujax.errors import UserError
@@ -83,28 +82,8 @@ def test_likelihood_of_huge_logits_is_finite():
     np.testing.assert_array_equal(calibration.probabilities(logits), [[1, 0]])
 
 
-def test_reliability_equals_scikit_learn():
-    probability, correct = _answers(*_overconfident(500))
-    table = calibration.reliability(probability, correct)
-    accuracy, confidence = sklearn.calibration.calibration_curve(correct, probability, n_bins=15)
-    filled = table.count > 0
-    np.testing.assert_allclose(table.accuracy[filled], accuracy)
-    np.testing.assert_allclose(table.confidence[filled], confidence)
-    assert table.count.sum() == 500
-
-
-def test_reliability_by_hand():
-    table = calibration.reliability(np.array([0.0, 0.25, 0.5, 0.6, 1.0]), np.array([0, 1, 0, 1, 1], bool), bins=4)
-    np.testing.assert_allclose(table.low, [0, 0.25, 0.5, 0.75])
-    np.testing.assert_allclose(table.high, [0.25, 0.5, 0.75, 1])
-    assert table.count.tolist() == [2, 1, 1, 1]  # the upper edge belongs to a bin, and so does 0
-    np.testing.assert_allclose(table.confidence, [0.125, 0.5, 0.6, 1])
-    np.testing.assert_allclose(table.accuracy, [0.5, 0, 1, 1])
-
-
-def test_empty_bin_is_marked_by_its_count():
-    table = calibration.reliability(np.array([0.9]), np.array([True]), bins=2)
-    assert (table.count[0], table.confidence[0], table.accuracy[0]) == (0, 0, 0)
+def test_bins_include_their_upper_edge_and_the_first_one_zero():
+    assert calibration.bin_index(np.array([0.0, 0.25, 0.5, 0.6, 1.0]), bins=4).tolist() == [0, 0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("right", "error"), [([True] * 4, 0.0), ([False] * 4, 1.0)])

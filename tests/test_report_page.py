@@ -129,7 +129,7 @@ def test_comparison_opens_with_the_table_that_shows_the_idea(pages, two_runs):
     for part in (
         "2 trained classifiers, evaluated on the same 28 faces",
         "without → with",
-        "Faces side by side",
+        "Faces",
         "Yes: the network trained with AU cues relies more on the codebook",
         "another seed would give other numbers",
         "Accept at least",

@@ -1,5 +1,6 @@
 """Tables of runs: the numbers of the summaries, in units, with baselines, groups, seeds and paired tests."""
 
+import pathlib
 import re
 
 import evaluated_runs
@@ -23,6 +24,12 @@ def runs(two_runs):
 @pytest.fixture(scope="module")
 def comparison(runs):
     return compare.compare(runs)
+
+
+def variables_of(section, runs, figures=pathlib.Path()):
+    """Returns the variables of a section of the page about these runs."""
+    functions = {name: function for name, _, function in sections.SECTIONS}
+    return functions[section](compare.compare(runs), figures)
 
 
 def value_of(cell: str) -> float:
@@ -136,8 +143,8 @@ def test_printed_evaluation_has_its_numbers_and_its_path(runs, capsys):
     assert str(runs[0].directory) in "".join(printed.split("\n"))
 
 
-def test_map_metrics_are_those_of_the_summary_with_baseline_maps_below(runs, comparison):
-    targets = sections.map_agreement(comparison)["targets"]
+def test_map_metrics_are_those_of_the_summary_with_baseline_maps_below(runs):
+    targets = variables_of("maps", runs)["targets"]
     label = targets["label"]["scores"]
     assert label.header[:3] == ["Map", "Run", "Cosine"]
     row = dict(zip(label.header, next(row for row in label.rows if row[:2] == ["CAM", "with"]), strict=True))
@@ -155,7 +162,7 @@ def test_map_metrics_are_those_of_the_summary_with_baseline_maps_below(runs, com
 
 
 def test_groups_have_numbers_if_they_are_large_enough(runs):
-    data = sections.groups(runs)
+    data = variables_of("groups", runs)
     assert data["attributes"] == ["gender", "age"]
     assert data["left_out"] == ["age"]
     table = data["groups"]["gender"]
@@ -167,7 +174,7 @@ def test_groups_have_numbers_if_they_are_large_enough(runs):
     assert table.rows[0][3] == tables.with_interval(accuracy, "percent")
     assert [value_of(cell) for cell in table.rows[0][-4:]] == pytest.approx(list(COSINES.values()), abs=6e-4)
     assert table.rows[2][3:] == ["too few"] * 9
-    single = sections.groups(runs[:1])["groups"]["gender"]
+    single = variables_of("groups", runs[:1])["groups"]["gender"]
     assert single.rows[0] == [table.rows[0][0], *table.rows[0][2:]]
 
 
@@ -177,7 +184,7 @@ def test_attributes_without_a_large_group_are_named(tmp_path):
             # "" is no group, however many faces have it.
             record["attributes"] |= {"file": f"{face}.jpg", "note": "x" * (face < 5)}
 
-    data = sections.groups([open_test(make_run(tmp_path / "run", edit=add_attributes))])
+    data = variables_of("groups", [open_test(make_run(tmp_path / "run", edit=add_attributes))])
     assert list(data["groups"]) == ["gender"]
     assert data["left_out"] == ["age", "file", "note"]
 
@@ -186,7 +193,7 @@ def test_groups_of_subjects_who_repeat_are_counted_as_subjects(tmp_path):
     def repeat(content):
         evaluated_runs.repeat_faces(content, named=True)
 
-    table = sections.groups([open_test(make_run(tmp_path / "run", edit=repeat))])["groups"]["gender"]
+    table = variables_of("groups", [open_test(make_run(tmp_path / "run", edit=repeat))])["groups"]["gender"]
     assert table.header[:3] == ["Gender", "Faces", "Subjects"]
     assert table.rows[0][:3] == ["female", "42", "21"]
 
@@ -213,20 +220,20 @@ def test_several_seeds_have_means_deviations_and_differences(seed_runs):
 
 
 def test_calibration_has_a_row_without_and_with_the_temperature(runs, tmp_path):
-    data = sections.confidence(runs[:1], tmp_path)
+    data = variables_of("confidence", runs[:1], tmp_path)
     assert [row[:2] for row in data["measures"].rows] == [["uncalibrated", "1.000"], ["calibrated", "1.250"]]
     everything = data["selective"].rows[0]
     assert everything[:2] == ["100 %", "100.0"]
     assert everything[3] == tables.with_interval(runs[0].tables.interval("accuracy"), "percent")
     assert html.sentence("temperature_missing", runs[0]) == ""
-    several = sections.confidence(runs, tmp_path)["measures"]
+    several = variables_of("confidence", runs, tmp_path)["measures"]
     assert several.header[:3] == ["Probabilities", "Run", "Temperature"]
 
 
 @pytest.mark.usefixtures("blank_figures")
 def test_without_validation_the_commands_are_named(tmp_path):
     run = open_test(make_run(tmp_path / "a run"))
-    data = sections.confidence([run], tmp_path)
+    data = variables_of("confidence", [run], tmp_path)
     assert len(data["measures"].rows) == 1
     sentence = html.sentence("temperature_missing", run)
     assert f"aujax eval --workdir='{tmp_path / 'a run'}' --split=validation,test" in sentence
@@ -309,7 +316,7 @@ def test_other_differences_are_warned_about_with_their_values(tmp_path):
     opened, _ = schema.open_runs(folders, "test")
     (warning,) = html.sentences("warnings", opened)
     assert "optimizer.learning_rate (0.1 in a; 0.2 in b)" in warning
-    assert ["optimizer.learning_rate", "0.1", "0.2"] in sections.provenance(opened)["table"].rows
+    assert ["optimizer.learning_rate", "0.1", "0.2"] in variables_of("provenance", opened)["table"].rows
 
 
 def test_degenerate_maps_are_warned_about(tmp_path, runs):

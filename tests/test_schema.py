@@ -116,7 +116,7 @@ def test_metadata_of_another_version_is_refused_with_the_remedy(tmp_path):
     path = tmp_path / "metrics.json"
     for version in ({}, {"schema_version": schema.VERSION + 1}):
         path.write_text(json.dumps({"cl": 0.5} | version))
-        with pytest.raises(UserError, match=r"expected an evaluation of schema version 1, got .*; run this"):
+        with pytest.raises(UserError, match=rf"of schema version {schema.VERSION}, got .*; run this"):
             schema.read_metadata(path, remedy="run this")
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn.calibration
 
 from aujax.results import METRICS, summary
 from aujax.results.registry import Faces
@@ -148,6 +149,32 @@ def test_calibrated_probabilities_have_rows_of_their_own_once_a_temperature_is_k
     for condition, x in (("uncalibrated", 1.0), ("calibrated", 0.5)):
         by_hand = np.log(np.exp(x) + 2) - 3 / 5 * x
         assert found[condition] == pytest.approx(by_hand)
+
+
+def test_accuracy_by_prediction_is_the_precision():
+    table = rows()
+    assert table["accuracy", "predicted", "Neutral"].value == 0.5
+    assert table["accuracy", "predicted", "Happiness"].value == 1.0
+    assert (table["accuracy", "predicted", "Sadness"].value, table["accuracy", "predicted", "Sadness"].faces) == (
+        0.5,
+        2,
+    )
+
+
+def test_accuracy_by_confidence_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    expression, logits = rng.integers(3, size=500), 2 * rng.normal(size=(500, 3))
+    of = Faces(expression, logits.argmax(1), logits, np.full(500, ""), temperature=2.0)
+    table = summary.summarize(of, {}, EXPRESSIONS, resampled=False)
+    for condition, temperature in (("uncalibrated", 1.0), ("calibrated", 2.0)):
+        bins = table[table["attribute"] == f"{condition} confidence"]
+        correct, chances = of.correct, of.confidence(temperature)
+        accuracy, confidence = sklearn.calibration.calibration_curve(correct, chances, n_bins=15)
+        np.testing.assert_allclose(bins.loc[bins["metric"] == "accuracy", "value"], accuracy)
+        own = (bins["metric"] == "confidence") & (bins["condition"] == condition)
+        np.testing.assert_allclose(bins.loc[own, "value"], confidence)
+        edges = np.unique(np.ceil(15 * chances) - 1) / 15
+        np.testing.assert_allclose(bins.loc[own, "group"].astype(float), edges, atol=1e-4)
 
 
 def test_every_metric_has_a_title_a_definition_and_a_way_to_compute_it():

@@ -36,7 +36,6 @@ from aujax.data.face_crops import Problem
 from aujax.explain.explain import Model
 from aujax.explain.explanation import Explanation
 from aujax.results import schema
-from aujax.results.statistics import accuracy_interval
 
 _SPLIT = "test"
 
@@ -122,12 +121,12 @@ def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[
         "chance": run.chance("accuracy"),
     }
     precision = {}
-    for i, name in enumerate(run.expressions):
-        faces = run.predictions.subset(run.predictions.predicted == i)
-        if len(faces.correct):
-            interval = accuracy_interval(faces.correct, subjects=faces.subjects)
-            correct = int(faces.correct.sum())
-            precision[name] = _rounded({"correct": correct, "count": len(faces.correct), **interval._asdict()})
+    for name in run.expressions:
+        group = {"attribute": "predicted", "group": name}
+        share = run.interval("accuracy", **group)
+        if share.value is not None:
+            count, _ = run.tables.count("accuracy", **group)
+            precision[name] = _rounded({"correct": round(share.value * count), "count": count, **share._asdict()})
     return _rounded(evaluation), precision
 
 

@@ -34,8 +34,13 @@ def compare_and_write(
     # Drawn in a temporary folder, because `figures` may hold those of other reports.
     with tempfile.TemporaryDirectory(dir=out) as temporary:
         drawn = pathlib.Path(temporary)
-        title, opening, parts = sections.page(comparison, drawn)
+        shared = sections.opening(comparison)
+        parts = []
+        for name, title, variables in sections.SECTIONS:
+            data = variables(comparison, drawn)
+            if data is not None:
+                parts.append(html.Section(name, title, f"{name}.html", shared | data))
         page = out / NAME
-        page.write_text(html.render_page(title, "page.html", parts, **opening), encoding="utf-8")
+        page.write_text(html.render_page(template="page.html", sections=parts, **shared), encoding="utf-8")
         figures = [path.replace(out / "figures" / path.name) for path in sorted(drawn.iterdir())]
     return comparison, [page, *comparison.write(out), *figures]

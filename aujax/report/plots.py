@@ -282,49 +282,42 @@ def _line(position: int) -> dict[str, Any]:
     return {"color": LINES[position % len(LINES)], "linestyle": DASHES[position % len(DASHES)]}
 
 
-def _temperatures(run: EvaluatedRun) -> dict[str, float]:
-    """Returns the temperatures at which probabilities are drawn, by title."""
-    return {
-        f"{condition}, temperature {temperature:.2f}" if temperature != 1 else condition: temperature
-        for condition, temperature in run.predictions.temperatures().items()
-    }
-
-
 def reliability(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     """Draws reliability diagrams, uncalibrated and, if there is a temperature, calibrated."""
-    temperatures = _temperatures(run)
+    names = run.tables.rows("confidence")["condition"]
     figure, axes = new_figure(
-        4.3 * len(temperatures), 4.5, columns=len(temperatures),
+        4.3 * len(names), 4.5, columns=len(names),
         title="Reliability: accuracy by confidence",
-        note=f"Dashed line: calibrated probabilities. Bars below it: overconfident. {run.name}: {run.label}",
+        note=f"Dashed: calibrated probabilities. Bars below: overconfident. Lines: 95 % intervals. {run.name}: "
+        f"{run.label}",
     )  # fmt: skip
-    faces = run.predictions
-    for each, (title, temperature) in zip(axes.flat, temperatures.items(), strict=True):
-        style(each, title=f"Probabilities {title}", x="probability of the prediction", y="accuracy")
-        bins = calibration.reliability(faces.confidence(temperature), faces.correct)
-        known = bins.count > 0
-        width = float((bins.high - bins.low)[0])
-        each.bar(bins.low[known], bins.accuracy[known], width, align="edge", color=LINES[0], edgecolor="white")
+    for each, name in zip(axes.flat, names, strict=True):
+        style(each, title=f"{name.capitalize()} probabilities", x="probability of the prediction", y="accuracy")
+        bins = {"attribute": f"{name} confidence"}
+        accuracy = run.tables.rows("accuracy", **bins)
+        confidence = run.tables.rows("confidence", **bins, condition=name)
+        low = accuracy["group"].astype(float)
+        each.bar(low, accuracy["value"], 1 / calibration.BINS, align="edge", color=LINES[5], edgecolor="white")
+        each.vlines(confidence["value"], accuracy["low"], accuracy["high"], color=LINES[1], linewidth=1)
         each.plot([0, 1], [0, 1], "--", color=GRAY, linewidth=1)
-        each.plot(bins.confidence[known], bins.accuracy[known], "o", color=LINES[1], markersize=4)
+        each.plot(confidence["value"], accuracy["value"], "o", color=LINES[1], markersize=4)
         each.set(xlim=(0, 1), ylim=(0, 1.02))
     return save(figure, path)
 
 
 def coverage(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
-    """Draws the accuracy on the most confident faces by the share of faces that is accepted."""
+    """Draws the accuracy on the most confident faces, with its interval, by the share of faces that is accepted."""
     figure, ((axes,),) = new_figure(
-        8.5, 4.2, title="Selective prediction: accuracy on the most confident faces", note=f"{run.name}: {run.label}"
-    )
+        6.8, 4.2, title="Selective prediction: accuracy on the most confident faces",
+        note=f"Shaded: 95 % intervals. {run.name}: {run.label}",
+    )  # fmt: skip
     style(axes, x="coverage: share of the faces that is accepted", y="accuracy on them")
-    faces = run.predictions
-    for position, (title, temperature) in enumerate(_temperatures(run).items()):
-        points = calibration.selective_accuracy(faces.confidence(temperature), faces.correct)
-        axes.plot(points.coverage, points.accuracy, label=title, **_line(position))
-    lowest = min(float(line.get_ydata().min()) for line in axes.lines)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(max(0.0, lowest - 0.1), 1.01)
-    figure.legend(loc="outside right upper", fontsize=SMALL, frameon=False, title="Probabilities", title_fontsize=SMALL)
+    accuracy = run.tables.rows("selective_accuracy")
+    shares = run.tables.rows("selective_coverage")["value"]
+    axes.plot(shares, accuracy["value"], "o-", color=LINES[0], markersize=4)
+    axes.fill_between(shares, accuracy["low"], accuracy["high"], color=LINES[0], alpha=0.15, linewidth=0)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(max(0.0, accuracy[["value", "low"]].min(axis=None) - 0.1), 1.01)
     return save(figure, path)
 
 

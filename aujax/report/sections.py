@@ -9,13 +9,13 @@ import dataclasses
 import datetime
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from aujax import __version__, codebook
-from aujax.report import faces, html, plots
+from aujax.report import faces, plots
 from aujax.report.tables import (
     NONE,
     Table,
@@ -51,14 +51,15 @@ from aujax.results.summary import MIN_GROUP
 TOO_FEW = "too few"
 
 
-def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, Any], list[html.Section]]:
-    """Returns title, variables of the opening, and sections of a page; figures are drawn into the folder."""
+def opening(comparison: Comparison) -> dict[str, Any]:
+    """Returns the variables of the opening of a page, which every section sees, too."""
     runs = comparison.runs
     alone = len(runs) == 1
+    names = ", ".join(run.name for run in runs)
     selected = " and ".join(dict.fromkeys(run.metadata["model_selection"] for run in runs))
     faces_behind, subjects = runs[0].tables.count("accuracy")
-    # Every template sees these.
-    shared = {
+    return {
+        "title": f"Evaluation of {names}" if alone else f"Comparison: {names}",
         "comparison": comparison,
         "runs": runs,
         "run": runs[0],
@@ -66,36 +67,25 @@ def page(comparison: Comparison, figures: pathlib.Path) -> tuple[str, dict[str, 
         "alone": alone,
         "label": f"{runs[0].split} split, checkpoint selected on {selected}",
         "subjects_repeat": subjects < faces_behind,
+        "headline": [METRICS[key] for key in HEADLINE],
+        "idea": idea_table(comparison),
     }
-    headline = [METRICS[key] for key in HEADLINE]
-    gallery = faces.gallery(runs[0]) if alone else {}
-    results = {
-        "results": results_table(runs),
+
+
+def face_images(comparison: Comparison, _: pathlib.Path) -> dict[str, Any]:
+    """Returns the faces of the fixed sample with their maps and, of one run, those selected by result."""
+    runs = comparison.runs
+    return {"cards": faces.side_by_side(runs), "gallery": faces.gallery(runs[0]) if len(runs) == 1 else {}}
+
+
+def results(comparison: Comparison, _: pathlib.Path) -> dict[str, Any]:
+    """Returns the main numbers, their paired tests and means over seeds."""
+    return {
+        "results": results_table(comparison.runs),
         "tests": test_table(comparison, "headline"),
         "seeds": seed_table(comparison, [ScoreKey(key) for key in HEADLINE]),
         "metrics": by_topic("classification") + by_topic("agreement"),
     }
-    sections = {
-        "faces": ("Faces" if alone else "Faces side by side", {"cards": faces.side_by_side(runs), "gallery": gallery}),
-        "results": ("Results", results),
-        "reliance": ("Reliance on action units", reliance(comparison, figures)),
-        "attribution": ("Faithfulness of the maps", attribution(comparison, figures)),
-        "expressions": ("By expression", expressions(runs, figures)),
-        "maps": ("Agreement with action units", map_agreement(comparison)),
-        "means": ("Mean maps", {"cards": faces.class_means(runs)}),
-        "confidence": ("Confidence and abstention", confidence(runs, figures)),
-        "groups": ("Groups of subjects", groups(runs)),
-        "training": ("Training", {"chart": plots.training(runs, figures / "training.svg")}),
-        "card": ("Model card", {}),
-        "provenance": ("Provenance", provenance(runs)),
-    }
-    if not alone:
-        del sections["card"]
-    names = ", ".join(run.name for run in runs)
-    title = f"Evaluation of {names}" if alone else f"Comparison: {names}"
-    opening = {"headline": headline, "idea": idea_table(comparison)}
-    parts = [html.Section(name, title, f"{name}.html", shared | data) for name, (title, data) in sections.items()]
-    return title, shared | opening, parts
 
 
 def test_table(comparison: Comparison, family: str) -> Table | None:
@@ -233,8 +223,9 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
     }
 
 
-def expressions(runs: Sequence[EvaluatedRun], figures: pathlib.Path) -> dict[str, Any]:
+def expressions(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     """Returns the numbers by expression, confusion and cosines of every run, and the codebook."""
+    runs = comparison.runs
     charts = []
     for run in runs:
         stem = run.name.replace("/", "-")
@@ -261,7 +252,7 @@ def expressions(runs: Sequence[EvaluatedRun], figures: pathlib.Path) -> dict[str
     }
 
 
-def map_agreement(comparison: Comparison) -> dict[str, Any]:
+def map_agreement(comparison: Comparison, _: pathlib.Path) -> dict[str, Any]:
     """Returns how maps agree with AU maps: those of the label, and those of the predicted expression."""
     runs = comparison.runs
     metrics = [metric for metric in by_topic("maps") if metric.unit == "score"]
@@ -277,8 +268,14 @@ def map_agreement(comparison: Comparison) -> dict[str, Any]:
     return {"targets": targets, "metrics": metrics}
 
 
-def confidence(runs: Sequence[EvaluatedRun], figures: pathlib.Path) -> dict[str, Any]:
+def mean_maps(comparison: Comparison, _: pathlib.Path) -> dict[str, Any]:
+    """Returns the mean maps of every expression."""
+    return {"cards": faces.class_means(comparison.runs)}
+
+
+def confidence(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     """Returns calibration, and selective accuracy by coverage."""
+    runs = comparison.runs
     metrics = by_topic("calibration")
     overall = [metric for metric in metrics if metric.condition == "probabilities"]
     selective = [metric for metric in metrics if metric.condition == "coverage"]
@@ -300,9 +297,9 @@ def confidence(runs: Sequence[EvaluatedRun], figures: pathlib.Path) -> dict[str,
     return data
 
 
-def groups(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
+def groups(comparison: Comparison, _: pathlib.Path) -> dict[str, Any]:
     """Returns the main numbers for every group that an attribute of the data set makes."""
-    run = runs[0]
+    runs, run = comparison.runs, comparison.runs[0]
     metrics = [METRICS[key] for key in HEADLINE]
     attributes = list(schema.attributes(run.faces))
     count, subjects = run.tables.count("accuracy")
@@ -333,8 +330,19 @@ def groups(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
     }
 
 
-def provenance(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
+def training(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
+    """Returns the training curves."""
+    return {"chart": plots.training(comparison.runs, figures / "training.svg")}
+
+
+def model_card(comparison: Comparison, _: pathlib.Path) -> dict[str, Any] | None:
+    """Returns {}, because its template reads the run alone; None for several runs."""
+    return {} if len(comparison.runs) == 1 else None
+
+
+def provenance(comparison: Comparison, _: pathlib.Path) -> dict[str, Any]:
     """Returns the runs with what differs between them, and data, versions and command."""
+    runs = comparison.runs
     named = ("method", "au_weight", "codebook", "model_selection")
     rows = [["folder", *(f"`{run.folder}`" for run in runs)]]
     rows += [[name, *(option(run.metadata[name]) for run in runs)] for name in named]
@@ -349,3 +357,21 @@ def provenance(runs: Sequence[EvaluatedRun]) -> dict[str, Any]:
         "version": __version__,
         "command": f"aujax report page {folders} --split={runs[0].split}",
     }
+
+
+# The sections of a page in order: id and name of the template, title, and a function of the comparison and the folder
+# for figures that returns the variables of the template, None if the page has no such section.
+SECTIONS: tuple[tuple[str, str, Callable[[Comparison, pathlib.Path], dict[str, Any] | None]], ...] = (
+    ("faces", "Faces", face_images),
+    ("results", "Results", results),
+    ("reliance", "Reliance on action units", reliance),
+    ("attribution", "Faithfulness of the maps", attribution),
+    ("expressions", "By expression", expressions),
+    ("maps", "Agreement with action units", map_agreement),
+    ("means", "Mean maps", mean_maps),
+    ("confidence", "Confidence and abstention", confidence),
+    ("groups", "Groups of subjects", groups),
+    ("training", "Training", training),
+    ("card", "Model card", model_card),
+    ("provenance", "Provenance", provenance),
+)

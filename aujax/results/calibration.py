@@ -15,22 +15,12 @@ from aujax.errors import UserError
 from aujax.results.statistics import LEVEL, RESAMPLES, Interval, Statistic, Subjects, subject_numbers
 
 BINS = 15  # of equal width, as in Guo et al.
-COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)  # shares of the faces at which selective accuracy is reported
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # where selective accuracy is reported
 TARGET_ACCURACY = 0.95  # of the operating point
 _MAX_TEMPERATURE = 20.0
 
 Confidence = Float[np.ndarray, " faces"]
 Correct = Bool[np.ndarray, " faces"]
-
-
-class Reliability(NamedTuple):
-    """A reliability diagram: faces in bins (low, high] of confidence; confidence and accuracy are 0 in empty bins."""
-
-    low: Float[np.ndarray, " bins"]
-    high: Float[np.ndarray, " bins"]
-    count: Int[np.ndarray, " bins"]
-    confidence: Float[np.ndarray, " bins"]
-    accuracy: Float[np.ndarray, " bins"]
 
 
 class Selective(NamedTuple):
@@ -104,22 +94,12 @@ def brier_scores(
     return ((probabilities - one_hot) ** 2).sum(-1)
 
 
-def reliability(confidence: Confidence, correct: Correct, *, bins: int = BINS) -> Reliability:
-    """Returns the mean confidence and the accuracy of the faces in each bin of confidence.
+def bin_index(confidence: Confidence, bins: int = BINS) -> Int[np.ndarray, " faces"]:
+    """Returns the bin of each confidence, from 0: bins (low, high] are equally wide, and 0 is in the first.
 
-    >>> reliability(np.array([0.5, 0.75, 1.0]), np.array([False, True, True]), bins=2).accuracy
-    array([0., 1.])
+    >>> bin_index(np.array([0.0, 0.5, 0.51, 1.0]), bins=2)
+    array([0, 0, 1, 1])
     """
-    bin_index = _bin_index(confidence, bins)
-    edges = np.linspace(0, 1, bins + 1)
-    count = np.bincount(bin_index, minlength=bins)
-    divisor = np.maximum(count, 1)
-    mean_confidence = np.bincount(bin_index, weights=confidence, minlength=bins) / divisor
-    accuracy = np.bincount(bin_index, weights=correct, minlength=bins) / divisor
-    return Reliability(edges[:-1], edges[1:], count, mean_confidence, accuracy)
-
-
-def _bin_index(confidence: Confidence, bins: int) -> Int[np.ndarray, " faces"]:
     inner_edges = np.linspace(0, 1, bins + 1)[1:-1]
     return np.searchsorted(inner_edges, confidence, side="left")
 
@@ -131,7 +111,7 @@ def expected_calibration_error(confidence: Confidence, correct: Correct, *, bins
     0.25
     """
     # A bin's gap times its faces is the sum of their differences.
-    gaps = np.bincount(_bin_index(confidence, bins), weights=confidence - correct)
+    gaps = np.bincount(bin_index(confidence, bins), weights=confidence - correct)
     return float(abs(gaps).sum() / len(confidence))
 
 
@@ -150,11 +130,11 @@ def calibration_error_if_calibrated(
     rng = np.random.default_rng(seed)
     numbers = subject_numbers(subjects, len(confidence))
     count = numbers.max() + 1
-    bin_index = _bin_index(confidence, bins)
+    bin_of_face = bin_index(confidence, bins)
     errors = []
     for _ in range(RESAMPLES):  # as in `expected_calibration_error`, with the bins found once
         correct = rng.random(count)[numbers] < confidence
-        errors.append(abs(np.bincount(bin_index, weights=confidence - correct)).sum() / len(confidence))
+        errors.append(abs(np.bincount(bin_of_face, weights=confidence - correct)).sum() / len(confidence))
     low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(np.mean(errors)), float(low), float(high))
 

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from aujax import run_files
 from aujax.errors import UserError
 from aujax.results import schema, statistics
 from aujax.results.registry import ATTENTION, CAM, METRICS, Metric
@@ -113,18 +112,9 @@ class Comparison:
 
 
 def differences(runs: Sequence[EvaluatedRun]) -> dict[str, list[Any]]:
-    """Returns the options in which the trainings differ, by dotted name, with the value of each run.
-
-    "training data" is the content of the data set: the first digits of its fingerprint, or its name where the weights
-    were trained elsewhere.
-    """
-    columns: list[dict[str, Any]] = []
-    for run in runs:
-        data = run.manifest["data"]
-        content = data["name"] if data["fingerprint"] is None else data["fingerprint"][:12]
-        columns.append(run_files.flat(run.config) | {"training data": content})
-    names = dict.fromkeys(name for column in columns for name in column if name not in run_files.FREE_OPTIONS)
-    values = {name: [column.get(name, _NOT_SET) for column in columns] for name in names}
+    """Returns the options in which the trainings differ, by dotted name, with the value of each run."""
+    names = dict.fromkeys(name for run in runs for name in run.options)
+    values = {name: [run.options.get(name, _NOT_SET) for run in runs] for name in names}
     return {name: row for name, row in values.items() if any(value != row[0] for value in row)}
 
 
@@ -215,13 +205,14 @@ def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any
     rows = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
     if not len(rows):
         return
-    faces = pair.before.predictions.subset(rows)
+    faces = pair.before.predictions
+    subjects = faces.subjects[rows]
     if metric.paired == "mcnemar":
-        test = statistics.mcnemar(first[rows] == 1, second[rows] == 1, subjects=faces.subjects)
+        test = statistics.mcnemar(first[rows] == 1, second[rows] == 1, subjects=subjects)
     else:
         # Means are per true expression: the runs may predict different ones.
-        classes = None if metric.aggregation == "faces" else faces.expression
-        test = statistics.paired_difference(first[rows], second[rows], classes, subjects=faces.subjects)
+        classes = None if metric.aggregation == "faces" else faces.expression[rows]
+        test = statistics.paired_difference(first[rows], second[rows], classes, subjects=subjects)
     yield {
         "before": pair.before.name,
         "after": pair.after.name,
@@ -233,7 +224,7 @@ def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any
         "p_value": test.p_value,
         "family": "headline" if metric.headline else metric.topic,
         "faces": test.count,
-        "subjects": statistics.count_subjects(faces.subjects),
+        "subjects": statistics.count_subjects(subjects),
         "higher": test.higher,
         "lower": test.lower,
     }
@@ -280,11 +271,10 @@ def _seed_rows(
 ) -> Iterator[dict[str, Any]]:
     """Yields the mean over seeds of every overall number of each setting, then of the differences of settings."""
     keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
+    found = []
     for group in replicates(runs):
         if len(group) > 1:
-            for key in keys:
-                seeds = over_seeds(group, **key._asdict())
-                yield from _seed_row(group[0].name, "", key, seeds)
+            found += [(group[0], "", key, over_seeds(group, **key._asdict())) for key in keys]
     reliance = tests[tests["family"] == "reliance"].set_index(["before", "after", "metric"])["difference"]
     for before, after, of_settings in contrasts:
         if len(of_settings) < 2:
@@ -299,13 +289,11 @@ def _seed_rows(
                     changes += [reliance[index]] if index in reliance.index else []
                 elif first is not None and second is not None:
                     changes.append(second - first)
-            yield from _seed_row(after[0].name, before[0].name, key, statistics.over_seeds(changes))
-
-
-def _seed_row(setting: str, minus: str, key: ScoreKey, seeds: statistics.Seeds) -> Iterator[dict[str, Any]]:
-    if seeds.mean.value is not None:
-        numbers = seeds.mean._asdict() | {"deviation": seeds.deviation, "seeds": seeds.count}
-        yield {"setting": setting, "minus": minus} | key._asdict() | numbers
+            found.append((after[0], before[0].name, key, statistics.over_seeds(changes)))
+    for run, minus, key, (mean, deviation, count) in found:
+        if mean.value is not None:
+            numbers = mean._asdict() | {"deviation": deviation, "seeds": count}
+            yield {"setting": run.name, "minus": minus} | key._asdict() | numbers
 
 
 def _overall_keys(run: EvaluatedRun) -> Iterator[ScoreKey]:

@@ -156,6 +156,11 @@ def _calibration_error_if_calibrated(faces: Faces, temperature: float, _: bool) 
 
 
 @_at_temperatures
+def _confidence(faces: Faces, temperature: float, resampled: bool) -> Interval:
+    return _bootstrapped(statistics.mean(faces.confidence(temperature)), faces, resampled)
+
+
+@_at_temperatures
 def _negative_log_likelihood(faces: Faces, temperature: float, resampled: bool) -> Interval:
     losses = calibration.log_losses(faces.logits, faces.expression, temperature=temperature)
     return _bootstrapped(statistics.mean(losses), faces, resampled)
@@ -280,6 +285,10 @@ _ROWS = (
     Metric(
         "degenerate", "Degenerate maps", "Share of the faces whose map is constant or not finite.",
         "maps", "percent", "faces", -1, maps=(ATTENTION, CAM),
+    ),
+    Metric(
+        "confidence", "Confidence", "Mean probability of the predictions; above the accuracy, they are overconfident.",
+        "calibration", "percent", "function", 0, condition="probabilities", compute=_confidence,
     ),
     Metric(
         "calibration_error", "ECE", "Expected calibration error: mean gap of confidence and accuracy over 15 bins.",

@@ -37,7 +37,7 @@ from aujax.results.statistics import Interval
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 METADATA, FACES, SCORES, SUMMARY, MAPS = "metrics.json", "faces.csv", "scores.parquet", "summary.csv", "maps.npz"
 FAITHFULNESS = "faithfulness.json"
 FAITHFULNESS_SCORES, FAITHFULNESS_SUMMARY = "faithfulness.parquet", "faithfulness_summary.csv"
@@ -72,8 +72,9 @@ SUMMARY_COLUMNS = {
     "map": "as in scores.parquet",
     "target": "as in scores.parquet",
     "condition": "as in scores.parquet",
-    "attribute": "what the faces were grouped by: expression, predicted or an attribute; empty for all faces",
-    "group": "value of the attribute; empty for all faces, or for faces without a value",
+    "attribute": "what the faces were grouped by: expression; predicted (accuracy is then the precision); uncalibrated "
+    "confidence, calibrated confidence; or an attribute of the data set; empty for all faces",
+    "group": "value of the attribute, of confidence the lower edge of a bin; empty for all faces, or those without one",
     "value": "point estimate; empty if there are too few faces",
     "low": "lower end of the 95 % interval; empty if there is none",
     "high": "upper end of the 95 % interval",
@@ -314,6 +315,17 @@ class EvaluatedRun:
     def expressions(self) -> list[str]:
         """The names of the classes, in order."""
         return self.metadata["expressions"]
+
+    @functools.cached_property
+    def options(self) -> dict[str, Any]:
+        """The options of the training that affect numbers, by dotted name.
+
+        "training data" is the content of the data set: the first digits of its fingerprint, or its name where the
+        weights were trained elsewhere.
+        """
+        data = self.manifest["data"]
+        content = data["name"] if data["fingerprint"] is None else data["fingerprint"][:12]
+        return run_files.training_options(self.config) | {"training data": content}
 
     def chance(self, metric: str) -> float | None:
         """Returns the value of a metric for a classifier or map that ignores the image."""

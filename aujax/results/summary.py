@@ -51,10 +51,16 @@ def summarize(
         }
         for number, name in enumerate(expressions):
             members = np.flatnonzero(classes == number)
-            if classifier and attribute == "expression":
+            if classifier:
                 by_expression = [key for key, metric in METRICS.items() if metric.by_expression]
                 rows += _classifier_rows(faces, members, attribute, name, resampled, by_expression)
             rows += _score_rows(faces, split_scores, members, attribute, name, resampled)
+    for name, temperature in faces.temperatures().items() if classifier else ():
+        bins = calibration.bin_index(faces.confidence(temperature))
+        for number in np.unique(bins):
+            edge = f"{number / calibration.BINS:.4g}"
+            members = np.flatnonzero(bins == number)
+            rows += _classifier_rows(faces, members, f"{name} confidence", edge, resampled, ("accuracy", "confidence"))
     headline = {
         key: values
         for key, values in scores.items()
