@@ -287,7 +287,7 @@ _ROWS = (
         "maps", "percent", "faces", -1, maps=(ATTENTION, CAM),
     ),
     Metric(
-        "confidence", "Confidence", "Mean probability of the predictions; above the accuracy, they are overconfident.",
+        "confidence", "Confidence", "Mean probability of the predictions: overconfident if it is above the accuracy.",
         "calibration", "percent", "function", 0, condition="probabilities", compute=_confidence,
     ),
     Metric(

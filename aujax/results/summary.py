@@ -3,19 +3,37 @@
 import collections
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from aujax.results import calibration, schema, statistics
-from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, METRICS, Faces, by_topic
+from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, HEADLINE, METRICS, Faces, by_topic
 from aujax.results.schema import ScoreKey, Scores
-from aujax.results.statistics import Interval
+from aujax.results.statistics import Interval, Subjects
 
 MIN_GROUP = 20  # faces; of a smaller group no number is given
+
+
+class _Group(NamedTuple):
+    """Faces of which numbers are given: those of one value of an attribute, "" for all.
+
+    Attributes:
+      attribute: what the faces are grouped by, as in `schema.SUMMARY_COLUMNS`.
+      name: the value of the attribute.
+      members: rows of the faces.
+      metrics: keys of metrics; those that are computed from predictions are given.
+      scores: values per face that are averaged.
+    """
+
+    attribute: str
+    name: str
+    members: Int[np.ndarray, " members"]
+    metrics: Collection[str]
+    scores: Scores
 
 
 def summarize(
@@ -37,104 +55,82 @@ def summarize(
       classifier: whether to include metrics that are computed from `faces`.
       resampled: whether to compute intervals.
     """
+    attributes = attributes or {}
     rows: list[dict[str, Any]] = []
-    everyone = np.arange(len(faces.expression))
-    if classifier:
-        rows += _classifier_rows(faces, everyone, "", "", resampled, METRICS)
-    rows += _score_rows(faces, scores, everyone, "", "", resampled)
-    for attribute, classes in (("expression", faces.expression), ("predicted", faces.predicted)):
-        target = {"expression": "label", "predicted": "predicted"}[attribute]
-        split_scores = {
-            key: values
-            for key, values in scores.items()
-            if METRICS[key.metric].by_expression and target == (key.target or "label")
-        }
-        for number, name in enumerate(expressions):
-            members = np.flatnonzero(classes == number)
-            if classifier:
-                by_expression = [key for key, metric in METRICS.items() if metric.by_expression]
-                rows += _classifier_rows(faces, members, attribute, name, resampled, by_expression)
-            rows += _score_rows(faces, split_scores, members, attribute, name, resampled)
-    for name, temperature in faces.temperatures().items() if classifier else ():
-        bins = calibration.bin_index(faces.confidence(temperature))
-        for number in np.unique(bins):
-            edge = f"{number / calibration.BINS:.4g}"
-            members = np.flatnonzero(bins == number)
-            rows += _classifier_rows(faces, members, f"{name} confidence", edge, resampled, ("accuracy", "confidence"))
-    headline = {
-        key: values
-        for key, values in scores.items()
-        if METRICS[key.metric].headline or (key.metric == "cosine" and key.map in BASELINE_MAPS)
-    }
-    headline_metrics = [key for key, metric in METRICS.items() if metric.headline]
-    for attribute, values in (attributes or {}).items():
-        groups = np.array(values)
-        # Attributes such as a file name, of which hardly two faces share a value, form no groups.
-        if max(collections.Counter(name for name in values if name).values(), default=0) < MIN_GROUP:
-            continue
-        for group in sorted(set(values), key=_natural_order):
-            members = np.flatnonzero(groups == group)
-            if len(members) >= MIN_GROUP:
-                rows += _classifier_rows(faces, members, attribute, group, resampled, headline_metrics)
-                rows += _score_rows(faces, headline, members, attribute, group, resampled)
-            else:
-                row = _row(ScoreKey("accuracy"), Interval(None, None, None), faces.subjects[members])
-                rows.append(row | {"attribute": attribute, "group": group})
+    for attribute, name, members, metrics, own in _groups(faces, scores, expressions, attributes):
+        subset = faces.subset(members)
+        numbers: list[tuple[ScoreKey, Interval, Subjects]] = []
+        if attribute in attributes and len(members) < MIN_GROUP:
+            numbers.append((ScoreKey("accuracy"), Interval(None, None, None), subset.subjects))
+        else:
+            for key in metrics:
+                compute = METRICS[key].compute
+                if classifier and compute is not None and len(members):
+                    found = compute(subset, resampled)
+                    numbers += [(ScoreKey(key, condition=each), found[each], subset.subjects) for each in found]
+            numbers += _averages(subset, {key: values[members] for key, values in own.items()}, resampled)
+        for key, interval, subjects in numbers:
+            counts = {"faces": len(subjects), "subjects": statistics.count_subjects(subjects)}
+            rows.append(key._asdict() | interval._asdict() | counts | {"attribute": attribute, "group": name})
     return pd.DataFrame(rows, columns=list(schema.SUMMARY_COLUMNS))
 
 
-def _classifier_rows(
-    faces: Faces,
-    members: Int[np.ndarray, " rows"],
-    attribute: str,
-    group: str,
-    resampled: bool,
-    metrics: Sequence[str] | Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """Returns the rows of the metrics that are computed from predictions."""
-    subset = faces.subset(members)
-    rows = []
-    for key in metrics:
-        compute = METRICS[key].compute
-        if compute is None or not len(members):
-            continue
-        for condition, interval in compute(subset, resampled).items():
-            row = _row(ScoreKey(key, condition=condition), interval, subset.subjects)
-            rows.append(row | {"attribute": attribute, "group": group})
-    return rows
+def _groups(
+    faces: Faces, scores: Scores, expressions: Sequence[str], attributes: Mapping[str, Sequence[str]]
+) -> Iterator[_Group]:
+    """Yields all faces, and those of every expression, prediction, bin of confidence and value of an attribute."""
+    yield _Group("", "", np.arange(len(faces.expression)), METRICS, scores)
+    by_expression = [key for key, metric in METRICS.items() if metric.by_expression]
+    for attribute, target, classes in (
+        ("expression", "label", faces.expression),
+        ("predicted", "predicted", faces.predicted),
+    ):
+        own = {
+            key: values
+            for key, values in scores.items()
+            if key.metric in by_expression and target == (key.target or "label")
+        }
+        for number, name in enumerate(expressions):
+            yield _Group(attribute, name, np.flatnonzero(classes == number), by_expression, own)
+    for name, temperature in faces.temperatures().items():
+        bins = calibration.bin_index(faces.confidence(temperature))
+        for number in np.unique(bins):
+            edge, members = f"{number / calibration.BINS:.4g}", np.flatnonzero(bins == number)
+            yield _Group(f"{name} confidence", edge, members, ("accuracy", "confidence"), {})
+    headline = {
+        key: values
+        for key, values in scores.items()
+        if key.metric in HEADLINE or (key.metric == "cosine" and key.map in BASELINE_MAPS)
+    }
+    for attribute, values in attributes.items():
+        # Attributes such as a file name, of which hardly two faces share a value, form no groups.
+        if max(collections.Counter(name for name in values if name).values(), default=0) >= MIN_GROUP:
+            for name in sorted(set(values), key=_natural_order):
+                yield _Group(attribute, name, np.flatnonzero(np.array(values) == name), HEADLINE, headline)
 
 
-def _score_rows(
-    faces: Faces, scores: Scores, members: Int[np.ndarray, " rows"], attribute: str, group: str, resampled: bool
-) -> list[dict[str, Any]]:
-    """Returns the rows of scores. Scores known for the same faces share their resamples: one matrix product for all."""
+def _averages(faces: Faces, scores: Scores, resampled: bool) -> list[tuple[ScoreKey, Interval, Subjects]]:
+    """Returns the mean of every score, with the subjects of the faces that have a value.
+
+    Scores known for the same faces share their resamples: one matrix product for all.
+    """
     batches: dict[tuple[str, str, bytes], list[ScoreKey]] = {}
     for key, values in scores.items():
-        known = ~np.isnan(values[members])
+        known = ~np.isnan(values)
         batches.setdefault((METRICS[key.metric].aggregation, key.target, known.tobytes()), []).append(key)
-    intervals: dict[ScoreKey, tuple[Interval, Bool[np.ndarray, " rows"]]] = {}
+    found: dict[ScoreKey, tuple[ScoreKey, Interval, Subjects]] = {}
     for (aggregation, target, known_bytes), keys in batches.items():
-        known = np.frombuffer(known_bytes, bool)
-        rows = members[known]
+        rows = np.flatnonzero(np.frombuffer(known_bytes, bool))
         columns = np.stack([scores[key][rows] for key in keys], axis=1).astype(float)
         classes = faces.predicted if target == "predicted" else faces.expression
         statistic = statistics.mean(columns)
         if aggregation == "classes" and len(rows):
             statistic = statistics.macro_mean(columns, classes[rows])
-        found = statistics.bootstrap_columns(
-            statistic, len(rows), len(keys), subjects=faces.subjects[rows], resampled=resampled
-        )
-        intervals |= {key: (interval, known) for key, interval in zip(keys, found, strict=True)}
-    return [
-        _row(key, intervals[key][0], faces.subjects[members[intervals[key][1]]])
-        | {"attribute": attribute, "group": group}
-        for key in scores
-    ]
-
-
-def _row(key: ScoreKey, interval: Interval, subjects: np.ndarray) -> dict[str, Any]:
-    counts = {"faces": len(subjects), "subjects": statistics.count_subjects(subjects)}
-    return key._asdict() | interval._asdict() | counts
+        subjects = faces.subjects[rows]
+        options = {"subjects": subjects, "resampled": resampled}
+        intervals = statistics.bootstrap_columns(statistic, len(rows), len(keys), **options)
+        found |= {key: (key, interval, subjects) for key, interval in zip(keys, intervals, strict=True)}
+    return [found[key] for key in scores]
 
 
 def _natural_order(group: str) -> tuple[bool, list[tuple[int, str]]]:
