@@ -13,7 +13,7 @@ from jaxtyping import Int
 from aujax.results import calibration, schema, statistics
 from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, HEADLINE, METRICS, Faces, by_topic
 from aujax.results.schema import ScoreKey, Scores
-from aujax.results.statistics import Interval, Subjects
+from aujax.results.statistics import Interval
 
 MIN_GROUP = 20  # faces; of a smaller group no number is given
 
@@ -59,7 +59,7 @@ def summarize(
     rows: list[dict[str, Any]] = []
     for attribute, name, members, metrics, own in _groups(faces, scores, expressions, attributes):
         subset = faces.subset(members)
-        numbers: list[tuple[ScoreKey, Interval, Subjects]] = []
+        numbers: list[tuple[ScoreKey, Interval, np.ndarray]] = []
         if attribute in attributes and len(members) < MIN_GROUP:
             numbers.append((ScoreKey("accuracy"), Interval(None, None, None), subset.subjects))
         else:
@@ -109,7 +109,7 @@ def _groups(
                 yield _Group(attribute, name, np.flatnonzero(np.array(values) == name), HEADLINE, headline)
 
 
-def _averages(faces: Faces, scores: Scores, resampled: bool) -> list[tuple[ScoreKey, Interval, Subjects]]:
+def _averages(faces: Faces, scores: Scores, resampled: bool) -> list[tuple[ScoreKey, Interval, np.ndarray]]:
     """Returns the mean of every score, with the subjects of the faces that have a value.
 
     Scores known for the same faces share their resamples: one matrix product for all.
@@ -118,7 +118,7 @@ def _averages(faces: Faces, scores: Scores, resampled: bool) -> list[tuple[Score
     for key, values in scores.items():
         known = ~np.isnan(values)
         batches.setdefault((METRICS[key.metric].aggregation, key.target, known.tobytes()), []).append(key)
-    found: dict[ScoreKey, tuple[ScoreKey, Interval, Subjects]] = {}
+    found: dict[ScoreKey, tuple[ScoreKey, Interval, np.ndarray]] = {}
     for (aggregation, target, known_bytes), keys in batches.items():
         rows = np.flatnonzero(np.frombuffer(known_bytes, bool))
         columns = np.stack([scores[key][rows] for key in keys], axis=1).astype(float)
