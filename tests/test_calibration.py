@@ -163,11 +163,47 @@ def test_only_miscalibrated_probabilities_exceed_the_error_of_calibrated_ones():
         assert (calibration.expected_calibration_error(probability, correct) > expected.high) == above
 
 
-def test_error_of_calibrated_faces_counts_subjects():
-    probability = np.full(40, 0.5)
+def dependent_outcomes(rng, confidence, subjects, correlation):
+    """Outcomes of these probabilities; two of a subject are decided by the same number with this probability."""
+    names, numbers = np.unique(subjects, return_inverse=True)
+    own, shared = rng.random(len(confidence)), rng.random(len(names))[numbers]
+    return np.where(rng.random(len(confidence)) < correlation**0.5, shared, own) < confidence
+
+
+def test_error_of_calibrated_faces_counts_subjects_if_they_are_all_or_nothing():
     alone = calibration.calibration_error_if_calibrated(np.full(4, 0.5))
-    together = calibration.calibration_error_if_calibrated(
-        np.repeat(0.5, 40), subjects=np.repeat(["a", "b", "c", "d"], 10)
-    )
-    assert together == alone
-    assert calibration.calibration_error_if_calibrated(probability).high < together.high
+    subjects = np.repeat(["a", "b", "c", "d"], 10)
+    together = calibration.calibration_error_if_calibrated(np.full(40, 0.5), correlation=1.0, subjects=subjects)
+    assert together == pytest.approx(alone, abs=0.02)
+    independent = calibration.calibration_error_if_calibrated(np.full(40, 0.5), correlation=0.0, subjects=subjects)
+    assert independent == pytest.approx(calibration.calibration_error_if_calibrated(np.full(40, 0.5)))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.3, 1.0])
+def test_within_subject_correlation_is_that_of_the_outcomes(correlation):
+    rng = np.random.default_rng(0)
+    subjects = rng.integers(500, size=2000).astype(str)
+    confidence = rng.uniform(0.3, 0.95, 2000)
+    correct = dependent_outcomes(rng, confidence, subjects, correlation)
+    found = calibration.within_subject_correlation(confidence, correct, subjects=subjects)
+    assert found == pytest.approx(correlation, abs=0.08)
+
+
+def test_miscalibration_is_not_taken_for_dependence():
+    rng = np.random.default_rng(0)
+    subjects = rng.integers(500, size=2000).astype(str)
+    confidence = rng.uniform(0.5, 0.95, 2000)
+    correct = dependent_outcomes(rng, confidence - 0.3, subjects, 0.0)
+    assert calibration.within_subject_correlation(confidence, correct, subjects=subjects) < 0.08
+
+
+def test_within_subject_correlation_by_hand():
+    # One bin with accuracy 1 / 2. Residuals of a: +, +; of b: -, -, +. Products of pairs, times 4: 1, and 1 - 1 - 1.
+    # The largest covariance of two such outcomes is 1 / 4, of four pairs 1.
+    subjects = np.array(["a", "a", "b", "b", "b", ""])
+    correct = np.array([True, True, False, False, True, False])
+    found = calibration.within_subject_correlation(np.full(6, 0.5), correct, subjects=subjects)
+    assert found == pytest.approx(max((1 / 4 - 1 / 4) / 1, 0))
+    correct = np.array([True, True, False, False, False, True])
+    found = calibration.within_subject_correlation(np.full(6, 0.5), correct, subjects=subjects)
+    assert found == 1.0

@@ -320,7 +320,23 @@ def test_clustered_mcnemar_equals_enumeration_of_all_sign_flips():
     second = np.array([True] * 3 + [False] + [True] * 2 + [False, True])
     subjects = np.array(["a"] * 3 + ["b"] + ["c"] * 2 + ["d"] * 2)
     sums = [abs(np.dot(signs, [3, 1, 2])) for signs in itertools.product([1, -1], repeat=3)]
-    assert statistics.mcnemar(first, second, subjects=subjects).p_value == np.mean(np.array(sums) >= 4)
+    assert statistics.mcnemar(first, second, subjects=subjects).p_value == pytest.approx(np.mean(np.array(sums) >= 4))
+
+
+def test_many_sign_flips_equal_a_simulation():
+    rng = np.random.default_rng(0)
+    gains = rng.integers(-3, 4, 400)
+    flips = rng.choice([-1, 1], (20_000, 400)) @ gains
+    expected = np.mean(abs(flips) >= abs(gains.sum()))
+    assert statistics._sign_flip_p_value(gains) == pytest.approx(expected, abs=0.01)
+
+
+def test_mcnemar_of_repeated_subjects_has_the_interval_of_the_bootstrap_over_their_faces():
+    rng = np.random.default_rng(0)
+    first, second, subjects = rng.random(60) < 0.5, rng.random(60) < 0.7, rng.integers(20, size=60).astype(str)
+    gain = second.astype(float) - first
+    expected = statistics.bootstrap(statistics.mean(gain), 60, subjects=subjects)
+    assert statistics.mcnemar(first, second, subjects=subjects).difference == pytest.approx(expected)
 
 
 def test_one_subject_has_no_interval():

@@ -18,6 +18,7 @@ BINS = 15  # of equal width, as in Guo et al.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # where selective accuracy is reported
 TARGET_ACCURACY = 0.95  # of the operating point
 _MAX_TEMPERATURE = 20.0
+_DRAWS_AT_ONCE = 2**20
 
 Confidence = Float[np.ndarray, " faces"]
 Correct = Bool[np.ndarray, " faces"]
@@ -115,28 +116,68 @@ def expected_calibration_error(confidence: Confidence, correct: Correct, *, bins
     return float(abs(gaps).sum() / len(confidence))
 
 
+def within_subject_correlation(confidence: Confidence, correct: Correct, *, subjects: Subjects | None = None) -> float:
+    """Returns how dependent the faces of one subject are: 0 independent, 1 as dependent as their accuracies allow.
+
+    A moment estimator: over all pairs of faces of one subject, the sum of the products of their residuals, divided by
+    its largest expectation. Two outcomes of probabilities a <= b covary by at most a (1 - b). A residual is the outcome
+    minus the accuracy of the face's bin of confidence, so that miscalibration does not count as dependence.
+
+    >>> subjects = np.array(["ann", "ann", "bob", "bob"])
+    >>> within_subject_correlation(np.full(4, 0.5), subjects == "ann", subjects=subjects)
+    1.0
+    """
+    numbers = subject_numbers(subjects, len(confidence))
+    bin_of_face = bin_index(confidence)
+    accuracy = np.bincount(bin_of_face, weights=correct) / np.bincount(bin_of_face).clip(1)
+    expected = accuracy[bin_of_face]
+    # Sorted by subject and accuracy: each face is the lower one of the pairs with the faces of its subject after it.
+    order = np.lexsort((expected, numbers))
+    expected = expected[order]
+    numbers = numbers[order]
+    counts = np.bincount(numbers)
+    pairs = counts.cumsum()[numbers] - np.arange(len(order)) - 1
+    residual = correct[order] - expected
+
+    def pair_products(values: np.ndarray) -> float:
+        return float((np.bincount(numbers, weights=values) ** 2 - np.bincount(numbers, weights=values**2)).sum() / 2)
+
+    most = float((expected * pairs).sum()) - pair_products(expected)
+    return float(np.clip(pair_products(residual) / most, 0, 1)) if most > 1e-9 else 0.0
+
+
 def calibration_error_if_calibrated(
-    confidence: Confidence, *, subjects: Subjects | None = None, bins: int = BINS, seed: int = 0
+    confidence: Confidence, *, correlation: float = 0.0, subjects: Subjects | None = None, seed: int = 0
 ) -> Interval:
     """Returns the ECE to expect of a calibrated model with these confidences: mean and central 95 %.
 
     Consistency resampling (Bröcker and Smith, Weather and Forecasting 22, 2007, 651): labels are drawn from the
-    confidences 2,000 times. With few faces the ECE of a calibrated model is not 0. Faces of one subject share one
-    random number, that is, they are as dependent as their confidences allow: an upper bound.
+    confidences 2,000 times. With few faces the ECE of a calibrated model is not 0. A face is correct if a random number
+    is below its confidence; two faces of one subject share theirs with probability `correlation`, as estimated by
+    `within_subject_correlation`, between the bounds 0 and 1.
 
     >>> calibration_error_if_calibrated(np.ones(5))
     Interval(value=0.0, low=0.0, high=0.0)
     """
     rng = np.random.default_rng(seed)
-    numbers = subject_numbers(subjects, len(confidence))
-    count = numbers.max() + 1
-    bin_of_face = bin_index(confidence, bins)
+    faces = len(confidence)
+    numbers = subject_numbers(subjects, faces)
+    bin_of_face = bin_index(confidence)
+    rows = max(1, _DRAWS_AT_ONCE // faces)
     errors = []
-    for _ in range(RESAMPLES):  # as in `expected_calibration_error`, with the bins found once
-        correct = rng.random(count)[numbers] < confidence
-        errors.append(abs(np.bincount(bin_of_face, weights=confidence - correct)).sum() / len(confidence))
+    for start in range(0, RESAMPLES, rows):
+        count = min(rows, RESAMPLES - start)
+        drawn = rng.random((count, faces))
+        if correlation:
+            of_subject = rng.random((count, numbers.max() + 1))[:, numbers]
+            # Both faces of a pair have the subject's number with probability sqrt(correlation) each.
+            drawn = np.where(rng.random((count, faces)) < correlation**0.5, of_subject, drawn)
+        gaps = (confidence - (drawn < confidence)).ravel()
+        slots = (bin_of_face + BINS * np.arange(count)[:, None]).ravel()
+        errors.append(abs(np.bincount(slots, weights=gaps, minlength=count * BINS)).reshape(count, BINS).sum(1) / faces)
+    errors = np.concatenate(errors)
     low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(np.mean(errors)), float(low), float(high))
+    return Interval(float(errors.mean()), float(low), float(high))
 
 
 def selective_accuracy(confidence: Confidence, correct: Correct) -> Selective:

@@ -150,9 +150,24 @@ def _calibration_error(faces: Faces, temperature: float, _: bool) -> Interval:
     return Interval(error, None, None)
 
 
+def _error_if_calibrated(correlation: float | None) -> FromFaces:
+    """Returns the metric for faces of one subject that correlate by this much, None: by as much as estimated."""
+
+    @_at_temperatures
+    def compute(faces: Faces, temperature: float, _: bool) -> Interval:
+        confidence, subjects = faces.confidence(temperature), faces.subjects
+        estimate = calibration.within_subject_correlation(confidence, faces.correct, subjects=subjects)
+        known = estimate if correlation is None else correlation
+        return calibration.calibration_error_if_calibrated(confidence, correlation=known, subjects=subjects)
+
+    return compute
+
+
 @_at_temperatures
-def _calibration_error_if_calibrated(faces: Faces, temperature: float, _: bool) -> Interval:
-    return calibration.calibration_error_if_calibrated(faces.confidence(temperature), subjects=faces.subjects)
+def _within_subject_correlation(faces: Faces, temperature: float, _: bool) -> Interval:
+    confidence = faces.confidence(temperature)
+    correlation = calibration.within_subject_correlation(confidence, faces.correct, subjects=faces.subjects)
+    return Interval(correlation, None, None)
 
 
 @_at_temperatures
@@ -294,10 +309,25 @@ _ROWS = (
         "calibration_error", "ECE", "Expected calibration error: mean gap of confidence and accuracy over 15 bins.",
         "calibration", "percent", "function", -1, condition="probabilities", compute=_calibration_error,
     ),
+    *(
+        Metric(
+            key, title, definition, "calibration", "percent", "function", 0, condition="probabilities",
+            compute=_error_if_calibrated(correlation),
+        )
+        for key, title, definition, correlation in (
+            ("calibration_error_if_calibrated", "ECE if calibrated",
+             "The ECE to expect of a calibrated model on these faces, which are as dependent within a subject as the "
+             "correct predictions are estimated to be; only a higher ECE shows miscalibration.", None),
+            ("calibration_error_if_independent", "if faces are independent",
+             "The same if faces of one subject are independent: the lower bound.", 0.0),
+            ("calibration_error_if_dependent", "if subjects are all or nothing",
+             "The same if one random number decides on all faces of a subject: the upper bound, a worst case.", 1.0),
+        )
+    ),
     Metric(
-        "calibration_error_if_calibrated", "ECE if calibrated",
-        "The ECE to expect of a calibrated model on these faces; only a higher ECE shows miscalibration.",
-        "calibration", "percent", "function", 0, condition="probabilities", compute=_calibration_error_if_calibrated,
+        "within_subject_correlation", "Within-subject correlation",
+        "How dependent the correctness of one subject's faces is: 0 independent, 1 as much as possible.",
+        "calibration", "score", "function", 0, condition="probabilities", compute=_within_subject_correlation,
     ),
     Metric(
         "negative_log_likelihood", "Negative log-likelihood", "Mean of -log p(label).",

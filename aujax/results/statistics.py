@@ -19,6 +19,7 @@ RESAMPLES = 2000
 MIN_SUBJECTS = 5  # with fewer, even the widest bootstrap interval is too narrow
 _MAX_TRIES = 20  # times RESAMPLES, for statistics that are undefined (NaN) on many resamples
 _WEIGHTS_AT_ONCE = 2**21  # resampling weights in memory at a time: about 16 MB
+_NEGLIGIBLE = 1e-300  # probability
 _NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
 
 Subjects = Shaped[np.ndarray, " faces"]
@@ -285,7 +286,9 @@ def mcnemar(
     numbers = subject_numbers(subjects, count)
     units = int(numbers.max()) + 1
     if units < count and higher + lower:
-        difference = bootstrap(mean(gain), count, subjects=subjects)
+        # By subject, which is much faster than by face: the same resamples of subjects give the same means.
+        gains, faces = np.bincount(numbers, weights=gain), np.bincount(numbers)
+        difference = bootstrap(lambda weights: (weights @ gains) / (weights @ faces), units)
     else:
         # If subjects repeat here, no face is discordant: each subject counts once.
         more = (higher + 1) / (units + 2)
@@ -302,13 +305,18 @@ def mcnemar(
 
 def _sign_flip_p_value(gains: Int[np.ndarray, " subjects"]) -> float:
     """Returns how often the sum is at least as far from 0 as observed if a fair coin gives each gain its sign."""
-    sizes = np.abs(gains[gains != 0])
     observed = abs(int(gains.sum()))
-    probabilities = np.ones(1)
-    for size in sizes:
-        # The distribution of the sum, from -n to n, before and after the next coin.
-        probabilities = (np.pad(probabilities, (2 * size, 0)) + np.pad(probabilities, (0, 2 * size))) / 2
-    sums = np.arange(len(probabilities)) - len(probabilities) // 2
+    lowest, probabilities = 0, np.ones(1)  # of the sums lowest, lowest + 1, ...
+    for size, coins in zip(*np.unique(abs(gains[gains != 0]), return_counts=True), strict=True):
+        # The coins of one size add size * (2 heads - coins). Numbers of heads that hardly ever occur are left out.
+        heads = np.arange(coins + 1)
+        chances = stats.binom.pmf(heads, coins, 0.5)
+        heads, chances = heads[chances > _NEGLIGIBLE], chances[chances > _NEGLIGIBLE]
+        added = np.zeros(2 * size * (len(heads) - 1) + 1)
+        added[:: 2 * size] = chances
+        probabilities = np.convolve(probabilities, added)
+        lowest += size * (2 * heads[0] - coins)
+    sums = lowest + np.arange(len(probabilities))
     return min(1.0, float(probabilities[abs(sums) >= observed].sum()))
 
 
