@@ -10,7 +10,18 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS, FACS
 from aujax.results import calibration, schema, summary
-from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, CAM, METRICS, RANDOM, Faces, by_topic
+from aujax.results.registry import (
+    ATTENTION,
+    BASELINE,
+    BASELINE_MAPS,
+    BASELINE_ORDERINGS,
+    CAM,
+    METRICS,
+    NORMALISED,
+    RANDOM,
+    Faces,
+    by_topic,
+)
 from aujax.results.schema import ScoreKey, Scores
 from aujax.run_files import CALIBRATION
 
@@ -20,6 +31,7 @@ COSINES = {"uniform": 0.4711, "centred_gaussian": 0.5522, "all_au_map": 0.7233, 
 STAGES = ("head", "stage4", "stage3", "stage2", "stage1", "stem")
 VIEWS = ("mirrored", "shifted")
 FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FULL_DROP = 0.8  # of the probability, if everything is imputed
 SIZE = 32  # pixels per side of the sample's images
 PER_CLASS = 4  # faces of each expression; Neutral has no AU map
 CHECKPOINT = {"step": 40, "epoch": 2, "which": "best"}
@@ -234,6 +246,9 @@ def _faithfulness(rng: np.random.Generator, predicted: np.ndarray, maps: Sequenc
         "control_drop": control,
         "target_over_non_target": target - other,
         "target_over_control": target - control,
+    }
+    by_face |= {f"{name}{NORMALISED}": value / FULL_DROP for name, value in by_face.items()}
+    by_face |= {
         "top_au_is_target": np.take_along_axis(is_target, drop.argmax(1)[:, None], 1)[:, 0].astype(float),
         "top_au_is_target_by_chance": is_target.mean(1),
     }
@@ -241,17 +256,23 @@ def _faithfulness(rng: np.random.Generator, predicted: np.ndarray, maps: Sequenc
     scores |= {
         ScoreKey(name, "", "predicted"): np.where(predicted > 0, value, np.nan) for name, value in by_face.items()
     }
-    reported = [name for name in maps if name != "layer4"]
+    scores |= {
+        ScoreKey("full_drop", "", "predicted", kind): np.full(count, FULL_DROP) for kind in ("occlusion", "road")
+    }
+    orderings = [*(name for name in maps if name != "layer4"), *BASELINE_ORDERINGS]
     for kind in ("deletion", "insertion", "road"):
-        areas = {name: rng.uniform(0.2, 0.6, count) for name in (*reported, RANDOM)}
+        areas = {name: rng.uniform(0.2, 0.6, count) for name in orderings}
+        sign = 1 if kind == "insertion" else -1
         for name, area in areas.items():
             scores[ScoreKey(kind, name, "predicted")] = area
+            scores[ScoreKey(f"{kind}{NORMALISED}", name, "predicted")] = area / FULL_DROP
             for share in FRACTIONS:
                 height = share if kind == "insertion" else 1 - share
-                scores[ScoreKey(f"{kind}_curve", name, "predicted", f"{share:g}")] = np.full(count, 0.8 * height)
+                scores[ScoreKey(f"{kind}_curve", name, "predicted", f"{share:g}")] = np.full(count, FULL_DROP * height)
             if name != RANDOM:
-                sign = 1 if kind == "insertion" else -1
-                scores[ScoreKey(f"{kind}_gain", name, "predicted")] = sign * (area - areas[RANDOM])
+                gain = sign * (area - areas[RANDOM])
+                scores[ScoreKey(f"{kind}_gain", name, "predicted")] = gain
+                scores[ScoreKey(f"{kind}_gain{NORMALISED}", name, "predicted")] = gain / FULL_DROP
     for number, stage in enumerate(STAGES):
         for name in maps:
             similarity = np.full(count, 0.9 - 0.1 * number)

@@ -13,6 +13,7 @@ from aujax import codebook, methods, occlusion, runs
 from aujax.evaluation import evaluate, faithfulness
 from aujax.report import page
 from aujax.results import schema, summary
+from aujax.results.registry import BASELINE_ORDERINGS
 from aujax.results.schema import ScoreKey
 
 FACS = codebook.FACS
@@ -68,7 +69,7 @@ def test_every_part_is_written(written):
     assert set(tables.rows("view_similarity")["condition"]) == {"mirrored", "shifted"}
     assert set(tables.rows("same_prediction")["condition"]) == {"mirrored", "shifted"}
     for kind in ("deletion", "insertion", "road"):
-        assert set(tables.rows(kind)["map"]) == {"layer5", "cam", "random"}
+        assert set(tables.rows(kind)["map"]) == {"layer5", "cam", *BASELINE_ORDERINGS}
         fractions = tables.rows(f"{kind}_curve", map="cam")["condition"].astype(float)
         assert fractions.tolist() == list(occlusion.FRACTIONS)
     assert lines == ["faithfulness: 8 of 11 faces", "faithfulness: 11 of 11 faces"]
@@ -105,12 +106,16 @@ def test_scores_are_of_the_sampled_faces_and_give_the_means(opened, written):
 
 def test_curves_begin_and_end_with_the_whole_image_and_nothing(written):
     tables = written[0].faithfulness
-
-    def values(kind, fraction):
-        return tables.rows(f"{kind}_curve", condition=fraction)["value"]
-
-    whole = [*values("deletion", "0"), *values("insertion", "1"), *values("road", "0")]
-    assert max(whole) - min(whole) < 1e-5
+    for condition, kind in (("occlusion", "deletion"), ("road", "road")):
+        maps = ["layer5", "cam", "random", "centred_gaussian"]  # not every face has an AU map
+        whole, imputed = (
+            [tables.interval(f"{kind}_curve", map=name, target="predicted", condition=share).value for name in maps]
+            for share in ("0", "1")
+        )
+        assert max(whole) - min(whole) < 1e-5
+        assert max(imputed) - min(imputed) < 1e-5
+        faces = tables.scores(written[0].faces)[ScoreKey("full_drop", "", "predicted", condition)]
+        assert np.nanmean(faces) == pytest.approx(whole[0] - imputed[0], abs=1e-5)
 
 
 def test_a_face_measures_the_same_in_another_batch(written):
@@ -119,7 +124,7 @@ def test_a_face_measures_the_same_in_another_batch(written):
     np.testing.assert_array_equal(second.columns["face"][again], first.columns["face"][:5])
     np.testing.assert_array_equal(second.columns["predicted"][again], first.columns["predicted"][:5])
     for key, values in second.scores.items():
-        if key.metric not in OF_LANDMARKS:
+        if key.metric.removesuffix("_normalised") not in OF_LANDMARKS and key.map != "label_au_map":
             np.testing.assert_allclose(values[again], first.scores[key][:5], atol=1e-4, err_msg=str(key))
 
 
@@ -140,9 +145,18 @@ def scores_by_hand():
         "has_non_target": np.ones(4, bool),
         "has_control": np.array([True, True, True, False]),
     }
-    # One until a fifth of the image is occluded, then nothing.
-    curve = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]) * np.ones((4, 1))
-    curves = {kind: {"cam": curve, "random": np.ones((4, 8))} for kind in ("deletion", "insertion", "road")}
+    occluded["has_map"] = np.array([True, True, True, False])
+    # From 1 for the whole image to 0.2, or 0.5 by ROAD, with everything imputed; on the last face to 0.95.
+    shares = np.array(occlusion.FRACTIONS)
+    curves = {
+        "deletion": {"cam": np.where(shares < 0.25, 1, 0.2), "random": 1 - 0.8 * shares},
+        "insertion": {"cam": np.where(shares > 0.05, 1, 0.2), "random": 0.2 + 0.8 * shares},
+        "road": {"cam": np.where(shares < 0.05, 1, 0.5), "random": 1 - 0.5 * shares},
+    }
+    for kind, lowest in (("deletion", 0.2), ("insertion", 0.2), ("road", 0.5)):
+        ends = np.array([lowest, lowest, lowest, 0.95])[:, None]
+        curves[kind] = {name: 1 - (1 - curve) / (1 - lowest) * (1 - ends) for name, curve in curves[kind].items()}
+        curves[kind]["label_au_map"] = curves[kind]["cam"]
     return faithfulness.occlusion_scores(occluded, curves, FACS)
 
 
@@ -164,6 +178,8 @@ def test_summary_by_hand():
         "control_drop": (0.0 + 0.1) / 2,
         "target_over_non_target": (0.1 + 0.3) / 2,
         "target_over_control": (0.2 + 0.5) / 2,
+        "target_drop_normalised": (0.2 + 0.6) / 2 / 0.8,
+        "target_over_control_normalised": (0.2 + 0.5) / 2 / 0.8,
         "top_au_is_target": (0.5 + 1.0) / 2,
         "top_au_is_target_by_chance": (0.2 + 0.4) / 2,
     }
@@ -176,11 +192,34 @@ def test_summary_by_hand():
 
 def test_areas_and_gains_by_hand():
     scores = scores_by_hand()
-    # The fractions are 0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9 and 1.
-    for kind, gain in (("deletion", 0.75), ("insertion", -0.75), ("road", 0.75)):
-        np.testing.assert_allclose(scores[ScoreKey(kind, "cam", "predicted")], 0.25)
-        np.testing.assert_allclose(scores[ScoreKey(kind, "random", "predicted")], 1.0)
-        np.testing.assert_allclose(scores[ScoreKey(f"{kind}_gain", "cam", "predicted")], gain)
+    # The fractions are 0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9 and 1: trapezoids up to where the curve is flat, then the rest.
+    for kind, area, random, full_drop, imputed in (
+        ("deletion", 0.2 + 0.06 + 0.14, 0.6, 0.8, 0.2),
+        ("insertion", 0.06 + 0.9, 0.6, 0.8, 0.2),
+        ("road", 0.075 + 0.45, 0.75, 0.5, 0.5),
+    ):
+        gain = area - random if kind == "insertion" else random - area
+        found = {name: scores[ScoreKey(name, "cam", "predicted")] for name in (
+            kind, f"{kind}_gain", f"{kind}_normalised", f"{kind}_gain_normalised"
+        )}  # fmt: skip
+        np.testing.assert_allclose(found[kind][:3], area)
+        np.testing.assert_allclose(found[f"{kind}_gain"][:3], gain)
+        np.testing.assert_allclose(found[f"{kind}_normalised"][:3], (area - imputed) / full_drop)
+        np.testing.assert_allclose(found[f"{kind}_gain_normalised"][:3], gain / full_drop)
+
+
+def test_a_face_on_which_imputing_everything_changes_little_has_no_normalised_numbers():
+    scores = scores_by_hand()
+    for name in ("deletion", "insertion_gain", "road_gain"):
+        assert not np.isnan(scores[ScoreKey(name, "cam", "predicted")][3])
+        assert np.isnan(scores[ScoreKey(f"{name}_normalised", "cam", "predicted")][3])
+    assert scores[ScoreKey("full_drop", "", "predicted", "occlusion")][3] == pytest.approx(0.05)
+
+
+def test_a_face_whose_label_has_no_au_map_has_no_curve_of_it():
+    scores = scores_by_hand()
+    for name in ("deletion", "deletion_gain"):
+        assert np.isnan(scores[ScoreKey(name, "label_au_map", "predicted")]).tolist() == [False] * 3 + [True]
 
 
 def test_predictions_of_neutral_alone_leave_no_means():

@@ -360,6 +360,6 @@ def test_seeds_of_both_settings_are_one_comparison(seed_runs, tmp_path):
     runs = [seed_runs / f"au_weight={weight},seed={seed}" for weight in (0, 4) for seed in (0, 1)]
     text = text_of(write(runs, tmp_path))
     assert "Trainings that differ in their seed alone" in text
-    assert "Over 2 seeds of au_weight=0,seed=0 and au_weight=4,seed=0 , the difference of the drops" in text
+    assert "Over 2 seeds of au_weight=0,seed=0 and au_weight=4,seed=0 , the difference of the normalised drops" in text
     assert "mean ± standard deviation are given" in text
     assert (tmp_path / "seeds.csv").is_file()

@@ -190,14 +190,15 @@ def test_coverage_ends_at_the_accuracy(tmp_path, runs, figures):
     np.testing.assert_allclose(line.get_xydata()[0], [1.0, runs[0].metadata["accuracy"]])
 
 
-def test_perturbation_curves_are_drawn_for_every_map_and_a_random_ordering(tmp_path, runs, figures):
+def test_perturbation_curves_are_drawn_for_every_map_and_the_baseline_orderings(tmp_path, runs, figures):
     plots.perturbation(runs[0], tmp_path / "perturbation.svg")
     deletion, insertion, road = figures[0].axes[:3]
     for axes, ends in ((deletion, [0.8, 0.0]), (insertion, [0.0, 0.8]), (road, [0.8, 0.0])):
-        assert len(axes.lines) == 3
+        assert len(axes.lines) == 5
         np.testing.assert_allclose([axes.lines[0].get_ydata()[at] for at in (0, -1)], ends, atol=1e-6)
     labels = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert sorted(labels) == ["Attention, layer5", "CAM", "Random ordering"]
+    orderings = ["Random ordering", "Centred Gaussian", "AU map of the label"]
+    assert labels == ["Attention, layer5", "CAM", *orderings]
 
 
 def test_probability_drops_frame_target_aus_and_dash_missing_ones(tmp_path, figures):

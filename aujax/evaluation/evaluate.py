@@ -70,7 +70,7 @@ def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.s
     book = codebook.load(config.codebook)
 
     def forward(variables: methods.Variables, batch: Batch) -> tuple[methods.Forward, Array, Array]:
-        return _forward(model, config, variables, batch), *_au_maps(batch, book, batch.expression)
+        return _forward(model, config, variables, batch), *draw_au_maps(batch, book, batch.expression)
 
     return jax.jit(forward, out_shardings=sharded(mesh))
 
@@ -131,9 +131,9 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         # The compiler shares the forward pass: only what depends on the expression is computed again.
         of_predicted = _forward(model, config, variables, batch._replace(expression=predicted))
         drawn = {
-            "label": _au_maps(batch, book, batch.expression),
-            "predicted": _au_maps(batch, book, predicted),
-            "all": _au_maps(batch, codebook.generic(book), jnp.zeros_like(predicted)),
+            "label": draw_au_maps(batch, book, batch.expression),
+            "predicted": draw_au_maps(batch, book, predicted),
+            "all": draw_au_maps(batch, codebook.generic(book), jnp.zeros_like(predicted)),
         }
         return forward, of_predicted.cam, drawn
 
@@ -145,7 +145,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         au_map, has_map = drawn["label"]
         columns, scores = compare(batch, forward, au_map, has_map)
         columns["has_predicted_map"] = drawn["predicted"][1]
-        baselines = _baseline_maps(drawn["all"][0])
+        baselines = baseline_maps(drawn["all"][0])
         for name, map_ in baselines.items():
             scores[ScoreKey("cosine", name, "label")] = jnp.where(has_map, metrics.cosine(map_, au_map), jnp.nan)
         cells = {name: resize.area_resize(map_, _BASELINE_SIZE) for name, map_ in baselines.items()}
@@ -177,7 +177,7 @@ def _forward(model: methods.Classifier, config: Config, variables: methods.Varia
     return methods.forward(model, variables, image, batch.expression)
 
 
-def _baseline_maps(all_aus: Float[Array, "batch h w"]) -> dict[str, Float[Array, "batch h w"]]:
+def baseline_maps(all_aus: Float[Array, "batch h w"]) -> dict[str, Float[Array, "batch h w"]]:
     """Returns maps that ignore the network: uniform, centred Gaussian, and `all_aus`, all AUs of the face."""
     y, x = (np.linspace(-1.0, 1.0, n, dtype=np.float32) for n in all_aus.shape[1:])
     gaussian = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * 0.5**2))
@@ -187,7 +187,8 @@ def _baseline_maps(all_aus: Float[Array, "batch h w"]) -> dict[str, Float[Array,
     return maps | {"all_au_map": all_aus}
 
 
-def _au_maps(batch: Batch, book: codebook.Codebook, expression: Array | np.ndarray) -> AuMaps:
+def draw_au_maps(batch: Batch, book: codebook.Codebook, expression: Array | np.ndarray) -> AuMaps:
+    """Returns the AU map of an expression for each face, and which faces have one."""
     known = batch.has_landmarks & batch.valid
     return au_maps.batch_au_maps(batch.landmarks, expression, known, size=batch.image.shape[1:3], codebook=book)
 
@@ -199,7 +200,7 @@ def class_mean_cosines(
 
     @jax.jit
     def cosines(batch: Batch) -> Array:
-        au_map, _ = _au_maps(batch, book, batch.expression)
+        au_map, _ = draw_au_maps(batch, book, batch.expression)
         return metrics.cosine(jnp.asarray(means)[batch.expression], au_map)
 
     return np.concatenate([np.asarray(cosines(batch))[np.asarray(batch.valid)] for batch in batches])

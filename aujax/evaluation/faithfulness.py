@@ -29,10 +29,11 @@ from aujax.evaluation import evaluate
 from aujax.evaluation.evaluate import EvalStep, Outputs
 from aujax.models.forward import Variables
 from aujax.results import schema, summary
-from aujax.results.registry import CAM, RANDOM
+from aujax.results.registry import BASELINE_ORDERINGS, CAM, NORMALISED, RANDOM
 from aujax.results.schema import ScoreKey, Scores
 from aujax.runs import Run
 
+MIN_FULL_DROP = 0.1  # below it, the probability hardly depends on the image, and a share of it is noise
 SHIFT = 1 / 28  # of the image's side: 8 of 224 pixels
 _PREDICTED = "predicted"  # the target of all these scores
 
@@ -165,8 +166,14 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
     def of_each_map(compare: Callable[[Array, Array], Array]) -> Callable[[MapsByName, MapsByName], MapsByName]:
         return jax.jit(lambda first, second: {name: compare(first[name], second[name]) for name in first})
 
+    @functools.partial(jax.jit, out_shardings=divided)
+    def baselines(batch: Batch) -> tuple[MapsByName, Array]:
+        au_map, has_map = evaluate.draw_au_maps(batch, book, batch.expression)
+        gaussian = evaluate.baseline_maps(au_map)["centred_gaussian"]
+        maps = (occlusion.random_maps(batch.index), gaussian, au_map)
+        return dict(zip(BASELINE_ORDERINGS, maps, strict=True)), has_map
+
     # Small programs of their own, so that a similarity does not compile another forward pass.
-    random_maps = jax.jit(occlusion.random_maps)
     same_place = of_each_map(similarity)
     views = {
         "mirrored": (jax.jit(mirror), of_each_map(mirror_similarity)),
@@ -183,7 +190,8 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
         image = to_float(batch)
         occluded = occlude_aus(variables, image, batch)
         predicted, maps = forward(variables, image, occluded["predicted"])
-        orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | {RANDOM: random_maps(batch.index)}
+        baseline_orderings, occluded["has_map"] = baselines(batch)
+        orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | baseline_orderings
         curves_of_maps = curves(variables, image, orderings, predicted)
         scores: dict[ScoreKey, Array] = {}
         for stage, stage_variables in mixed.items():
@@ -212,35 +220,56 @@ def occlusion_scores(
 ) -> Scores:
     """Returns the scores of occluded AUs and of perturbation curves, NaN where a face has no such number.
 
+    Normalised scores are divided by p(whole image) - p(everything imputed) of the face.
+
     Args:
-      occluded: "drop" (batch, AUs) of the predicted class, "has_region" (batch, AUs), and the fields of
-        `occlusion.TargetAUSummary`.
+      occluded: "drop" (batch, AUs) of the predicted class, "has_region" (batch, AUs), "has_map" (batch,): whether the
+        label has an AU map, and the fields of `occlusion.TargetAUSummary`.
       curves: probabilities (batch, fractions), by kind and map.
       book: the codebook of the AUs.
     """
     scores: Scores = {}
+
+    def add(metric: str, values: np.ndarray, full_drop: np.ndarray, name: str = "", *, imputed: Any = 0.0) -> None:
+        """Adds a score as it is and, from its value when everything is imputed, normalised."""
+        scores[ScoreKey(metric, name, _PREDICTED)] = values
+        enough = full_drop >= MIN_FULL_DROP
+        share = np.where(enough, (values - imputed) / np.where(enough, full_drop, 1.0), np.nan)
+        scores[ScoreKey(metric + NORMALISED, name, _PREDICTED)] = share
+
     for number, au in enumerate(book.all_aus):
         drop = np.where(occluded["has_region"][:, number], occluded["drop"][:, number], np.nan)
         scores[ScoreKey("probability_drop", "", _PREDICTED, f"AU{au}")] = drop
+
     # Target AUs, non-target AUs and the control are compared on the same faces.
     complete = occluded["has_target"] & occluded["has_non_target"] & occluded["has_control"]
-    columns = {}
-    for metric in ("target_drop", "non_target_drop", "control_drop"):
-        columns[metric] = np.where(complete, occluded[metric], np.nan)
-    columns["target_over_non_target"] = columns["target_drop"] - columns["non_target_drop"]
-    columns["target_over_control"] = columns["target_drop"] - columns["control_drop"]
-    columns["top_au_is_target"] = np.where(occluded["has_target"], occluded["top_is_target"], np.nan)
-    columns["top_au_is_target_by_chance"] = np.where(occluded["has_target"], occluded["target_share"], np.nan)
-    scores |= {ScoreKey(metric, "", _PREDICTED): column for metric, column in columns.items()}
-    for kind in ("deletion", "insertion", "road"):
+    target, non_target, control = (
+        np.where(complete, occluded[metric], np.nan) for metric in ("target_drop", "non_target_drop", "control_drop")
+    )
+    whole, imputed = curves["deletion"][RANDOM][:, 0], curves["deletion"][RANDOM][:, -1]
+    scores[ScoreKey("full_drop", "", _PREDICTED, "occlusion")] = whole - imputed
+    add("target_drop", target, whole - imputed)
+    add("non_target_drop", non_target, whole - imputed)
+    add("control_drop", control, whole - imputed)
+    add("target_over_non_target", target - non_target, whole - imputed)
+    add("target_over_control", target - control, whole - imputed)
+    for metric, values in (("top_au_is_target", "top_is_target"), ("top_au_is_target_by_chance", "target_share")):
+        scores[ScoreKey(metric, "", _PREDICTED)] = np.where(occluded["has_target"], occluded[values], np.nan)
+
+    for kind, sign in (("deletion", -1), ("insertion", 1), ("road", -1)):
+        if kind == "road":
+            imputed = curves[kind][RANDOM][:, -1]
+            scores[ScoreKey("full_drop", "", _PREDICTED, "road")] = whole - imputed
         areas = {name: np.trapezoid(curve, occlusion.FRACTIONS, axis=-1) for name, curve in curves[kind].items()}
         for name, curve in curves[kind].items():
-            scores[ScoreKey(kind, name, _PREDICTED)] = areas[name]
-            for place, fraction in enumerate(occlusion.FRACTIONS):
-                scores[ScoreKey(f"{kind}_curve", name, _PREDICTED, f"{fraction:g}")] = curve[:, place]
+            exists = occluded["has_map"] if name == "label_au_map" else True
+            add(kind, np.where(exists, areas[name], np.nan), whole - imputed, name, imputed=imputed)
             if name != RANDOM:
-                gain = areas[RANDOM] - areas[name]
-                scores[ScoreKey(f"{kind}_gain", name, _PREDICTED)] = -gain if kind == "insertion" else gain
+                gain = sign * (areas[name] - areas[RANDOM])
+                add(f"{kind}_gain", np.where(exists, gain, np.nan), whole - imputed, name)
+            for place, fraction in enumerate(occlusion.FRACTIONS):
+                values = np.where(exists, curve[:, place], np.nan)
+                scores[ScoreKey(f"{kind}_curve", name, _PREDICTED, f"{fraction:g}")] = values
     return scores
 
 

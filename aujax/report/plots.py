@@ -18,7 +18,7 @@ from aujax.report import faces, html
 from aujax.report.faces import HEAT, matplotlib
 from aujax.report.tables import Where, map_title, number
 from aujax.results import calibration
-from aujax.results.registry import BASELINE_MAPS, METRICS, RANDOM, by_topic
+from aujax.results.registry import BASELINE_MAPS, BASELINE_ORDERINGS, METRICS, by_topic
 from aujax.results.schema import EvaluatedRun
 
 DPI = 120
@@ -322,7 +322,7 @@ def coverage(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
 
 
 def perturbation(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
-    """Draws the deletion, insertion and ROAD curves of the reported maps and of a random ordering."""
+    """Draws the deletion, insertion and ROAD curves of the reported maps and of baseline orderings."""
     assert run.faithfulness is not None
     kinds = [metric for metric in by_topic("perturbation") if metric.condition]
     figure, axes = new_figure(
@@ -334,7 +334,9 @@ def perturbation(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
         style(each, title=f"{metric.title}, most attributed regions first", x="share of the image")
         rows = run.faithfulness.rows(metric.key)
         for position, (name, curve) in enumerate(rows.groupby("map", sort=False)):
-            look = {"color": "black", "linestyle": ":"} if name == RANDOM else _line(position)
+            look = _line(position)
+            if name in BASELINE_ORDERINGS:
+                look = {"color": GRAY, "linestyle": DASHES[1 + list(BASELINE_ORDERINGS).index(name)]}
             each.plot(curve["condition"].astype(float), curve["value"], label=map_title(str(name)), **look)
         each.set_ylim(0, 1.02)
     axes[0, 0].set_ylabel("probability", fontsize=SMALL)

@@ -36,11 +36,11 @@ from aujax.results.compare import Comparison
 from aujax.results.registry import (
     ATTENTION,
     BASELINE_MAPS,
+    BASELINE_ORDERINGS,
     CALIBRATED,
     CAM,
     HEADLINE,
     METRICS,
-    RANDOM,
     UNCALIBRATED,
     Metric,
     by_topic,
@@ -138,15 +138,17 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     """Returns by how much the probability drops when action units are occluded."""
     runs = [run for run in comparison.runs if run.faithfulness]
     metrics = [metric for metric in by_topic("reliance") if not metric.condition]
+    normalised, raw = _by_normalisation(metrics)
     book = target_aus(comparison.runs[0])
     data: dict[str, Any] = {
         "measured": runs,
-        "regions": grid(runs, columns_of(metrics, target="predicted")),
-        "metrics": [METRICS["probability_drop"], *metrics],
+        "normalised": grid(runs, columns_of(normalised, target="predicted")),
+        "regions": grid(runs, columns_of(raw, target="predicted")),
+        "metrics": [METRICS["probability_drop"], METRICS["full_drop"], *metrics],
         "without_targets": [name for name, aus in book.items() if not aus],
         "same_region": same_region(comparison.runs[0]),
         "tests": test_table(comparison, "reliance"),
-        "seeds": seed_table(comparison, [ScoreKey(metric.key, target="predicted") for metric in metrics]),
+        "seeds": seed_table(comparison, [ScoreKey(metric.key, target="predicted") for metric in normalised]),
         "chart": None,
     }
     if len(comparison.runs) == 1 and runs:
@@ -164,6 +166,11 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
                 if au in book.get(name, ()):
                     row[column] += " •"
     return data
+
+
+def _by_normalisation(metrics: Sequence[Metric]) -> tuple[list[Metric], list[Metric]]:
+    """Returns the metrics that are normalised, and the others."""
+    return [metric for metric in metrics if metric.normalised], [metric for metric in metrics if not metric.normalised]
 
 
 def target_aus(run: EvaluatedRun) -> Mapping[str, Sequence[int]]:
@@ -186,11 +193,11 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
     runs = [run for run in comparison.runs if run.faithfulness]
     if not runs:
         return {"measured": runs}
-    perturbation = by_topic("perturbation")
-    areas = [metric for metric in perturbation if RANDOM in metric.maps and not metric.condition]
-    gains = [metric for metric in perturbation if RANDOM not in metric.maps]
+    perturbation = [metric for metric in by_topic("perturbation") if not metric.condition]
+    areas, raw_areas = _by_normalisation([metric for metric in perturbation if metric.chance is None])
+    gains, raw_gains = _by_normalisation([metric for metric in perturbation if metric.chance == 0])
     similarity, views, same = by_topic("sanity")
-    by_kind = {"by": "map", "labels": {name: map_title(name) for name in (ATTENTION, CAM, RANDOM)}}
+    by_map = {"by": "map", "labels": {name: map_title(name) for name in (ATTENTION, CAM, *BASELINE_ORDERINGS)}}
     maps = {name: kind for run in runs for name, kind in run.metadata["maps"].items() if kind in (ATTENTION, CAM)}
 
     def by_condition(metric: Metric, first: str, *others: Metric) -> Table:
@@ -212,11 +219,12 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
         chart = plots.perturbation(runs[0], figures / "perturbation.svg")
     return {
         "measured": runs,
-        "areas": grid(runs, columns_of(areas, target="predicted"), first="Regions ordered by", **by_kind),
-        "gains": grid(runs, columns_of(gains, target="predicted"), first="Map", **by_kind),
+        "gains": grid(runs, columns_of(gains, target="predicted"), first="Map", **by_map),
+        "raw_gains": grid(runs, columns_of(raw_gains, target="predicted"), first="Map", **by_map),
+        "areas": grid(runs, columns_of(areas + raw_areas, target="predicted"), first="Regions ordered by", **by_map),
         "randomisation": by_condition(similarity, "Initialised anew, down to"),
         "views": view_table,
-        "metrics": areas,
+        "metrics": [METRICS["full_drop"], *raw_areas],
         "tests": test_table(comparison, "perturbation"),
         "seeds": seed_table(comparison, seed_keys),
         "chart": chart,

@@ -16,7 +16,7 @@ import rich.text
 
 from aujax.results import compare
 from aujax.results.compare import Comparison
-from aujax.results.registry import ATTENTION, BASELINE_MAPS, HEADLINE, METRICS, Metric, by_topic
+from aujax.results.registry import ATTENTION, BASELINE_MAPS, BASELINE_ORDERINGS, HEADLINE, METRICS, Metric, by_topic
 from aujax.results.schema import EvaluatedRun
 from aujax.results.statistics import Interval
 
@@ -148,9 +148,10 @@ def map_title(name: str) -> str:
     >>> map_title("layer5"), map_title("cam"), map_title("random"), map_title("uniform")
     ('Attention, layer5', 'CAM', 'Random ordering', 'Uniform map')
     """
-    if name in BASELINE_MAPS:
-        return BASELINE_MAPS[name][0].upper() + BASELINE_MAPS[name][1:]
-    return {"cam": "CAM", "random": "Random ordering", ATTENTION: "Attention"}.get(name, f"Attention, {name}")
+    title = (BASELINE_MAPS | BASELINE_ORDERINGS).get(name)
+    if title is not None:
+        return title[0].upper() + title[1:]
+    return {"cam": "CAM", ATTENTION: "Attention"}.get(name, f"Attention, {name}")
 
 
 def columns_of(metrics: Iterable[Metric], runs: Sequence[EvaluatedRun] = (), **where: str) -> dict[str, Where]:

@@ -232,6 +232,8 @@ def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any
 
 def bounds(metric: str) -> tuple[float, float] | None:
     """Returns the range of a metric, to which intervals over few seeds are cut; None if it has no upper bound."""
+    if METRICS[metric].normalised:  # the probability may leave the range between whole and fully imputed image
+        return None
     return {"percent": (0.0, 1.0), "score": (-1.0, 1.0), "points": (-1.0, 1.0)}.get(METRICS[metric].unit)
 
 

@@ -6,7 +6,7 @@ row here, and a function where the evaluation computes its value per face.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +16,9 @@ from aujax.results import calibration, statistics
 from aujax.results.statistics import Interval, Subjects
 
 UNCALIBRATED, CALIBRATED = "uncalibrated", "calibrated"
-ATTENTION, CAM, BASELINE, RANDOM = "attention", "cam", "baseline", "random"  # kinds of maps
+ATTENTION, CAM, BASELINE = "attention", "cam", "baseline"  # kinds of maps
+RANDOM = "random"
+NORMALISED = "_normalised"  # end of the keys of normalised metrics
 
 # Maps that ignore the network, by name: any map should agree with AU maps better than these.
 BASELINE_MAPS = {
@@ -24,6 +26,13 @@ BASELINE_MAPS = {
     "centred_gaussian": "centred Gaussian",
     "all_au_map": "all action units",
     "class_mean_au_map": "mean AU map of the true expression",
+}
+
+# Orderings that ignore the network, by name: perturbation curves of a faithful map are better than theirs.
+BASELINE_ORDERINGS = {
+    RANDOM: "random ordering",
+    "centred_gaussian": "centred Gaussian",
+    "label_au_map": "AU map of the label",
 }
 
 
@@ -92,6 +101,7 @@ class Metric:
       by_expression: whether it is also computed for the faces of each expression.
       paired: the paired test of two runs on the same faces: McNemar's, a bootstrap, or "" for none. Of metrics of
         predictions only for means of whether each one is correct.
+      normalised: whether it is a share of the drop of the probability when everything is imputed, face by face.
       compute: for aggregation "function".
     """
 
@@ -109,6 +119,7 @@ class Metric:
     headline: bool = False
     by_expression: bool = False
     paired: Literal["", "mcnemar", "bootstrap"] = ""
+    normalised: bool = False
     compute: FromFaces | None = None
 
     def chance_level(self, class_counts: Int[np.ndarray, " classes"]) -> float | None:
@@ -243,6 +254,24 @@ def _f1_of_largest(counts: Int[np.ndarray, " classes"]) -> float:
     return 2 * share / (share + 1) / int((counts > 0).sum())
 
 
+def _with_normalised(unit: Literal["percent", "score"], *metrics: Metric) -> Iterator[Metric]:
+    """Yields metrics of occlusion and, of each, the one that is normalised per face, which alone is tested in pairs.
+
+    A raw drop grows with the probability that there is to lose, so it does not compare networks (or faces) of different
+    confidence.
+    """
+    for metric in metrics:
+        yield dataclasses.replace(metric, paired="")
+        yield dataclasses.replace(
+            metric,
+            key=f"{metric.key}{NORMALISED}",
+            title=f"{metric.title}, normalised",
+            definition=f"{metric.definition} As a share of the drop when everything is imputed.",
+            unit=unit,
+            normalised=True,
+        )
+
+
 _ALL_MAPS = (ATTENTION, CAM, BASELINE)
 _BOTH = ("label", "predicted")
 _ROWS = (
@@ -318,9 +347,9 @@ _ROWS = (
             ("calibration_error_if_calibrated", "ECE if calibrated",
              "The ECE to expect of a calibrated model on these faces, which are as dependent within a subject as the "
              "correct predictions are estimated to be; only a higher ECE shows miscalibration.", None),
-            ("calibration_error_if_independent", "if faces are independent",
+            ("calibration_error_if_independent", "ECE if calibrated, faces independent",
              "The same if faces of one subject are independent: the lower bound.", 0.0),
-            ("calibration_error_if_dependent", "if subjects are all or nothing",
+            ("calibration_error_if_dependent", "ECE if calibrated, worst case",
              "The same if one random number decides on all faces of a subject: the upper bound, a worst case.", 1.0),
         )
     ),
@@ -360,26 +389,35 @@ _ROWS = (
         "Probability of the predicted expression on the image, minus that with one action unit's region occluded.",
         "reliance", "points", direction=0, targets=("predicted",), condition="action unit", by_expression=True,
     ),
-    Metric(
-        "target_drop", "Target AUs", "Mean probability drop over the AUs that the codebook lists for the prediction.",
-        "reliance", "points", chance=0.0, targets=("predicted",), by_expression=True,
+    *_with_normalised(
+        "percent",
+        Metric(
+            "target_drop", "Target AUs", "Mean probability drop over the AUs that the codebook lists.",
+            "reliance", "points", chance=0.0, targets=("predicted",), by_expression=True,
+        ),
+        Metric(
+            "non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.",
+            "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
+        ),
+        Metric(
+            "control_drop", "Control",
+            "Probability drop by regions of target AUs moved within the face to where they cover no target AU.",
+            "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
+        ),
+        Metric(
+            "target_over_non_target", "Target minus non-target AUs", "Drop by target AUs minus drop by non-target AUs.",
+            "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
+        ),
+        Metric(
+            "target_over_control", "Target AUs minus control", "Drop by target AUs minus drop by the control.",
+            "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
+        ),
     ),
     Metric(
-        "non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.",
-        "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
-    ),
-    Metric(
-        "control_drop", "Control",
-        "Probability drop by regions of target AUs moved within the face to where they cover no target AU.",
-        "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
-    ),
-    Metric(
-        "target_over_non_target", "Target minus non-target AUs", "Drop by target AUs minus drop by non-target AUs.",
-        "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
-    ),
-    Metric(
-        "target_over_control", "Target AUs minus control", "Drop by target AUs minus drop by the control.",
-        "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
+        "full_drop", "Everything imputed",
+        "Probability drop when the whole image is imputed. Normalised numbers are shares of it, face by face; faces on "
+        "which it is below 0.1 have none.",
+        "reliance", "points", direction=0, targets=("predicted",), condition="imputation",
     ),
     Metric(
         "top_au_is_target", "Top AU is a target", "Share of the faces whose most influential AU is a target AU.",
@@ -389,41 +427,39 @@ _ROWS = (
         "top_au_is_target_by_chance", "By chance", "The same for an AU drawn at random.",
         "reliance", "percent", direction=0, targets=("predicted",),
     ),
-    *(
-        Metric(
-            key, title, definition, "perturbation", aggregation="faces", direction=direction,
-            maps=(ATTENTION, CAM, RANDOM), targets=("predicted",),
-        )
-        for key, title, definition, direction in (
-            ("deletion", "Deletion",
-             "Mean probability of the prediction while the most attributed regions are occluded first.", -1),
-            ("insertion", "Insertion",
-             "Mean probability of the prediction while the most attributed regions are revealed first.", 1),
-            ("road", "ROAD",
-             "Deletion with noisy linear imputation (Rong et al. 2022).", -1),
-        )
+    *_with_normalised(
+        "score",
+        *(
+            Metric(
+                key, title, definition, "perturbation", aggregation="faces", direction=direction,
+                maps=(ATTENTION, CAM, BASELINE), targets=("predicted",),
+            )
+            for key, title, definition, direction in (
+                ("deletion", "Deletion",
+                 "Mean probability of the prediction while the most attributed regions are occluded first.", -1),
+                ("insertion", "Insertion",
+                 "Mean probability of the prediction while the most attributed regions are revealed first.", 1),
+                ("road", "ROAD",
+                 "Deletion with noisy linear imputation (Rong et al. 2022).", -1),
+            )
+        ),
+        *(
+            Metric(
+                f"{key}_gain", f"{title}, gain over random ordering",
+                f"By how much {title} is better than for a random ordering.", "perturbation", aggregation="faces",
+                chance=0.0, maps=(ATTENTION, CAM, BASELINE), targets=("predicted",), paired="bootstrap",
+            )
+            for key, title in (("deletion", "Deletion"), ("insertion", "Insertion"), ("road", "ROAD"))
+        ),
     ),
     *(
         Metric(
-            key, title, f"Probability of the prediction at each share of the image in {title.lower()}.",
-            "perturbation", aggregation="faces", direction=0, maps=(ATTENTION, CAM, RANDOM), targets=("predicted",),
+            f"{key}_curve", f"{title[0].upper()}{title[1:]} curve",
+            f"Probability of the prediction at each share of the image in the {title} curve.",
+            "perturbation", aggregation="faces", direction=0, maps=(ATTENTION, CAM, BASELINE), targets=("predicted",),
             condition="share of the image",
         )
-        for key, title in (
-            ("deletion_curve", "Deletion curve"), ("insertion_curve", "Insertion curve"), ("road_curve", "ROAD curve"),
-        )
-    ),
-    *(
-        Metric(
-            key, title, f"By how much {title.split(',')[0]} is better than for a random ordering.",
-            "perturbation", aggregation="faces", chance=0.0, maps=(ATTENTION, CAM), targets=("predicted",),
-            paired="bootstrap",
-        )
-        for key, title in (
-            ("deletion_gain", "Deletion, gain over random ordering"),
-            ("insertion_gain", "Insertion, gain over random ordering"),
-            ("road_gain", "ROAD, gain over random ordering"),
-        )
+        for key, title in (("deletion", "deletion"), ("insertion", "insertion"), ("road", "ROAD"))
     ),
     Metric(
         "randomisation_similarity", "Similarity after randomisation",
