@@ -172,6 +172,7 @@ class Effects(NamedTuple):
     has_region: Bool[Array, "batch aus"]
     control_drop: Float[Array, "batch controls classes"]
     has_control: Bool[Array, "batch controls"]
+    is_target: Bool[Array, "batch aus"]  # whether the AU, or one with the same region, is a target AU of the face
 
 
 def occlude_aus(
@@ -183,16 +184,18 @@ def occlude_aus(
     codebook: Codebook,
     imputation: str = "blur",
     aus: Sequence[int] | None = None,
+    targets: Bool[Array, "batch aus"] | None = None,
     num_controls: int = NUM_CONTROLS,
 ) -> Effects:
     """Returns the probability drops by occlusion of each of `aus` (default: all of the codebook), per face in `where`.
 
     Pixels within the outline of the AU's ellipses are fully occluded, with a soft margin around. Controls measure the
     effect of occluding as large a part elsewhere on the face: an AU matters as far as its drop exceeds those of the
-    controls. A control is the region of a target AU of the predicted expression, moved within the face to where it
-    covers the least of that expression's AU map. Up to `num_controls` target AUs, spread over the expression's list,
-    have a control. AUs with the same region share one forward pass: the twenty AUs of `FACS` have sixteen regions,
-    which makes 21 passes with four controls and the whole image.
+    controls. A control is the region of a target AU, moved within the face to where it covers the least of the regions
+    of target AUs. Up to `num_controls` target AUs, spread over the list of AUs, have a control. Target AUs are those
+    that the codebook lists for the predicted expression or, if given, `targets`: which of `aus` each face has, such as
+    those that a coder found active. AUs with the same region share one forward pass: the twenty AUs of `FACS` have
+    sixteen regions, which makes 21 passes with four controls and the whole image.
 
     >>> from aujax.codebook import FACS
     >>> classifier = lambda image: jnp.zeros((len(image), 7))
@@ -213,15 +216,23 @@ def occlude_aus(
         shifted = landmarks + shift[:, None, :]
         return au_maps.batch_au_maps(shifted, au_index, where, size=size, codebook=au_codebook)
 
-    # What each pass draws, as indices into `aus`: first one AU of every distinct region, then the AUs of the controls,
-    # which depend on the face's predicted expression.
+    no_shift = jnp.zeros((len(image), 2))
+    if targets is None:
+        targets = jnp.array([[number in listed for number in aus] for listed in codebook.aus.values()])[predicted]
+        target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
+    else:
+        everywhere = jnp.broadcast_to(jnp.arange(len(aus))[:, None], targets.T.shape)
+        of_targets = jax.lax.map(lambda row: draw(row[0], no_shift)[0] * row[1][:, None, None], (everywhere, targets.T))
+        target_map = of_targets.max(0)
+    in_group = np.array([[number in group for group in groups] for number in aus])
+    group_is_target = (targets[:, :, None] & in_group[None]).any(1)
+
+    # What each pass draws, as indices into `aus`: first one AU of every distinct region, then the AUs of the controls.
     region_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
+    control_aus = _control_aus(group_is_target, region_aus, num_controls).T
     region_aus = jnp.broadcast_to(region_aus[:, None], (len(groups), len(image)))
-    control_aus = jnp.asarray(_control_aus(groups, aus, codebook, num_controls))[predicted].T
 
     # Controls keep off the target AUs, and off hair and background, which no expression depends on.
-    no_shift = jnp.zeros((len(image), 2))
-    target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
     face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
     avoid = jnp.maximum(target_map, 1.0 - face)
     control_shifts = jax.lax.map(lambda au_index: _control_shift(draw(au_index, no_shift)[0], avoid), control_aus)
@@ -236,27 +247,28 @@ def occlude_aus(
     shifts = jnp.concatenate([jnp.zeros((len(groups), *no_shift.shape)), control_shifts])
     drops, drawn = jax.lax.map(drop, (jnp.concatenate([region_aus, control_aus]), shifts))
     drops, drawn = jnp.moveaxis(drops, 0, 1), jnp.moveaxis(drawn, 0, 1)
-    group_of = np.array([next(i for i, group in enumerate(groups) if number in group) for number in aus])
+    group_of = in_group.argmax(1)
     return Effects(
         probability=probability,
         probability_drop=drops[:, group_of],
         has_region=drawn[:, group_of],
         control_drop=drops[:, len(groups) :],
         has_control=drawn[:, len(groups) :],
+        is_target=group_is_target[:, group_of],
     )
 
 
-@functools.lru_cache
 def _control_aus(
-    groups: tuple[tuple[int, ...], ...], aus: tuple[int, ...], codebook: Codebook, num_controls: int
-) -> Int[np.ndarray, "classes controls"]:
-    """Returns the indices in `aus` of the AUs whose regions are moved as each expression's controls; -1 if none."""
-    table = np.full((len(codebook.expressions), num_controls), -1, np.int32)
-    for expression, target_aus in enumerate(codebook.aus.values()):
-        members = [aus.index(group[0]) for group in groups if set(group) & set(target_aus)]
-        chosen = np.linspace(0, len(members) - 1, min(num_controls, len(members))).round().astype(int)
-        table[expression, : len(chosen)] = [members[i] for i in chosen]
-    return table
+    group_is_target: Bool[Array, "batch groups"], region_aus: Int[Array, " groups"], num_controls: int
+) -> Int[Array, "batch controls"]:
+    """Returns which AUs' regions are moved as controls, spread over the regions of target AUs; -1 for none."""
+    count = group_is_target.sum(-1, keepdims=True)
+    chosen = jnp.minimum(count, num_controls)
+    place = jnp.arange(num_controls)[None]
+    # The first and the last region of a target AU, and others evenly in between.
+    rank = jnp.round(place * (count - 1) / jnp.maximum(chosen - 1, 1)).astype(jnp.int32)
+    group = (group_is_target.cumsum(-1)[:, None, :] == rank[..., None] + 1).argmax(-1)
+    return jnp.where(place < chosen, region_aus[group], -1)
 
 
 def _control_shift(region: Mask, avoid: Mask) -> Float[Array, "batch 2"]:
@@ -305,7 +317,7 @@ class TargetAUSummary(NamedTuple):
 def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codebook) -> TargetAUSummary:
     """Returns the mean drops of the predicted class over its target AUs, over all other AUs, and over the controls.
 
-    `aus` are those of `effects`. AUs with the same region count as one, which is a target if one of them is.
+    `aus` and `codebook` are those of `effects`. AUs with the same region count as one.
     """
     predicted = effects.probability.argmax(-1)
     drop, control = (
@@ -314,9 +326,7 @@ def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codeboo
     )
 
     groups = {number: group for group in codebook.same_region(aus) for number in group}
-    is_target = [[bool(set(groups[number]) & set(listed)) for number in aus] for listed in codebook.aus.values()]
-    target = jnp.array(is_target, bool)[predicted]
-
+    target = effects.is_target
     weight = effects.has_region * np.array([1 / len(groups[number]) for number in aus], np.float32)[None]
     target_weight, non_target_weight = weight * target, weight * ~target
     targets, non_targets = target_weight.sum(-1), non_target_weight.sum(-1)

@@ -20,6 +20,7 @@ FACS = codebook.FACS
 # Padding has no landmarks, so its action units are not occluded.
 OF_LANDMARKS = {"probability_drop", "target_drop", "non_target_drop", "control_drop", "target_over_non_target"}
 OF_LANDMARKS |= {"target_over_control", "top_au_is_target", "top_au_is_target_by_chance"}
+OF_LANDMARKS |= {"active_drop", "active_control_drop", "active_over_control"}
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +127,22 @@ def test_a_face_measures_the_same_in_another_batch(written):
     for key, values in second.scores.items():
         if key.metric.removesuffix("_normalised") not in OF_LANDMARKS and key.map != "label_au_map":
             np.testing.assert_allclose(values[again], first.scores[key][:5], atol=1e-4, err_msg=str(key))
+
+
+def test_active_aus_are_those_that_the_face_shows(opened, written):
+    run, _, _ = written
+    source, scores = opened[1].source("test"), run.faithfulness.scores(run.faces)
+    drop = scores[ScoreKey("active_drop", "", "label")]
+    checked = 0
+    for row in run.faithfulness.metadata["faces"]:
+        aus = source[row]["aus"].tolist()
+        assert np.isnan(drop[row]) == (not aus)
+        groups = {group for group in FACS.same_region(FACS.all_aus) if set(group) & set(aus)}
+        of_groups = [scores[ScoreKey("probability_drop", "", "predicted", f"AU{group[0]}")][row] for group in groups]
+        if groups:
+            assert drop[row] == pytest.approx(np.mean(of_groups), abs=1e-6)
+            checked += 1
+    assert checked > 5
 
 
 def scores_by_hand():

@@ -56,6 +56,7 @@ def measured(batch):
         has_region=jnp.ones((4, aus), bool),
         control_drop=jnp.broadcast_to(jnp.array([0.1, 0.3, 0.0])[:, None], (4, 3, classes)),
         has_control=jnp.array([[True, True, False]] * 4),
+        is_target=jnp.array([[number in BOOK.aus["Happiness"] for number in BOOK.all_aus]] * 4),
     )
     summarize = jax.jit(functools.partial(explain.summarize, book=BOOK))
     return jax.device_get(summarize({"attention": maps, "cam": jnp.ones((4, 8, 8))}, effects, batch))

@@ -204,6 +204,23 @@ def test_controls_have_the_size_of_a_target_region_and_another_place():
     np.testing.assert_allclose(of_all.control_drop[0, :3, HAPPINESS], own, rtol=0.15)
 
 
+def test_the_aus_of_a_prediction_given_as_targets_change_nothing():
+    targets = np.array([[number in FACS.aus["Happiness"] for number in FACS.all_aus]])
+    run = functools.partial(occlusion.occlude_aus, _classifier(ANYWHERE), codebook=FACS, imputation="mean")
+    found = jax.jit(lambda *face: run(*face[:3], targets=face[3]))(CHECKERBOARD, POINTS[None], HAS_LANDMARKS, targets)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found, _effects(ANYWHERE))
+
+
+def test_targets_of_a_face_have_controls_of_their_own():
+    # Happiness is predicted, but the face shows AU4 alone: its region has one control, that of AU4's size.
+    targets = np.array([[number == 4 for number in FACS.all_aus]])
+    run = functools.partial(occlusion.occlude_aus, _classifier(ANYWHERE), codebook=FACS, imputation="mean")
+    found = jax.jit(lambda *face: run(*face[:3], targets=face[3]))(CHECKERBOARD, POINTS[None], HAS_LANDMARKS, targets)
+    assert found.has_control.tolist() == [[True, False, False, False]]
+    assert np.array(FACS.all_aus)[np.asarray(found.is_target[0])].tolist() == [4]
+    np.testing.assert_allclose(found.control_drop[0, 0, HAPPINESS], _drops(found)[4], rtol=0.15)
+
+
 def test_controls_are_spread_over_a_long_list_of_aus():
     effects = _effects(ANYWHERE, expression=FEAR, num_controls=3)
     assert effects.has_control.tolist() == [[True, True, True]]
@@ -238,6 +255,7 @@ def _summary(drops, predicted=HAPPINESS, aus=(1, 4, 12, 15, 25), has_region=(Tru
         jnp.array([has_region]),
         jnp.zeros((1, 2, 7)).at[0, :, predicted].set(jnp.array(control)),
         jnp.array([[value > 0 for value in control]]),
+        jnp.array([[number in (12, 15, 25) for number in aus]]) & (predicted == HAPPINESS),
     )
     return jax.tree.map(lambda x: x.tolist()[0], occlusion.target_au_summary(effects, aus=aus, codebook=FACS))
 

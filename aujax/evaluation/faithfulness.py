@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from aujax import augment, cams, codebook, methods, metrics, occlusion, resize
 from aujax.data import feed
@@ -29,13 +29,14 @@ from aujax.evaluation import evaluate
 from aujax.evaluation.evaluate import EvalStep, Outputs
 from aujax.models.forward import Variables
 from aujax.results import schema, summary
-from aujax.results.registry import BASELINE_ORDERINGS, CAM, NORMALISED, RANDOM
+from aujax.results.registry import BASELINE_ORDERINGS, CAM, METRICS, NORMALISED, RANDOM
 from aujax.results.schema import ScoreKey, Scores
 from aujax.runs import Run
 
 MIN_FULL_DROP = 0.1  # below it, the probability hardly depends on the image, and a share of it is noise
 SHIFT = 1 / 28  # of the image's side: 8 of 224 pixels
-_PREDICTED = "predicted"  # the target of all these scores
+_PREDICTED = "predicted"  # the target of all these scores, but those of active AUs
+_ACTIVE = ("target_drop", "control_drop", "has_target", "has_control")
 
 Images = Float[Array, "batch height width 3"]
 Maps = Float[Array, "batch h w"]
@@ -121,10 +122,18 @@ def _shift_pixels(side: int) -> int:
     return max(round(side * SHIFT), 1)
 
 
-def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: float = 1.0) -> EvalStep:
+def make_measurement(
+    run: Run,
+    mesh: Mesh,
+    *,
+    imputation: str,
+    temperature: float = 1.0,
+    active: Bool[np.ndarray, "faces aus"] | None = None,
+) -> EvalStep:
     """Returns the eval step of faithfulness, for `evaluate.predict`; its outputs have no maps.
 
-    The logits are divided by `temperature`. All forward passes that give maps are the same compiled program, whatever
+    The logits are divided by `temperature`. `active` are the AUs of the codebook that each face of the split shows, if
+    the data set knows them. All forward passes that give maps are the same compiled program, whatever
     the variables and images are.
     """
     config, model = run.config, run.model
@@ -142,10 +151,15 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
         return model.apply(variables, scaled) / temperature  # type: ignore[operator]
 
     @functools.partial(jax.jit, out_shardings=whole)
-    def occlude_aus(variables: Variables, image: Array, batch: Batch) -> dict[str, Array]:
+    def occlude_aus(
+        variables: Variables, image: Array, batch: Batch, active: Bool[Array, "faces aus"] | None = None
+    ) -> dict[str, Array]:
         classifier = functools.partial(logits, variables)
         where = batch.has_landmarks & batch.valid
-        effects = occlusion.occlude_aus(classifier, image, batch.landmarks, where, codebook=book, imputation=imputation)
+        targets = None if active is None else active[batch.index]
+        effects = occlusion.occlude_aus(
+            classifier, image, batch.landmarks, where, codebook=book, imputation=imputation, targets=targets
+        )
         predicted = effects.probability.argmax(-1)
         drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
         targets = occlusion.target_au_summary(effects, aus=book.all_aus, codebook=book)
@@ -182,13 +196,16 @@ def make_measurement(run: Run, mesh: Mesh, *, imputation: str, temperature: floa
     # Differs from the key of the training's initialisation.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     fresh = methods.init(model, key, jnp.zeros((1, size, size, 3)))
-    trained, fresh = jax.device_put((run.variables, fresh), whole)
+    trained, fresh, active = jax.device_put((run.variables, fresh, active), whole)
     order = stages(model, size)
     mixed = {stage: randomised(trained, fresh, order[: i + 1]) for i, stage in enumerate(order)}
 
     def measure(variables: Variables, batch: Batch) -> Outputs:
         image = to_float(batch)
         occluded = occlude_aus(variables, image, batch)
+        if active is not None:
+            of_active = occlude_aus(variables, image, batch, active)
+            occluded |= {f"active_{name}": of_active[name] for name in _ACTIVE}
         predicted, maps = forward(variables, image, occluded["predicted"])
         baseline_orderings, occluded["has_map"] = baselines(batch)
         orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | baseline_orderings
@@ -224,7 +241,8 @@ def occlusion_scores(
 
     Args:
       occluded: "drop" (batch, AUs) of the predicted class, "has_region" (batch, AUs), "has_map" (batch,): whether the
-        label has an AU map, and the fields of `occlusion.TargetAUSummary`.
+        label has an AU map, and the fields of `occlusion.TargetAUSummary`; those in `_ACTIVE` also after "active_",
+        with the AUs that a face shows as target AUs, if these are known.
       curves: probabilities (batch, fractions), by kind and map.
       book: the codebook of the AUs.
     """
@@ -232,10 +250,11 @@ def occlusion_scores(
 
     def add(metric: str, values: np.ndarray, full_drop: np.ndarray, name: str = "", *, imputed: Any = 0.0) -> None:
         """Adds a score as it is and, from its value when everything is imputed, normalised."""
-        scores[ScoreKey(metric, name, _PREDICTED)] = values
+        (target,) = METRICS[metric].targets
+        scores[ScoreKey(metric, name, target)] = values
         enough = full_drop >= MIN_FULL_DROP
         share = np.where(enough, (values - imputed) / np.where(enough, full_drop, 1.0), np.nan)
-        scores[ScoreKey(metric + NORMALISED, name, _PREDICTED)] = share
+        scores[ScoreKey(metric + NORMALISED, name, target)] = share
 
     for number, au in enumerate(book.all_aus):
         drop = np.where(occluded["has_region"][:, number], occluded["drop"][:, number], np.nan)
@@ -253,6 +272,12 @@ def occlusion_scores(
     add("control_drop", control, whole - imputed)
     add("target_over_non_target", target - non_target, whole - imputed)
     add("target_over_control", target - control, whole - imputed)
+    if "active_target_drop" in occluded:
+        complete = occluded["active_has_target"] & occluded["active_has_control"]
+        drop, control = (np.where(complete, occluded[f"active_{name}"], np.nan) for name in _ACTIVE[:2])
+        add("active_drop", drop, whole - imputed)
+        add("active_control_drop", control, whole - imputed)
+        add("active_over_control", drop - control, whole - imputed)
     for metric, values in (("top_au_is_target", "top_is_target"), ("top_au_is_target_by_chance", "target_share")):
         scores[ScoreKey(metric, "", _PREDICTED)] = np.where(occluded["has_target"], occluded[values], np.nan)
 
@@ -303,8 +328,14 @@ def evaluate_faithfulness(
     batches = feed.batches(
         source, sampled, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
     )
-    measure = make_measurement(run, mesh, imputation=imputation, temperature=temperature)
     book = codebook.load(config.codebook)
+    subjects, active = [], np.zeros((len(source), len(book.all_aus)), bool)
+    for row in sampled:
+        record = source[int(row)]
+        subjects.append(record["subject_id"])
+        active[row] = np.isin(book.all_aus, record["aus"])
+    known = active if active.any() else None
+    measure = make_measurement(run, mesh, imputation=imputation, temperature=temperature, active=known)
     schema.remove_metadata(directory, schema.FAITHFULNESS)
     done = 0
     with schema.ScoreWriter(directory / schema.FAITHFULNESS_SCORES) as writer:
@@ -326,7 +357,6 @@ def evaluate_faithfulness(
         "aus": list(book.all_aus),
         "fractions": list(occlusion.FRACTIONS),
     }
-    subjects = np.array([source[int(row)]["subject_id"] for row in sampled])
     no_logits = np.zeros((len(sampled), len(book.expressions)))
-    predictions = summary.Faces(columns["expression"], columns["predicted"], no_logits, subjects)
+    predictions = summary.Faces(columns["expression"], columns["predicted"], no_logits, np.array(subjects))
     summary.write_faithfulness(directory, metadata, predictions, scores)

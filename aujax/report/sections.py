@@ -138,17 +138,19 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     """Returns by how much the probability drops when action units are occluded."""
     runs = [run for run in comparison.runs if run.faithfulness]
     metrics = [metric for metric in by_topic("reliance") if not metric.condition]
+    # Active AUs are known for few data sets.
+    metrics = [metric for metric in metrics if any(len(run.faithfulness.rows(metric.key)) for run in runs)]
     normalised, raw = _by_normalisation(metrics)
     book = target_aus(comparison.runs[0])
     data: dict[str, Any] = {
         "measured": runs,
-        "normalised": grid(runs, columns_of(normalised, target="predicted")),
-        "regions": grid(runs, columns_of(raw, target="predicted")),
+        "normalised": grid(runs, columns_of(normalised)),
+        "regions": grid(runs, columns_of(raw)),
         "metrics": [METRICS["probability_drop"], METRICS["full_drop"], *metrics],
         "without_targets": [name for name, aus in book.items() if not aus],
         "same_region": same_region(comparison.runs[0]),
         "tests": test_table(comparison, "reliance"),
-        "seeds": seed_table(comparison, [ScoreKey(metric.key, target="predicted") for metric in normalised]),
+        "seeds": seed_table(comparison, [ScoreKey(metric.key, target=metric.targets[0]) for metric in normalised]),
         "chart": None,
     }
     if len(comparison.runs) == 1 and runs:
@@ -219,9 +221,9 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
         chart = plots.perturbation(runs[0], figures / "perturbation.svg")
     return {
         "measured": runs,
-        "gains": grid(runs, columns_of(gains, target="predicted"), first="Map", **by_map),
-        "raw_gains": grid(runs, columns_of(raw_gains, target="predicted"), first="Map", **by_map),
-        "areas": grid(runs, columns_of(areas + raw_areas, target="predicted"), first="Regions ordered by", **by_map),
+        "gains": grid(runs, columns_of(gains), first="Map", **by_map),
+        "raw_gains": grid(runs, columns_of(raw_gains), first="Map", **by_map),
+        "areas": grid(runs, columns_of(areas + raw_areas), first="Regions ordered by", **by_map),
         "randomisation": by_condition(similarity, "Initialised anew, down to"),
         "views": view_table,
         "metrics": [METRICS["full_drop"], *raw_areas],

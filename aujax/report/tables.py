@@ -155,8 +155,12 @@ def map_title(name: str) -> str:
 
 
 def columns_of(metrics: Iterable[Metric], runs: Sequence[EvaluatedRun] = (), **where: str) -> dict[str, Where]:
-    """Returns a column of `grid` per metric."""
-    return {heading(metric, runs): {"metric": metric.key} | where for metric in metrics}
+    """Returns a column of `grid` per metric, of its target expression if it has but one."""
+    columns = {}
+    for metric in metrics:
+        target = {"target": metric.targets[0]} if len(metric.targets) == 1 and not metric.headline else {}
+        columns[heading(metric, runs)] = {"metric": metric.key} | target | where
+    return columns
 
 
 def cosine_columns(maps: Iterable[str], **where: str) -> dict[str, Where]:

@@ -412,6 +412,19 @@ _ROWS = (
             "target_over_control", "Target AUs minus control", "Drop by target AUs minus drop by the control.",
             "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
         ),
+        Metric(
+            "active_drop", "Active AUs", "Mean probability drop over the AUs that the face shows, if they are known.",
+            "reliance", "points", chance=0.0, targets=("label",),
+        ),
+        Metric(
+            "active_control_drop", "Control of active AUs",
+            "Probability drop by regions of active AUs moved within the face to where they cover no active AU.",
+            "reliance", "points", direction=0, chance=0.0, targets=("label",),
+        ),
+        Metric(
+            "active_over_control", "Active AUs minus control", "Drop by active AUs minus drop by their control.",
+            "reliance", "points", chance=0.0, targets=("label",), paired="bootstrap",
+        ),
     ),
     Metric(
         "full_drop", "Everything imputed",

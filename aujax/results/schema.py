@@ -414,7 +414,7 @@ class EvaluatedRun:
             return self.predictions.correct.astype(float)
         if metric in self.faces:
             return self.faces[metric].to_numpy()
-        key = ScoreKey(metric, self.layer if map == ATTENTION else map, "predicted")
+        key = ScoreKey(metric, self.layer if map == ATTENTION else map, METRICS[metric].targets[0])
         return self._faithfulness_scores.get(key, np.full(len(self.faces), np.nan))
 
     @functools.cached_property
