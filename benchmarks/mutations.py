@@ -36,19 +36,28 @@ LOSSES = ("tests/test_losses.py",)
 AU_MAPS = ("tests/test_au_maps.py",)
 AUGMENT = ("tests/test_augment.py",)
 CUTMIX = ("tests/test_cutmix.py",)
-VIEWS = (
-    "tests/test_step.py::test_views_are_normalised_and_know_their_maps_and_labels",
-    "tests/test_step.py::test_the_normalization_of_the_pixels_is_chosen",
-    "tests/test_step.py::test_the_seed_changes_the_views",
+STEP = "tests/test_step.py::test_"
+VIEWS = tuple(
+    STEP + name
+    for name in (
+        "the_normalization_of_the_pixels_is_chosen",
+        "faces_without_landmarks_and_padding_have_no_map",
+        "the_order_of_color_changes_is_drawn_for_each_batch",
+        "a_marker_at_a_landmark_ends_under_the_region_of_its_action_unit",
+        "the_seed_changes_the_views",
+    )
 )
-TERMS = (
-    "tests/test_step.py::test_a_mean_over_batches_counts_faces",
-    "tests/test_step.py::test_the_total_is_cross_entropy_plus_weighted_alignment",
-    "tests/test_step.py::test_several_layers_are_summed",
-    "tests/test_step.py::test_label_smoothing_changes_the_cross_entropy",
+TERMS = tuple(
+    STEP + name
+    for name in (
+        "several_layers_are_summed",
+        "a_mean_over_batches_counts_faces",
+        "the_total_is_cross_entropy_plus_weighted_alignment",
+        "label_smoothing_spreads_its_share_of_the_label_over_all_classes",
+    )
 )
-DEVICES = ("tests/test_step.py::test_eight_devices_give_the_losses_and_parameters_of_one",)
-PARTS = ("tests/test_step.py::test_a_batch_in_two_parts_gives_the_update_of_the_whole",)
+DEVICES = (STEP + "eight_devices_give_the_losses_and_parameters_of_one",)
+PARTS = (STEP + "a_batch_in_two_parts_gives_the_update_of_the_whole",)
 EVALUATE = ("tests/test_evaluate.py",)
 STATISTICS = ("tests/test_statistics.py",)
 CALIBRATION = ("tests/test_calibration.py", "tests/test_summary.py")
