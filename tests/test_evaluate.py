@@ -16,7 +16,7 @@ import scipy.special
 import sklearn.metrics
 from golden_face import LANDMARKS
 
-from aujax import au_maps, codebook, methods, metrics, runs
+from aujax import au_maps, cli, codebook, methods, metrics, runs
 from aujax.data import feed
 from aujax.data.batch import Batch, data_mesh, replicated, to_mesh
 from aujax.data.store import open_faces
@@ -394,12 +394,17 @@ def test_an_evaluation_that_fails_leaves_no_metrics_of_the_one_before(tiny_run, 
     assert not (written / schema.METADATA).exists()
 
 
-def test_validation_fits_the_temperature_and_test_uses_it(tiny_run, tmp_path):
+def test_the_command_fits_the_temperature_on_validation_and_uses_it_on_test(
+    tiny_run, tmp_path, capsys, blank_figures, monkeypatch
+):
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run, workdir)
     assert schema.open_run(workdir, "test").metadata["temperature"]["value"] is None
-    evaluate.evaluate_run(workdir, "validation")
-    evaluate.evaluate_run(workdir, "test")
+    cli.main(["eval", f"--workdir={workdir}", "--split=test,validation"])
+    printed = capsys.readouterr().out
+    assert printed.index("validation") < printed.index("test")
+    assert printed.count("ATT-COS") >= 2  # a table of each split
     fitted = json.loads((workdir / "calibration.json").read_text())["temperature"]
     faces = schema.open_run(workdir, "validation").predictions
 
