@@ -230,7 +230,8 @@ def test_impossible_drawing_options_are_refused(option):
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_labels_may_be_separated_by_commas_semicolons_and_tabs(tmp_path, delimiter):
     lines = [["image", "expression", "age"], ["1,2.png" if delimiter != "," else "1.png", "joy", "30"]]
-    (tmp_path / "labels.csv").write_text("\n".join(delimiter.join(line) for line in lines))
+    text = "\n".join(delimiter.join(line) for line in lines)
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets do
     found = listing("folder", "--source", tmp_path)
     assert labels(found) == {lines[1][0]: "Happiness"}
     assert found.images[0].attributes == {"age": "30"}

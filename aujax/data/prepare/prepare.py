@@ -205,9 +205,8 @@ def _check_landmark_sizes(
         if inside < 0.8 or in_corner:
             misplaced.append((image.id, *size, *landmarks.max(0)))
         exchanged += _misfit(landmarks[:, ::-1]) < _misfit(landmarks) / 2
-        left, _, right, _ = image.box or (0, 0, *size)
-        if np.ptp(landmarks[:, 0]) > 0.4 * (right - left):
-            middles.append((landmarks[:, 0].min() / 2 + landmarks[:, 0].max() / 2 - left) / (right - left))
+        if image.box is None and np.ptp(relative[:, 0]) > 0.4:
+            middles.append((relative[:, 0].min() + relative[:, 0].max()) / 2)
     if len(misplaced) > max(1, checked / 2):
         name, width, height, x, y = misplaced[0]
         raise UserError(
@@ -235,9 +234,8 @@ def _misfit(landmarks: Landmarks) -> float:
     points = alignment.five_points(landmarks)
     if not np.ptp(points, axis=0).any():
         return 0.0  # all equal
-    return float(
-        np.linalg.norm(alignment.move(points, alignment.similarity(points, alignment.TEMPLATE)) - alignment.TEMPLATE)
-    )
+    moved = alignment.move(points, alignment.similarity(points, alignment.TEMPLATE))
+    return float(np.linalg.norm(moved - alignment.TEMPLATE))
 
 
 def _given_landmarks(

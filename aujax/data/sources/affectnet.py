@@ -78,7 +78,7 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
 
 
 def _list_csv(root: Path, lists: Path) -> list[Face]:
-    """Returns the faces, their images below `root`."""
+    """Returns the faces, whose images are below `root`."""
     faces = []
     for split, (name, _) in SPLITS.items():
         path = lists / f"{name}.csv"
