@@ -185,7 +185,7 @@ def _check_landmark_sizes(
     """Raises a UserError if given landmarks cannot belong to the images.
 
     Those of most sampled images lie outside the image or in a corner of it, or look like a face only with x and y
-    exchanged, or lie, on average over ten faces or more that fill their images, left or right of the middle.
+    exchanged, or lie, on average over twenty faces or more that fill their images, left or right of the middle.
     """
     marked = [image for image in readable if image.landmarks is not None]
     checked, misplaced, exchanged, middles = 0, [], 0, []
@@ -220,7 +220,7 @@ def _check_landmark_sizes(
             f"expected landmarks (x, y), x to the right: {exchanged} of {checked} checked images have a face only if x "
             "and y are exchanged; exchange the columns of the landmarks, or use --landmarks=dlib"
         )
-    middle = float(np.median(middles)) if len(middles) >= 10 else 0.5
+    middle = float(np.median(middles)) if len(middles) >= 20 else 0.5
     if landmarks_size is None and abs(middle - 0.5) > _OFF_MIDDLE:
         raise UserError(
             f"expected landmarks about the middle of images that a face fills, on average they lie at {middle:.0%} of "
