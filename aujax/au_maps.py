@@ -40,7 +40,12 @@ def au_map(
     >>> maps.shape, has_map.shape
     ((2, 224, 224), (2,))
     """
-    points, finite = _checked(landmarks)
+    points, finite = _checked(landmarks, size)
+    if isinstance(expression, str):
+        raise ValueError(
+            f"expression must be an index into codebook.expressions, got {expression!r}: "
+            f"use codebook.expressions.index({expression!r}), {codebook.name} has {', '.join(codebook.expressions)}"
+        )
     rows, valid = ellipses.selections(codebook)
     # An index beyond the end selects no ellipse; a negative one, which would count from the end, is masked as well.
     valid = jnp.asarray(valid).at[expression].get(mode="fill", fill_value=False)
@@ -96,7 +101,7 @@ def face_outline(landmarks: Points, *, size: Size = (224, 224)) -> Map:
     >>> face_outline(jnp.zeros((68, 2)), size=(4, 4)).sum()
     Array(0., dtype=float32)
     """
-    landmarks, _ = _checked(landmarks)
+    landmarks, _ = _checked(landmarks, size)
     eyes = landmarks[42:48].mean(0) - landmarks[36:42].mean(0)
     up = _FOREHEAD * jnp.stack([eyes[1], -eyes[0]])
     corners = jnp.concatenate([landmarks[:17], landmarks[26:16:-1] + up[None]])
@@ -109,8 +114,12 @@ def face_outline(landmarks: Points, *, size: Size = (224, 224)) -> Map:
     return (crossed.sum(0) % 2).astype(jnp.float32)
 
 
-def _checked(landmarks: Points) -> tuple[Float[Array, "68 2"], Bool[Array, ""]]:
+def _checked(landmarks: Points, size: object) -> tuple[Float[Array, "68 2"], Bool[Array, ""]]:
     """Returns the landmarks as float32, zeros if one is not finite, and whether all are finite."""
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        raise ValueError(
+            f"size must be (height, width) of the map in pixels, got {size!r}: give (224, 224), for example"
+        )
     points = jnp.asarray(landmarks, jnp.float32)
     if points.shape != (68, 2):
         raise ValueError(

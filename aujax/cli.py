@@ -202,6 +202,14 @@ def train(options: argparse.Namespace) -> None:
         train_and_evaluate(configured, options.workdir)
 
 
+def split_names(text: str) -> list[str]:
+    """Returns the names in "validation,test", each once; an empty one is an argument error."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected names of splits, such as validation,test, got {text!r}")
+    return list(dict.fromkeys(names))
+
+
 def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `aujax eval`."""
     from aujax import occlusion
@@ -216,7 +224,7 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workdir", **_WORKDIR)
     parser.add_argument(
         "--split",
-        type=lambda text: text.split(","),
+        type=split_names,
         default=["test"],
         metavar="SPLIT,...",
         help="splits of the data set to evaluate, such as validation,test (default: test)",

@@ -10,6 +10,7 @@ and returns a typed `Config`.
 import argparse
 import ast
 import dataclasses
+import inspect
 import math
 import pathlib
 import runpy
@@ -116,7 +117,7 @@ class Config:
     rematerialize: bool = option(False, "the backward pass recomputes activations instead of storing them")
 
     au_weight: float = option(4.0, "weight of the alignment loss, lambda of the paper's Eq. 3; 0: off", NOT_NEGATIVE)
-    au_layers: tuple[str, ...] = option((), "aligned layers by tap name, such as ('layer4','layer5'); (): the method's")
+    au_layers: tuple[str, ...] = option((), "aligned layers by tap name, such as layer4,layer5; (): the method's")
     au_layer_reduction: str = option("mean", "how the losses of several layers are combined", one_of("mean", "sum"))
     codebook: str = option("FACS", "action units of each expression: FACS, REFERENCE or a .json file")
     label_smoothing: float = option(0.0, "share of the target spread over all classes", SHARE)
@@ -211,8 +212,8 @@ def check_name(name: str) -> None:
 def from_text(name: str, text: str) -> Any:
     """Returns the value of an option as a command line gives it: a Python literal, or text where text is expected.
 
-    >>> from_text("au_weight", "4"), from_text("rematerialize", "true"), from_text("data.dir", "faces")
-    (4, True, 'faces')
+    >>> from_text("au_weight", "4"), from_text("data.dir", "faces"), from_text("au_layers", "layer4,layer5")
+    (4, 'faces', ('layer4', 'layer5'))
     """
     check_name(name)
     kind = OPTIONS[name].kind
@@ -223,6 +224,8 @@ def from_text(name: str, text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        if typing.get_args(kind)[:1] == (str,):
+            return tuple(part.strip() for part in text.split(",") if part.strip())
         return text  # which `from_config_dict` refuses with the expected type
 
 
@@ -272,6 +275,13 @@ def _check_together(config: Config) -> None:
             raise UserError(
                 f"--config.au_layers: {config.method} has no layer {layer!r}; expected some of {', '.join(row.layers)}"
             )
+    if len(set(config.au_layers)) < len(config.au_layers):
+        raise UserError(f"--config.au_layers: expected different layers, got {', '.join(config.au_layers)}")
+    if config.resize_size < config.input_size:
+        raise UserError(
+            f"--config.data.resize_size: expected the network's input of {config.input_size} pixels or more, got "
+            f"{config.resize_size}, which would be enlarged again; 0 is 8/7 of the input"
+        )
     if config.au_weight > 0 and not any(book.aus.values()):
         raise UserError(f"--config.codebook: {config.codebook} lists no action unit, but --config.au_weight is above 0")
 
@@ -329,6 +339,11 @@ def file_options(source: str, *, folder: pathlib.Path = SHIPPED) -> dict[str, An
     get_config = definitions.get("get_config")
     if get_config is None:
         raise UserError(f"--config={path}: has no function 'get_config'; compare it with configs/faces.py")
+    if setting and not inspect.signature(get_config).parameters:
+        raise UserError(
+            f"--config={source}: expected no setting, as {path.name} has none, got {setting!r}; give "
+            f"--config={path} and change single options with --config.NAME=VALUE"
+        )
     try:
         values = get_config(setting) if setting else get_config()
     except (KeyError, TypeError) as error:

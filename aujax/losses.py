@@ -38,6 +38,8 @@ def au_alignment(
             f"features {features.shape} and au_map {au_map.shape} must share their leading axes: "
             "expected (..., h, w, channels) and (..., height, width)"
         )
+    if where is not None and where.shape != au_map.shape[:-2]:
+        raise ValueError(f"where must have one value per AU map, shape {au_map.shape[:-2]}, got {where.shape}")
     attention = jnp.asarray(features, jnp.float32).mean(-1)
     target = resize.torch_aligned(jnp.asarray(au_map, jnp.float32), attention.shape[-2:])
     if where is not None:
@@ -50,11 +52,15 @@ def au_alignment(
 def cross_entropy(logits: PerClass, expression: Expression, *, label_smoothing: float = 0.0) -> PerExample:
     """Returns -log p(expression); with label smoothing, that fraction of the target is spread evenly over all classes.
 
+    NaN for an index that is no class of the logits.
+
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2])).round(4)  # log 4
     Array([1.3863], dtype=float32)
     """
     target = jax.nn.one_hot(expression, logits.shape[-1])
-    return soft_cross_entropy(logits, target, label_smoothing=label_smoothing)
+    value = soft_cross_entropy(logits, target, label_smoothing=label_smoothing)
+    # The row of such an index has no 1: the loss would be 0, and a label of another class list would go unnoticed.
+    return jnp.where(target.any(-1), value, jnp.nan)
 
 
 def soft_cross_entropy(logits: PerClass, target: PerClass, *, label_smoothing: float = 0.0) -> PerExample:

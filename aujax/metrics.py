@@ -53,6 +53,8 @@ class Mean(NamedTuple):
     ) -> "Mean":
         """Returns the sum and number of the values where the mask is True, also over the mapped axis if it is named."""
         where = jnp.ones(values.shape, bool) if where is None else where
+        if where.shape != values.shape:
+            raise ValueError(f"where must have the shape of the values, {values.shape}, got {where.shape}")
         pair = jnp.where(where, values, 0.0).sum(), jnp.sum(where, dtype=jnp.float32)
         return cls(*(pair if axis_name is None else jax.lax.psum(pair, axis_name)))
 

@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import platform
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from aujax.errors import UserError
 
 _MANIFEST_KEYS = {"expressions", "data", "codebook"}
 _DAMAGED = "`aujax train` writes it, and without it the run folder is damaged"
+_VISIBLE_WITHIN = 60.0  # seconds until every process sees a file that process 0 wrote
 _PACKAGES = ("aujax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -76,7 +78,13 @@ def open_data(run: Run, data_dir: str | None) -> Faces:
             "`aujax prepare ... --out DIR` wrote"
         )
     faces = open_faces(data_dir or run.config.data.dir)
-    check_expressions(run.config, faces)
+    trained_on = run.manifest["expressions"]
+    if list(faces.expressions) != trained_on:
+        raise UserError(
+            f"--data-dir: expected a data set with the expressions that the run was trained on, "
+            f"{', '.join(trained_on)}; "
+            f"{faces.directory} has {', '.join(faces.expressions)}; give another, or prepare it with these classes"
+        )
     return faces
 
 
@@ -218,8 +226,12 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
         data = {"dir": config.data.dir, "fingerprint": faces.fingerprint, "splits": faces.splits}
         _write(workdir, config, {"expressions": list(faces.expressions), "data": data})
     processes.wait_for_all("the folder exists")
-    if not (workdir / run_files.CONFIG).exists():
-        raise UserError(f"--workdir: {workdir} is not on a disk that all processes see; choose a folder that is")
+    # A network file system may keep the answer that there is no such file, of an earlier check, for a while.
+    deadline = time.monotonic() + _VISIBLE_WITHIN
+    while not (workdir / run_files.CONFIG).exists():
+        if time.monotonic() > deadline:
+            raise UserError(f"--workdir: {workdir} is not on a disk that all processes see; choose a folder that is")
+        time.sleep(min(1.0, _VISIBLE_WITHIN / 10))
 
 
 def write_imported(

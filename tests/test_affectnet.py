@@ -32,7 +32,11 @@ def test_affectnet_lists_with_and_without_a_header(tmp_path):
     assert found.images[1].box == (10, 20, 60, 80)
     np.testing.assert_allclose(found.images[1].landmarks, landmarks_within(100, 100), rtol=1e-6)
     assert found.images[1].read()
-    assert found.notes == ["left out, being none of the seven expressions: 1 labelled 7, 1 labelled 9"]
+    assert found.notes == [
+        "left out, being none of the seven expressions: 1 labelled 7, 1 labelled 9",
+        "AffectNet has 283901 images in train, this copy has 1: part of it is missing",
+        "AffectNet has 3500 images in test, this copy has 1: part of it is missing",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,4 +76,19 @@ def test_affectnet_npy_annotations(tmp_path):
 
 def test_folder_that_is_no_affectnet_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"expected AffectNet: .* found nothing"):
+        listing("affectnet", "--source", tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["training.csv", "validation.csv"])
+def test_affectnet_without_one_of_its_lists_is_refused(tmp_path, missing):
+    (csv_affectnet(tmp_path) / missing).unlink()
+    with pytest.raises(UserError, match=rf"{missing}: expected this list beside the other one, .* copy AffectNet in"):
+        listing("affectnet", "--source", tmp_path)
+
+
+def test_affectnet_without_its_validation_annotations_is_refused(tmp_path):
+    annotations = tmp_path / "train_set" / "annotations"
+    annotations.mkdir(parents=True)
+    np.save(annotations / "1_exp.npy", np.array("2"))
+    with pytest.raises(UserError, match=r"val_set/annotations: expected \*_exp.npy of the test split, found none"):
         listing("affectnet", "--source", tmp_path)

@@ -32,11 +32,6 @@ def test_similarity_never_mirrors():
     assert np.linalg.det(alignment.similarity(mirrored, alignment.TEMPLATE)[:, :2]) > 0
 
 
-def test_equal_points_are_refused():
-    with pytest.raises(ValueError, match="at least two different points"):
-        alignment.similarity(np.ones((5, 2)), alignment.TEMPLATE)
-
-
 def test_pixels_and_landmarks_move_together():
     source = turned(alignment.TEMPLATE, degrees=-20, scale=0.6, shift=(90, 70))
     pixels = np.zeros((300, 320, 3), np.uint8)
@@ -73,3 +68,51 @@ def test_squeezing_moves_points_with_the_pixels():
     assert squeezed.shape == (224, 224, 3)
     assert squeezed[113, 113, 0] == 255
     assert squeezed[110, 110, 0] == 0
+
+
+def solved(points: np.ndarray, side: int) -> np.ndarray:
+    """The released fit by solving its linear system: template (with x times `side`) to points, inverted."""
+    template = alignment.TEMPLATE * (side, 1)
+    rows = [row for x, y in template for row in ((x, y, 1, 0), (y, -x, 0, 1))]
+    c, s, tx, ty = np.linalg.lstsq(np.array(rows), points.ravel(), rcond=None)[0]
+    to_face = np.array([(c, s, tx), (-s, c, ty), (0, 0, 1)])
+    return (np.diag((side, 1, 1)) @ np.linalg.inv(to_face))[:2]
+
+
+# A face turned to the side: nose and mouth are far from where a similarity brings those of the template.
+PROFILE = np.array([(150.0, 90.0), (172.0, 92.0), (186.0, 118.0), (150.0, 148.0), (166.0, 150.0)])
+
+
+@pytest.mark.parametrize("points", [PROFILE, alignment.five_points(np.float64(draw_face(0, 3, size=128).landmarks))])
+def test_reference_fit_is_the_inverse_of_the_one_from_the_template_to_the_face(points):
+    fit = alignment.FITS["five-point/reference"](points, alignment.TEMPLATE)
+    np.testing.assert_allclose(fit, solved(points, 1), rtol=1e-9, atol=1e-9)
+
+
+def test_reference_fit_enlarges_a_profile_more_than_the_default():
+    # Fitting to the template shrinks by the correlation r of the two shapes, fitting to the face enlarges by 1 / r.
+    scales = [np.linalg.det(fit(PROFILE, alignment.TEMPLATE)[:, :2]) ** 0.5 for fit in alignment.FITS.values()]
+    z, w = ((p - p.mean(0)) @ (1, 1j) for p in (PROFILE, alignment.TEMPLATE))
+    r = abs(np.vdot(z, w)) / np.linalg.norm(z) / np.linalg.norm(w)
+    assert r < 0.9
+    assert scales[0] / scales[1] == pytest.approx(r**2, rel=1e-9)
+
+
+def test_reference_fit_mirrors_points_that_are_in_mirrored_order():
+    mirrored = alignment.TEMPLATE * (-1, 1) + (224, 0)
+    fit = alignment.FITS["five-point/reference"](mirrored, alignment.TEMPLATE)
+    np.testing.assert_allclose(fit, solved(mirrored, -1), atol=1e-9)
+    np.testing.assert_allclose(alignment.move(mirrored, fit), alignment.TEMPLATE, atol=1e-9)
+
+
+def test_landmarks_of_a_mirrored_face_keep_their_names():
+    landmarks = draw_face(0, 0, size=128).landmarks
+    moved = alignment.move_landmarks(landmarks, np.array([(-1.0, 0, 127), (0, 1, 0)]))
+    left, right = alignment.five_points(moved)[:2]
+    assert left[0] < right[0]
+
+
+@pytest.mark.parametrize("fit", alignment.FITS.values(), ids=list(alignment.FITS))
+def test_equal_points_are_refused_by_every_fit(fit):
+    with pytest.raises(ValueError, match="at least two different points"):
+        fit(np.ones((5, 2)), alignment.TEMPLATE)

@@ -1,4 +1,5 @@
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -164,6 +165,21 @@ def test_reference_maps_of_a_smaller_image_are_those_of_its_canvas_resized_by_ne
     np.testing.assert_allclose(maps[0], reference_maps()["Happiness"][::2, ::2], atol=1e-5)
 
 
+def test_reference_maps_of_an_image_that_is_not_square_are_drawn_on_the_square_canvas():
+    faces, labels, where = _stored(224)
+    half = (np.asarray(faces) + 0.5) * np.float32([1, 0.5]) - np.float32(0.5)  # the image's height is halved
+    maps, _ = _batch_of(codebook.REFERENCE, (112, 224))(half, labels, where)
+    np.testing.assert_allclose(maps[0], reference_maps()["Happiness"][::2], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [100, 150, 190])
+def test_landmarks_on_the_canvas_are_not_truncated_one_pixel_lower_by_rounding(size):
+    # The golden landmarks are whole numbers on the canvas; from these sizes some come back as 49.99999.
+    maps, _ = _batch_of(codebook.REFERENCE, (size, size))(*_stored(size))
+    nearest = np.floor(np.arange(size, dtype=np.float32) * np.float32(224 / size)).astype(int)
+    np.testing.assert_allclose(maps[0], reference_maps()["Happiness"][np.ix_(nearest, nearest)], atol=1e-5)
+
+
 def test_facs_maps_are_drawn_at_the_size_of_the_image():
     faces, labels, where = _stored(56)
     maps, has_map = _batch_of(codebook.FACS, (56, 56))(faces, labels, where)
@@ -230,6 +246,23 @@ def test_no_action_units_give_an_empty_array():
 def test_five_landmarks_are_refused():
     with pytest.raises(ValueError, match=r"landmarks must have shape \(68, 2\), got \(5, 2\): give the 68 iBUG points"):
         au_maps.au_map(LANDMARKS[:5], HAPPINESS)
+
+
+def test_the_name_of_an_expression_is_answered_with_its_index():
+    message = (
+        r"expression must be an index .*, got 'Fear': use codebook\.expressions\.index\('Fear'\), FACS has Neutral"
+    )
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(au_maps.au_map)(LANDMARKS, "Fear")
+
+
+@pytest.mark.parametrize("size", [96, (96,)])
+def test_a_size_that_is_not_height_and_width_is_refused(size):
+    message = r"size must be \(height, width\) of the map in pixels, got"
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(au_maps.au_map)(LANDMARKS, FEAR, size=size)
+    with pytest.raises(ValueError, match=message):
+        inspect.unwrap(au_maps.face_outline)(LANDMARKS, size=size)
 
 
 def test_unknown_action_unit_is_refused_with_the_valid_numbers():

@@ -239,6 +239,15 @@ def test_erasing_fills_one_box_of_the_given_area_and_leaves_the_rest():
     assert 0.25 < shares.max() < 0.36
 
 
+def test_erased_boxes_have_the_published_aspect_ratios():
+    image = np.zeros((96, 96, 3), np.float32)  # of which no random area of the least ratio is wider
+    differs = (np.asarray(_erased(_keys(300), image, _only(erase_rate=1.0, erase_area=(0.05, 0.25)))) != 0).any(-1)
+    ratios = np.array([changed.any(1).sum() / changed.any(0).sum() for changed in differs])
+    assert 0.26 < ratios.min() < 0.36  # 0.3 and 3.3, give or take the rounding to whole pixels
+    assert 2.9 < ratios.max() < 3.7
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.2)  # uniform in the logarithm
+
+
 def test_erased_pixels_are_standard_normal_noise():
     erased = np.asarray(_erased(_keys(100), np.full((SIZE, SIZE, 3), 7.5, np.float32), _only(erase_rate=1.0)))
     noise = erased[erased != 7.5]

@@ -67,13 +67,12 @@ def test_an_empty_folder_has_no_checkpoint(tmp_path):
     assert restored(tmp_path / "checkpoints", "best") is None
 
 
-def test_a_damaged_checkpoint_is_named(after_a_worse_epoch, monkeypatch):
-    def damaged(*_):
-        raise ValueError("NOT_FOUND: ocdbt driver ...")
-
-    with Checkpoints(after_a_worse_epoch) as checkpoints:
-        monkeypatch.setattr(checkpoints._checkpointer, "load", damaged)
-        with pytest.raises(
-            UserError, match=r"checkpoint 40 of .* cannot be read \(ValueError\); copy the run folder again"
-        ):
-            checkpoints.restore("latest", LIKE, SHARDING)
+@pytest.mark.parametrize("damage", ["cut off", "missing"])
+def test_a_damaged_checkpoint_is_named(after_a_worse_epoch, damage):
+    for path in [path for path in (after_a_worse_epoch / "40" / "state").rglob("*") if path.is_file()]:
+        if damage == "missing":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoint 40 of .* cannot be read \(\w+\); copy the run folder again"):
+        restored(after_a_worse_epoch, "latest")

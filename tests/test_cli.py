@@ -77,12 +77,21 @@ def test_every_verb_has_a_parser_and_a_function(name, capsys):
         (["train", "--workdir=x", "--config.seed"], "argument --config.seed: expected one argument"),
         (["train", "--workdir=x", "--config.epochs=many"], "--config.epochs: expected int, got 'many'"),
         (["train", "--workdir=x", "--config.data.resident=on"], "--config.data.resident is now --config.data.cache"),
+        (
+            ["train", "--workdir=x", "--config=rafdb:foo"],
+            "--config=rafdb:foo: expected no setting, as rafdb.py has none, got 'foo'; give --config=",
+        ),
         (["train", "--workdir=x", "--config=fases"], "--config: expected a configuration file such as"),
         (
             ["train", "--workdir=x", "--lost-after=2"],
             "argument --lost-after: expected a whole number from 3, got '2'",
         ),
         (["eval", "--workdir=x", "--filling=grey"], "argument --imputation/--filling: invalid choice: 'grey'"),
+        (
+            ["eval", "--workdir=x", "--split="],
+            "argument --split: expected names of splits, such as validation,test, got",
+        ),
+        (["eval", "--workdir=x", "--split=test,"], "argument --split: expected names of splits"),
         (["eval", "--workdir=x", "--checkpoint=first"], "argument --checkpoint: invalid choice: 'first'"),
         (
             ["eval", "--workdir=x", "--faithfulness-faces=0"],
@@ -271,7 +280,7 @@ def test_without_a_temperature_the_reason_is_printed(eval_command, capsys):
     assert "faithfulness: of uncalibrated probabilities. None was fitted to it." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("split", [["--split=validation,test"], ["--split", "test,validation"]])
+@pytest.mark.parametrize("split", [["--split=validation,test"], ["--split", "test, validation,test"]])
 def test_several_splits_are_evaluated_one_after_the_other(eval_command, split):
     assert [arguments[3] for arguments, _ in eval_command("--faithfulness", *split)] == ["validation", "test"]
 

@@ -59,6 +59,11 @@ def test_every_shipped_configuration_is_valid(path):
             {"au_layers": ("layer9",)},
             r"--config\.au_layers: CAM has no layer 'layer9'; expected some of layer1, .*layer5",
         ),
+        ({"au_layers": ("layer5", "layer5")}, r"--config\.au_layers: expected different layers, got layer5, layer5"),
+        (
+            {"image_size": 64, "data": {"resize_size": 63}},
+            r"--config\.data\.resize_size: expected the network's input of 64 pixels or more, got 63",
+        ),
         (
             {"codebook": "MINE"},
             r"--config\.codebook: expected FACS, REFERENCE or the path of a \.json file, got 'MINE'",
@@ -117,15 +122,16 @@ def test_an_unknown_option_is_reported_with_the_nearest_names():
 
 
 def test_every_option_is_read_somewhere():
+    """As an attribute of what holds its group's options: `config.epochs`, `config.data.dir`, `policy.crop`."""
+    holders = {"": {"config", "self"}, "data": {"data"}, "optimizer": {"options", "optimizer"}, "augment": {"policy"}}
     read = set()
     for path in (ROOT / "aujax").rglob("*.py"):
-        tree = ast.parse(path.read_text())
-        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    defaults = Config()
-    names = {field.name for field in dataclasses.fields(Config)}
-    for group in (defaults.data, defaults.optimizer, defaults.augment):
-        names |= {field.name for field in dataclasses.fields(group)}
-    assert not names - read
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                holder = getattr(node.value, "attr", getattr(node.value, "id", ""))
+                read |= {f"{group}.{node.attr}".lstrip(".") for group, names in holders.items() if holder in names}
+    groups = {group for group in holders if group}
+    assert not configs.OPTIONS.keys() - groups - read
 
 
 def test_method_options_are_read_by_name():
@@ -153,6 +159,9 @@ def test_training_images_are_resized_a_little_larger_than_the_input():
     ("name", "text", "value"),
     [
         ("au_layers", "('layer4','layer5')", ("layer4", "layer5")),
+        ("au_layers", "layer4, layer5", ("layer4", "layer5")),
+        ("au_layers", "layer4", ("layer4",)),
+        ("au_layers", "()", ()),
         ("rematerialize", "true", True),
         ("rematerialize", "False", False),
         ("data.dir", "3", "3"),

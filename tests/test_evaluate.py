@@ -1,5 +1,6 @@
 """Evaluation: padding and sinks without a network, cosines beside the released code's, the files of a real run."""
 
+import dataclasses
 import functools
 import importlib.util
 import json
@@ -11,14 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import sklearn.metrics
 from golden_face import LANDMARKS
 
-from aujax import au_maps, codebook, methods, metrics, runs
+from aujax import au_maps, cli, codebook, methods, metrics, runs
 from aujax.data import feed
 from aujax.data.batch import Batch, data_mesh, replicated, to_mesh
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.evaluation import evaluate
+from aujax.evaluation.collect import MapCollector
 from aujax.evaluation.evaluate import Outputs, predict
 from aujax.results import schema
 from aujax.results.schema import ScoreKey
@@ -199,6 +203,42 @@ def test_stored_maps_give_the_stored_cosines(evaluated, drawn):
     np.testing.assert_allclose(rows["cam_cos"], cam, atol=2e-3)
 
 
+@pytest.mark.parametrize("normalization", ["imagenet", "vggface2"])
+def test_the_cam_is_that_of_the_label_on_normalised_pixels(tiny_run, tiny_data, normalization):
+    """By hand: the features of layer 5 times the label's weights in the linear head (Zhou et al. 2016)."""
+    loaded = runs.load_run(tiny_run)
+    config = dataclasses.replace(loaded.config, normalization=normalization)
+    batch = next(evaluate.whole_split(open_faces(tiny_data).source("test"), config, MESH))
+    batch = batch._replace(expression=np.arange(8, dtype=np.int32) % 7)
+    variables = jax.device_get(loaded.variables)
+    forward, _, _ = evaluate.make_forward(loaded.model, config, MESH)(variables, batch)
+    mean, deviation = {
+        "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        "vggface2": (np.array([131.0912, 103.8827, 91.4953]) / 255, np.full(3, 1 / 255)),
+    }[normalization]
+    image = ((batch.image / 255.0 - mean) / deviation).astype(np.float32)
+    activations = jax.jit(functools.partial(methods.apply_with_taps, loaded.model))(variables, image).activations
+    weights = variables["params"]["head"]["fc"]["kernel"]
+    expected = np.einsum("bhwc,cb->bhw", activations["layer5"], weights[:, batch.expression])
+    np.testing.assert_allclose(forward.cam, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    assert (np.asarray(forward.logits).argmax(-1) != batch.expression).sum() >= 4  # of which the CAM is another
+
+
+def test_scores_of_the_prediction_compare_with_its_own_au_map(evaluated, tiny_data):
+    run, maps = evaluated
+    batch = next(feed.batches(open_faces(tiny_data).source("test"), np.arange(16), batch_size=16, size=32, threads=1))
+    draw = jax.jit(functools.partial(au_maps.batch_au_maps, size=(32, 32), codebook=codebook.FACS))
+    predicted = run.predictions.predicted.astype(np.int32)
+    au_map, has_map = jax.device_get(draw(batch.landmarks, predicted, batch.has_landmarks))
+    stored = run.tables.scores(run.faces)[ScoreKey("correlation", "layer5", "predicted")]
+    np.testing.assert_array_equal(np.isnan(stored), ~has_map)
+    cells = au_map.reshape(16, 4, 8, 4, 8).mean((2, 4))
+    pairs = zip(maps["layer5"].astype(float), cells, stored, has_map, strict=True)
+    for attention, target, value, drawn in pairs:
+        if drawn:
+            assert value == pytest.approx(np.corrcoef(attention.ravel(), target.ravel())[0, 1], abs=5e-3)
+
+
 def test_baselines_are_cosines_of_maps_that_ignore_the_network(evaluated, drawn):
     run, maps = evaluated
     au_map, has_map = drawn
@@ -219,6 +259,23 @@ def test_class_means_are_means_of_normalised_maps(evaluated):
     np.testing.assert_allclose(maps["class_mean/layer5"][1], ((chosen - low) / (high - low)).mean(0), atol=5e-3)
 
 
+def test_the_mean_au_map_of_a_class_is_over_the_faces_that_have_one():
+    collector = MapCollector(3, attention_layer="layer5")
+    maps = {"layer5": np.ones((3, 2, 2)), "cam": np.ones((3, 2, 2))}
+    columns = {"face": np.arange(3), "expression": np.array([1, 1, 1]), "predicted": np.array([1, 1, 1])}
+    columns |= {"probability": np.ones(3), "has_map": np.array([True, True, False]), "valid": np.ones(3, bool)}
+    # The AU maps of two faces, and the CAMs of three.
+    sums = {
+        "au_map": np.array([np.zeros((2, 2)), np.full((2, 2), 0.8)]),
+        "cam": np.array([np.zeros((2, 2)), np.full((2, 2), 0.9)]),
+    }
+    collector(batch_of([1] * 3, [True] * 3), Outputs(columns, {}, maps, np.ones((3, 4, 4)), sums))
+    means = collector.class_means(columns["expression"], columns["has_map"], 2)
+    np.testing.assert_allclose(means["class_mean/au_map"][1], np.full((2, 2), 0.4))
+    np.testing.assert_allclose(means["class_mean/cam"][1], np.full((2, 2), 0.3))
+    assert means["class_map_count"].tolist() == [0, 2]
+
+
 def test_samples_are_two_of_each_expression_by_a_fixed_shuffle(evaluated):
     _, maps = evaluated
     rank = np.random.default_rng(0).permutation(16)
@@ -229,10 +286,16 @@ def test_samples_are_two_of_each_expression_by_a_fixed_shuffle(evaluated):
 def test_one_device_gives_the_scores_of_eight(evaluated, tiny_run, tiny_data):
     run, _ = evaluated
     loaded, mesh = runs.load_run(tiny_run), data_mesh(jax.devices()[:1])
-    step = evaluate.make_full_eval_step(loaded.model, loaded.config, mesh)
-    batches = evaluate.whole_split(open_faces(tiny_data).source("test"), loaded.config, mesh)
+    data = dataclasses.replace(loaded.config.data, eval_batch_size=6)  # 6, 6, and 4 with two of padding
+    config = dataclasses.replace(loaded.config, data=data)
+    step = evaluate.make_full_eval_step(loaded.model, config, mesh)
+    batches = evaluate.whole_split(open_faces(tiny_data).source("test"), config, mesh)
     variables = jax.device_put(jax.device_get(loaded.variables), replicated(mesh))
-    found = predict(step, variables, batches, mesh=mesh)
+    collector = MapCollector(16, attention_layer="layer5")
+    found = predict(step, variables, batches, mesh=mesh, sinks=[collector])
+    means = collector.class_means(found.columns["expression"], found.columns["has_map"], 7)
+    for name in means:
+        np.testing.assert_allclose(means[name], evaluated[1][name], atol=1e-3, err_msg=name)
     np.testing.assert_array_equal(found.columns["predicted"], run.predictions.predicted)
     stored = run.tables.scores(run.faces)
     del stored[ScoreKey("cosine", "class_mean_au_map", "label")]  # needs all faces first
@@ -331,13 +394,26 @@ def test_an_evaluation_that_fails_leaves_no_metrics_of_the_one_before(tiny_run, 
     assert not (written / schema.METADATA).exists()
 
 
-def test_validation_fits_the_temperature_and_test_uses_it(tiny_run, tmp_path):
+def test_the_command_fits_the_temperature_on_validation_and_uses_it_on_test(
+    tiny_run, tmp_path, capsys, blank_figures, monkeypatch
+):
+    monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
     workdir = tmp_path / "run"
     shutil.copytree(tiny_run, workdir)
     assert schema.open_run(workdir, "test").metadata["temperature"]["value"] is None
-    evaluate.evaluate_run(workdir, "validation")
-    evaluate.evaluate_run(workdir, "test")
+    cli.main(["eval", f"--workdir={workdir}", "--split=test,validation"])
+    printed = capsys.readouterr().out
+    assert printed.index("validation") < printed.index("test")
+    assert printed.count("ATT-COS") >= 2  # a table of each split
     fitted = json.loads((workdir / "calibration.json").read_text())["temperature"]
+    faces = schema.open_run(workdir, "validation").predictions
+
+    def loss(temperature):  # of the labels, which scikit-learn computes from probabilities
+        chances = scipy.special.softmax(faces.logits.astype(float) / temperature, axis=1)
+        return sklearn.metrics.log_loss(faces.expression, chances, labels=range(7))
+
+    # Larger on both sides; the fit may end at its bounds.
+    assert all(loss(fitted) < loss(fitted * factor) for factor in (0.9, 1.1) if 1 / 20 < fitted * factor < 20)
     assert schema.open_run(workdir, "validation").metadata["temperature"]["value"] is None
     run = schema.open_run(workdir, "test")
     assert run.metadata["temperature"]["value"] == fitted

@@ -199,6 +199,12 @@ def test_sources_of_cropped_faces_are_known():
     assert {name for name, source in SOURCES.items() if source.cropped} == {"rafdb", "folds", "affectnet"}
 
 
+def test_faces_are_aligned_by_the_fit_of_the_run(tiny_run, monkeypatch):
+    prepared = types.SimpleNamespace(about={"align": "five-point/reference"})
+    monkeypatch.setattr(runs, "open_data", lambda run, data_dir: prepared)
+    assert explain.alignment_of(explain.open_model(tiny_run), "run", "all") == "five-point/reference"
+
+
 @pytest.mark.parametrize(("cropped", "expected"), [(True, "five-point unless cropped"), (False, "none")])
 def test_faces_are_cropped_if_those_of_training_were(cropped, expected, tiny_run, monkeypatch):
     prepared = types.SimpleNamespace(about={"align": "none", "cropped": cropped})

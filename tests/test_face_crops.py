@@ -65,6 +65,15 @@ def test_aligned_face_fits_the_template_at_the_input_size():
     assert np.abs(alignment.five_points(face.example.landmarks).mean(0) - expected.mean(0)).max() < 0.01
 
 
+def test_face_is_aligned_by_the_chosen_fit():
+    drawn = draw_face(0, 3, size=200)
+    for name, fit in alignment.FITS.items():
+        face = only(load(drawn.image, find=given("image 1", drawn), align=name, size=224))
+        points = alignment.five_points(drawn.landmarks)
+        expected = alignment.move(drawn.landmarks, fit(points, alignment.TEMPLATE))
+        np.testing.assert_allclose(face.example.landmarks, expected, atol=1e-3)
+
+
 def test_large_photograph_is_reduced_without_aliasing():
     face = draw_face(0, 3, size=160)
     grey = (face.image // 2 + 60).repeat(8, 0).repeat(8, 1)

@@ -1,9 +1,11 @@
+import io
 import struct
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from small_folders import blocks
 
 from aujax.data import images
@@ -74,11 +76,12 @@ def test_sixteen_bit_image_becomes_eight_bit_and_is_not_plain():
     assert not images.is_plain(data, decoded)
 
 
-def test_cmyk_photograph_is_not_plain():
-    data = bytearray(jpeg(blocks(1)))
-    frame = data.index(b"\xff\xc0")
-    data[frame + 9] = 4  # the number of colour components in the frame header
-    assert not images.is_plain(bytes(data), blocks(1))
+def test_cmyk_photograph_has_its_colors_and_is_not_plain():
+    file = io.BytesIO()
+    Image.new("CMYK", (32, 24), (0, 255, 255, 0)).save(file, "JPEG", quality=95)  # no cyan: red
+    pixels = images.decode(file.getvalue())
+    np.testing.assert_allclose(pixels.astype(int), np.broadcast_to([255, 0, 0], (24, 32, 3)), atol=3)
+    assert not images.is_plain(file.getvalue(), pixels)
 
 
 @pytest.mark.parametrize("encoded", [jpeg(blocks(1)), png(blocks(1)[..., ::-1])])
@@ -103,3 +106,14 @@ def test_webp_is_readable_but_not_plain():
 def test_unreadable_file_says_why(data, why):
     with pytest.raises(ValueError, match=why):
         images.decode(data)
+
+
+def test_bytes_after_the_end_of_a_png_are_ignored():
+    data = png(blocks(1)[..., ::-1])
+    np.testing.assert_array_equal(images.decode(data + bytes(5000)), blocks(1))
+
+
+def test_a_png_that_ends_within_a_chunk_is_cut_off_even_if_the_name_of_the_last_one_is_in_it():
+    data = png(blocks(1))
+    with pytest.raises(ValueError, match="cut off"):
+        images.decode(data[:60] + b"IEND")

@@ -237,3 +237,18 @@ def test_cache_survives_a_line_cut_off_in_the_middle(tmp_path):
     assert again.get("b") is None
     again.add("b", Detection(None))
     assert LandmarkCache(path).get("b") is not None
+
+
+def test_an_image_named_twice_is_refused(tmp_path):
+    text, table, folder = tmp_path / "points.txt", tmp_path / "points.csv", tmp_path / "points"
+    text.write_text("\n".join(text_line("1.jpg", points) for points in (FIRST, SECOND)))
+    header = ["image", *(f"{axis}{number}" for axis in "xy" for number in range(68))]
+    write_columns(table, header, [["1.jpg", *map(str, points.T.ravel())] for points in (FIRST, SECOND)])
+    folder.mkdir()
+    for name in ("1.npy", "1_lnd.npy"):
+        np.save(folder / name, FIRST)
+    for path, where in ((text, "points.txt, line 2"), (table, "points.csv, line 3"), (folder, "1_lnd.npy")):
+        with pytest.raises(
+            UserError, match=f"{where}: expected each image once, '1(.jpg)?' was there before; keep one"
+        ):
+            read_landmarks(path, ["1.jpg"])

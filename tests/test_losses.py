@@ -118,6 +118,18 @@ def test_alignment_refuses_other_leading_axes():
         unchecked(_random((2, 5, 5, 3)), _random((3, 9, 9)))
 
 
+def test_a_mask_of_another_shape_is_refused():
+    unchecked = inspect.unwrap(losses.au_alignment)
+    with pytest.raises(ValueError, match=r"where must have one value per AU map, shape \(2,\), got \(2, 1\)"):
+        unchecked(_random((2, 5, 5, 3)), _random((2, 9, 9)), where=jnp.ones((2, 1), bool))
+
+
+def test_a_label_beyond_the_classes_has_no_loss():
+    # Labels of eight classes on a head of seven: 0 would train on the others and go unnoticed.
+    values = losses.cross_entropy(jnp.zeros((3, 7)), jnp.array([6, 7, -1]))
+    np.testing.assert_allclose(values, [np.log(7), np.nan, np.nan], rtol=1e-6)
+
+
 def test_cross_entropy_by_hand():
     logits = jnp.array([[np.log(1.0), np.log(2.0), np.log(5.0)]] * 2, jnp.float32)  # probabilities 1/8 2/8 5/8
     values = losses.cross_entropy(logits, jnp.array([0, 2]))

@@ -1,5 +1,7 @@
 """Metrics: by hand, golden values, at the extremes, and against scikit-learn and SciPy."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,3 +204,8 @@ def test_mean_without_counted_values_is_zero():
 def test_correct_compares_the_largest_logit_with_the_label():
     logits = jnp.array([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
     assert metrics.correct(logits, jnp.array([1, 2])).tolist() == [True, False]
+
+
+def test_a_mask_of_another_shape_than_the_values_is_refused():
+    with pytest.raises(ValueError, match=r"where must have the shape of the values, \(2,\), got \(1,\)"):
+        inspect.unwrap(Mean.of.__func__)(Mean, jnp.ones(2), where=jnp.ones(1, bool))

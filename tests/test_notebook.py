@@ -1,11 +1,15 @@
+import os
 import pathlib
 import re
+from unittest import mock
 
 import nbclient
 import nbformat
 import pytest
+from released_folders import imported_run
 
-from aujax import codebook, metrics
+from aujax import codebook, metrics, runs
+from aujax.data import feed
 
 NOTEBOOKS = pathlib.Path(__file__).parents[1] / "notebooks"
 PERCENT = r"(-?\d+\.\d)%"
@@ -146,3 +150,15 @@ def test_notebook_shows_faces_with_the_attention_of_both_networks(plugged):
 def test_stored_notebook_has_no_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
+
+
+def test_notebook_opens_an_imported_run_with_a_data_set_of_ones_own(tiny_data, tmp_path, monkeypatch):
+    """Its cells `load_run` and `open_data`, without a kernel: an imported run names no data set."""
+    monkeypatch.setenv("AUJAX_RUN", str(imported_run(tmp_path)))
+    monkeypatch.setenv("AUJAX_DATA", str(tiny_data))
+    names = {"os": os, "load_run": runs.load_run, "open_data": runs.open_data, "feed": feed, "plt": mock.MagicMock()}
+    notebook = nbformat.read(NOTEBOOKS / "inspect_attention.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if cell.source.startswith(("run = ", "faces = ")):
+            exec(cell.source, names)
+    assert names["face"].image.shape == (32, 32, 3)

@@ -21,6 +21,8 @@ from aujax import cli
 from aujax.data import alignment, images
 from aujax.data.landmarks import DETECTORS, DlibDetector
 from aujax.data.prepare.__main__ import SOURCES
+from aujax.data.prepare.prepare import Options, prepare
+from aujax.data.sources import Listing, SourceImage
 from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 
@@ -244,3 +246,34 @@ def test_help_of_every_source_shows_its_options(name, capsys):
         cli.main(["prepare", name, "--help"])
     assert stop.value.code == 0
     assert "--align" in capsys.readouterr().out
+
+
+def test_reference_alignment_moves_faces_by_the_fit_of_the_released_code(tmp_path):
+    command = ("synthetic", "--train=3", "--validation=0", "--test=1", "--size=64", "--out", tmp_path / "out")
+    run(*command, "--align=five-point/reference")
+    faces = open_faces(tmp_path / "out")
+    assert faces.about["align"] == "five-point/reference"
+    for index, face in enumerate(faces.source("train")):
+        landmarks = draw_face(0, index, size=64).landmarks
+        fit = alignment.FITS["five-point/reference"](alignment.five_points(landmarks), alignment.TEMPLATE)
+        np.testing.assert_allclose(face["landmarks"], alignment.move(landmarks, fit), atol=1e-3)
+
+
+def test_landmarks_detected_on_one_alignment_are_not_used_for_the_other(tmp_path):
+    """The cached detections are those on the warped face, which depends on the fit."""
+    points = np.array([(40.0, 50.0), (70.0, 50.0), (52.0, 70.0), (44.0, 90.0), (66.0, 92.0)])
+    faces = [SourceImage(f"{n}", 0, images.encode(blocks(n)).__bytes__, points=points) for n in range(4)]
+    found = []
+
+    class Detector:
+        def faces(self, pixels):
+            found.append(pixels)
+            return []
+
+        def settings(self):
+            return "none found"
+
+    for align in ("five-point", "five-point", "five-point/reference"):
+        options = Options(align, Detector(), None, 0.0, 0.0, 0, 1, None)
+        prepare(Listing(faces, ("A", "B"), ""), tmp_path, options, headings=[("", "")], about={})
+    assert len(found) == 8

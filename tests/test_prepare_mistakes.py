@@ -1,5 +1,7 @@
 import errno
+import re
 
+import numpy as np
 import pytest
 from small_folders import NAMES, blocks, drawn_folder, labelled_folder, refused, run, write_csv, write_image
 
@@ -7,6 +9,7 @@ from aujax import cli
 from aujax.data import store
 from aujax.data.landmarks import DlibDetector
 from aujax.data.store import open_faces
+from aujax.data.synthetic import draw_face
 
 
 @pytest.fixture
@@ -167,3 +170,64 @@ def test_empty_validation_split_is_refused(tmp_path, capsys):
     source = labelled_folder(tmp_path / "in", ["happy"] * 4)
     command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none", "--validation=0.01")
     assert "the split 'validation' is empty" in refused(capsys, *command)
+
+
+def drawn_with_landmarks(folder, count=20, *, change=lambda landmarks: landmarks):
+    """Drawn faces with their landmarks in a file; returns the arguments that prepare them."""
+    lines = []
+    for index in range(count):
+        face = draw_face(0, index, size=64)
+        write_image(folder / "happy" / f"{index}.png", face.image)
+        x, y = change(face.landmarks).T
+        lines.append(",".join([f"happy/{index}.png", *map(str, x), *map(str, y)]))
+    (folder / "landmarks.txt").write_text("\n".join(lines))
+    return ("folder", "--source", folder, f"--landmarks={folder / 'landmarks.txt'}", "--out", folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda points: points[:, ::-1], "20 of 20 checked images have a face only if x and y are exchanged"),
+        (lambda points: 0.8 * points, "on average they lie at [34].% of the width: .* --landmarks-size=WIDTHxHEIGHT"),
+        (lambda points: 1.3 * points, "on average they lie at 6.% of the width: .* or --landmarks-size=own"),
+        (lambda points: 2 * points, "found on images of another size"),
+    ],
+    ids=["exchanged", "0.8", "1.3", "2"],
+)
+def test_landmarks_that_are_not_those_of_the_images_are_refused(tmp_path, capsys, change, message):
+    assert re.search(message, refused(capsys, *drawn_with_landmarks(tmp_path, change=change)))
+
+
+def test_landmarks_of_another_size_are_accepted_with_it(tmp_path):
+    run(*drawn_with_landmarks(tmp_path, change=lambda points: 1.25 * points), "--landmarks-size=80x80")
+    face = open_faces(tmp_path / "out").source("train")[0]
+    number = int(face["id"].removeprefix("happy/").removesuffix(".png"))
+    # Pixel centres: (x + 0.5) / 80 = (x' + 0.5) / 64.
+    expected = (1.25 * draw_face(0, number, size=64).landmarks + 0.5) * 0.8 - 0.5
+    np.testing.assert_allclose(face["landmarks"], expected, atol=1e-3)
+
+
+def test_faces_beside_the_middle_are_accepted_if_their_landmarks_are_said_to_be_right(tmp_path):
+    run(*drawn_with_landmarks(tmp_path, change=lambda points: 0.8 * points), "--landmarks-size=own")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--landmarks=dlib", "--landmarks-size=9x9"],
+            "--landmarks-size=9x9: expected landmarks of a file",
+        ),
+        (["--landmarks=none", "--landmarks-size=9x9"], "got --landmarks=none"),
+        (["--landmarks=none", "--landmarks-model=x.dat"], "--landmarks-model=x.dat: expected --landmarks=dlib"),
+        (["--landmarks=none", "--landmarks-size=big"], "expected WIDTHxHEIGHT in pixels, such as 224x224, or own"),
+    ],
+)
+def test_options_that_nothing_would_read_are_refused(tmp_path, capsys, source, options, message):
+    assert message in refused(capsys, "folder", "--source", source, "--out", tmp_path / "out", *options)
+
+
+def test_a_changed_count_of_drawn_faces_is_named_by_its_option(tmp_path, capsys):
+    command = ("synthetic", "--train=2", "--validation=1", "--size=32", "--out", tmp_path / "out")
+    run(*command, "--test=1")
+    assert "(--test was 1, now 2)" in refused(capsys, *command, "--test=2")

@@ -157,3 +157,9 @@ def test_unknown_class_folder_of_a_rafdb_copy_is_sent_to_the_source_folder(tmp_p
         write_image(tmp_path / "train" / name / f"{name}.jpg", blocks(int(name)))
     with pytest.raises(UserError, match=r"found 4, 8; .*: folder --source=.* --classes=4=Happiness,8=\.\.\.$"):
         listing("rafdb", "--source", tmp_path)
+
+
+def test_a_copy_of_class_folders_has_no_original_images(tmp_path):
+    write_image(tmp_path / "train" / "4" / "1.jpg", blocks(1))
+    with pytest.raises(UserError, match=r"--images=original: expected the official folder .* found train; give that"):
+        listing("rafdb", "--source", tmp_path, "--images=original")

@@ -135,8 +135,13 @@ def test_a_folder_that_does_not_fit_is_refused_and_leaves_nothing(tmp_path, dama
 
 
 def test_an_image_size_that_does_not_fit_the_tensors_is_refused(tmp_path):
-    changed = {"method": "TSCAM", "model__encoder_name": "deit_tscam_small_patch16_224", "crop_size": 64}
-    tensors = weights("TS-CAM", "vit_tiny")
+    changed = {
+        "method": "TSCAM",
+        "model__encoder_name": "deit_tscam_small_patch16_224",
+        "crop_size": 64,
+        "resize_size": 72,
+    }
+    tensors = weights("TS-CAM")
     folder = released_folder(tmp_path / "released", options(**changed, align_atten_to_heatmap="false"), tensors)
     with pytest.raises(
         UserError, match=r"(?s)model\.pt: .*pos_embed: expected \(1, 17, 48\), got \(1, 197, 48\).*crop_size 64"

@@ -225,3 +225,35 @@ def test_faces_to_test_on_do_not_change_with_the_number_to_train_on():
 def test_impossible_drawing_options_are_refused(option):
     with pytest.raises(UserError, match=option):
         listing("synthetic", option)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_labels_may_be_separated_by_commas_semicolons_and_tabs(tmp_path, delimiter):
+    lines = [["image", "expression", "age"], ["1,2.png" if delimiter != "," else "1.png", "joy", "30"]]
+    text = "\n".join(delimiter.join(line) for line in lines)
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets do
+    found = listing("folder", "--source", tmp_path)
+    assert labels(found) == {lines[1][0]: "Happiness"}
+    assert found.images[0].attributes == {"age": "30"}
+
+
+def test_paths_written_on_windows_are_found(tmp_path):
+    write_image(tmp_path / "a" / "1.png", blocks(1))
+    write_image(tmp_path / "a" / "2\\3.png", blocks(2))  # a backslash is allowed in a name here
+    rows = [{"image": name, "expression": "joy"} for name in ("a\\1.png", "a/2\\3.png")]
+    write_csv(tmp_path / "labels.csv", rows)
+    found = listing("folder", "--source", tmp_path)
+    assert [image.id for image in found.images] == ["a/1.png", "a/2\\3.png"]
+    assert all(image.read() for image in found.images)
+
+
+def test_an_empty_label_is_refused_with_its_line(tmp_path):
+    (tmp_path / "labels.csv").write_text("image,expression\n1.png,joy\n2.png,\n3.png, \n")
+    with pytest.raises(UserError, match=r"line 3: expected an expression, .* \(2 of 3 lines are like this\)"):
+        listing("folder", "--source", tmp_path)
+
+
+def test_photographs_with_the_ending_jfif_are_images(tmp_path):
+    (tmp_path / "happy").mkdir()
+    (tmp_path / "happy" / "1.jfif").write_bytes(b"")
+    assert list(labels(listing("folder", "--source", tmp_path))) == ["happy/1.jfif"]

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import json
 import re
 from typing import NamedTuple
 
@@ -12,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+from golden_face import LANDMARKS
 
 from aujax import augment, losses, methods, runs
 from aujax.config import Config, OptimizerConfig
 from aujax.data import feed
-from aujax.data.batch import abstract, data_mesh, replicated, to_mesh
+from aujax.data.batch import Batch, abstract, data_mesh, replicated, to_mesh
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 from aujax.training import optimizer
@@ -31,8 +34,8 @@ def starting_variables(config):
 
 
 def variables_of(config):
-    """The first variables of a run, which depend on few of its options: drawing them compiles for a second."""
-    names = ("method", "method_options", "backbone", "image_size", "seed")
+    """Variables to start from, those of seed 0: they depend on few options, and drawing them compiles for a second."""
+    names = ("method", "method_options", "backbone", "image_size")
     return starting_variables(Config(**{name: getattr(config, name) for name in names}))
 
 
@@ -53,7 +56,7 @@ def trained(config, devices):
     tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
     state = jax.device_put(steps.create_state(variables_of(config), tx), replicated(mesh))
     source = faces.source("train")
-    order = feed.epoch_order(config.seed, 0, len(source))
+    order = feed.epoch_order(0, 0, len(source))
     options = {"batch_size": config.data.batch_size, "size": config.resize_size, "threads": 1}
     both = [to_mesh(batch, mesh) for batch in feed.batches(source, order, **options)]
     program = steps.make_train_step(steps.Training(model, tx, config, mesh)).lower(state, both[0]).compile()
@@ -115,9 +118,28 @@ def test_several_layers_are_summed(with_options, on_one_device):
     assert trained(both, 1).history[0]["alignment"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_statistics_per_device_differ_from_those_across_devices(with_options, on_eight_devices):
-    apart = trained(with_options(batch_norm="per_device"), 8)
-    assert on_eight_devices.history[0]["loss"] != pytest.approx(apart.history[0]["loss"], rel=2e-4)
+def logits_of(config, image):
+    """The logits of a training's forward pass with the variables to start from, for each group of images alone."""
+    model = runs.build_model(dataclasses.replace(config, batch_norm="per_device"), 7)
+
+    @jax.jit
+    def forward(variables, image):
+        of_group = lambda group: methods.apply_with_taps(model, variables, group, train=True).logits  # noqa: E731
+        return jax.vmap(of_group)(image)
+
+    return np.asarray(forward(variables_of(config), image), np.float64).reshape(-1, 7)
+
+
+def cross_entropy(logits, target):
+    """The mean over faces, by its formula."""
+    return np.mean(scipy.special.logsumexp(logits, axis=-1) - (np.asarray(target) * logits).sum(-1))
+
+
+def test_statistics_per_device_normalise_the_faces_of_each_device_alone(with_options):
+    views = views_of(with_options(), first_batch(with_options(), 16))
+    pairs = logits_of(with_options(), views.image.reshape(8, 2, *views.image.shape[1:]))
+    means = trained(with_options(batch_norm="per_device"), 8).history[0]
+    assert means["cross_entropy"] == pytest.approx(cross_entropy(pairs, views.target), rel=1e-3)
 
 
 def test_a_batch_in_two_parts_gives_the_update_of_the_whole(with_options):
@@ -213,28 +235,34 @@ def test_what_a_method_draws_for_the_batch_is_the_same_on_four_devices(name, wit
     assert_same(trained(config, 4), trained(config, 1))
 
 
-def test_cutmix_keeps_the_terms_of_faces_and_mixes_what_they_show(with_options):
-    mixed = trained(with_options(method="CutMix"), 1).history[0]
-    plain = trained(with_options(method="CAM", au_layers=("layer4",)), 1).history[0]
-    # The same views and the same starting network: only the mixing differs.
-    assert mixed["cross_entropy"] != pytest.approx(plain["cross_entropy"], rel=1e-3)
-    assert mixed["alignment"] != pytest.approx(plain["alignment"], rel=1e-3)
+def step_keys(config):
+    return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
 
 
-def views_of(config, batch):
-    """The views of the first step, on one device."""
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
+def views_of(config, batch, keys=None, classes=7):
+    """The views of a batch on one device, by default those of the first step."""
+    keys = step_keys(config) if keys is None else keys
 
     def views(batch):
-        return steps.training_views(keys[0], keys[1], batch, config, 7)
+        return steps.training_views(keys[0], keys[1], batch, config, classes)
 
-    several = jax.jit(jax.vmap(views, axis_name="data"))(jax.tree.map(lambda x: x[None], batch))
+    several = jax.jit(jax.vmap(views, axis_name="data"))(jax.tree.map(lambda x: jnp.asarray(x)[None], batch))
     return jax.tree.map(lambda x: x[0], several)
+
+
+def test_cutmix_classifies_the_mixed_images_by_their_mixed_labels(with_options):
+    config = with_options(method="CutMix")
+    batch = first_batch(config, 16)
+    views = views_of(config, batch)
+    mixed = augment.cutmix(step_keys(config)[2], views, valid=batch.valid)
+    assert (mixed.target != views.target).any()
+    expected = cross_entropy(logits_of(config, mixed.image[None]), mixed.target)
+    assert trained(config, 1).history[0]["cross_entropy"] == pytest.approx(expected, rel=1e-3)
 
 
 def first_batch(config, size):
     source = open_faces(config.data.dir).source("train")
-    order = feed.epoch_order(config.seed, 0, len(source))
+    order = feed.epoch_order(0, 0, len(source))
     return next(feed.batches(source, order, batch_size=size, size=config.resize_size, threads=1))
 
 
@@ -269,9 +297,12 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32(with_options):
     chex.assert_type(jax.tree.leaves((state.params, state.batch_stats)), jnp.float32)
 
 
-def test_label_smoothing_changes_the_cross_entropy(with_options, on_one_device):
-    smooth = trained(with_options(label_smoothing=0.5), 1).history[0]
-    assert smooth["cross_entropy"] != pytest.approx(on_one_device.history[0]["cross_entropy"], rel=1e-3)
+def test_label_smoothing_spreads_its_share_of_the_label_over_all_classes(with_options):
+    config = with_options(label_smoothing=0.5)
+    views = views_of(config, first_batch(config, 16))
+    target = 0.5 * np.asarray(views.target) + 0.5 / 7
+    expected = cross_entropy(logits_of(config, views.image[None]), target)
+    assert trained(config, 1).history[0]["cross_entropy"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_normalization_of_the_pixels_is_chosen(with_options):
@@ -282,7 +313,95 @@ def test_the_normalization_of_the_pixels_is_chosen(with_options):
 
 
 def test_the_seed_changes_the_views(with_options, on_one_device):
+    """The network to start from and the batches are the same."""
     assert trained(with_options(seed=1), 1).history[0]["loss"] != on_one_device.history[0]["loss"]
+
+
+def test_each_step_has_views_of_its_own(with_options):
+    """At a learning rate that changes nothing, two steps on one batch differ only by their views."""
+    config = with_options(data=dataclasses.replace(with_options().data, batch_size=24))
+    batch = first_batch(config, 16)
+    mesh = data_mesh(jax.devices()[:1])
+    model = runs.build_model(config, 7)
+    step = steps.make_train_step(steps.Training(model, optax.set_to_zero(), config, mesh))
+    state = jax.device_put(steps.create_state(variables_of(config), optax.set_to_zero()), replicated(mesh))
+    losses_of_steps = []
+    for _ in range(2):
+        state, means = step(state, to_mesh(batch, mesh))
+        losses_of_steps.append(float(means["loss"].compute()))
+    assert losses_of_steps[0] != losses_of_steps[1]
+
+
+def test_the_order_of_color_changes_is_drawn_for_each_batch(with_options):
+    rates = ("rotation_rate", "crop", "flip_rate", "gray_rate", "erase_rate")
+    colors = augment.Policy(**dict.fromkeys(rates, 0.0), jitter_rate=1.0)
+    config = with_options(augment=colors)
+    batch, keys = first_batch(config, 4), jax.random.split(jax.random.key(3), 7)
+    # The strengths of all changes are the same: they depend on the second key.
+    images = [np.asarray(views_of(config, batch, (order, keys[6])).image) for order in keys[:6]]
+    assert len({image.round(3).tobytes() for image in images}) >= 3
+
+
+def test_faces_without_landmarks_and_padding_have_no_map(with_options):
+    batch = first_batch(with_options(), 8)._replace(
+        expression=np.arange(8, dtype=np.int32) % 2,
+        has_landmarks=np.array([True, True, True, True, False, False, True, True]),
+        valid=np.array([True] * 6 + [False] * 2),
+    )
+    views = views_of(with_options(), batch)
+    np.testing.assert_array_equal(views.has_map, [False, True, False, True, False, False, False, False])
+    assert not views.au_map[4:].any()
+
+
+SIDE = 96
+AUGMENTATIONS = {
+    "none": {},
+    "rotation": {"rotation": 20.0, "rotation_rate": 1.0},
+    "crop": {"crop": 0.3},
+    "flip": {"flip_rate": 1.0},
+    "gray": {"gray_rate": 1.0},
+    "colors": {"jitter_rate": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+    "erasing": {"erase_rate": 1.0},
+    "all": {"rotation": 20.0, "rotation_rate": 0.7, "crop": 0.3, "flip_rate": 0.5, "gray_rate": 0.3, "jitter_rate": 0.5,
+            "brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1, "erase_rate": 0.3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(AUGMENTATIONS))
+def test_a_marker_at_a_landmark_ends_under_the_region_of_its_action_unit(name, with_options, tmp_path):
+    """From landmarks to views: image, AU map and landmarks move together through every augmentation.
+
+    A face left of the middle, so that no mirrored map would cover it, has a white disc at the image-left lip corner
+    (landmark 48, AU12) and a black image otherwise.
+    """
+    book = tmp_path / "smile.json"
+    book.write_text(json.dumps({"aus": {"Neutral": [], "Happiness": [12]}}))
+    zeros = {field.name: 0.0 for field in dataclasses.fields(augment.Policy) if field.name != "erase_area"}
+    policy = augment.Policy(**zeros | AUGMENTATIONS[name])
+    config = with_options(augment=policy, image_size=SIDE, normalization="none", codebook=str(book))
+    count = 12
+    landmarks = LANDMARKS * (0.55 * SIDE / 224) + np.float32([4, 0.25 * SIDE])
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    disc = np.hypot(columns - landmarks[48, 0], rows - landmarks[48, 1]) < 3
+    image = np.zeros((count, SIDE, SIDE, 3), np.uint8)
+    image[:, disc] = 255
+    ones = np.ones(count, bool)
+    faces = np.broadcast_to(landmarks, (count, 68, 2)).astype(np.float32)
+    batch = Batch(image, faces, np.ones(count, np.int32), np.arange(count, dtype=np.int32), ones, ones)
+    views = views_of(config, batch, jax.random.split(jax.random.key(1)), classes=2)
+    assert views.has_map.all()
+    places = []
+    for view, au_map in zip(np.asarray(views.image), np.asarray(views.au_map), strict=True):
+        # Noise of erased boxes is hardly ever white in all three channels.
+        white = (np.abs(view - view[..., :1]).max(-1) < 0.02) & (view[..., 0] > 0.3) & (view[..., 0] <= 1)
+        if white.sum() > 15:  # else the marker was erased
+            y, x = (int(np.median(axis)) for axis in np.nonzero(white))
+            places.append((x, y))
+            assert au_map[y, x] > 0.9
+            assert (au_map > 0.5).mean() < 0.05  # two small discs, not a map that covers everything
+    assert len(places) >= count / 2
+    moved = np.hypot(*(np.array(places) - landmarks[48]).T)
+    assert (moved.max() > 3) == (name in ("rotation", "crop", "flip", "all"))
 
 
 def test_update_follows_torch_nesterov():

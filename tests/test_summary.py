@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import scipy.special
 import sklearn.calibration
 
-from aujax.results import METRICS, summary
+from aujax.results import METRICS, schema, summary
 from aujax.results.registry import Faces
 from aujax.results.schema import ScoreKey
 
@@ -175,6 +176,41 @@ def test_accuracy_by_confidence_equals_scikit_learn():
         np.testing.assert_allclose(bins.loc[own, "value"], confidence)
         edges = np.unique(np.ceil(15 * chances) - 1) / 15
         np.testing.assert_allclose(bins.loc[own, "group"].astype(float), edges, atol=1e-4)
+
+
+def test_faces_at_the_threshold_are_accepted():
+    """Four faces of confidence 0.9, 0.8, 0.8 and 0.6: half of them cannot be accepted without a third."""
+    confidence = np.array([0.9, 0.8, 0.8, 0.6])
+    of = Faces(
+        np.array([0, 0, 1, 0]), np.zeros(4, int), np.log(np.stack([confidence, 1 - confidence], 1)), np.full(4, "")
+    )
+    table = summary.summarize(of, {}, ("A", "B"), resampled=False)
+    found = {
+        metric: table[(table["metric"] == metric) & (table["attribute"] == "")].set_index("condition")["value"]
+        for metric in ("selective_threshold", "selective_coverage", "selective_accuracy")
+    }
+    for coverage, threshold, accepted, accuracy in (("0.2", 0.9, 1, 1.0), ("0.5", 0.8, 3, 2 / 3), ("1", 0.6, 4, 3 / 4)):
+        assert found["selective_threshold"][coverage] == pytest.approx(threshold)
+        assert found["selective_coverage"][coverage] == accepted / 4
+        assert found["selective_accuracy"][coverage] == pytest.approx(accuracy)
+
+
+def test_the_operating_point_is_chosen_on_validation_and_applied_to_calibrated_probabilities(two_runs):
+    for folder in two_runs:
+        run, other = (schema.open_run(folder, split) for split in ("test", "validation"))
+        temperature = run.metadata["temperature"]["value"]
+        first, second = (
+            scipy.special.softmax(faces.logits.astype(float) / temperature, axis=1).max(1)
+            for faces in (other.predictions, run.predictions)
+        )
+        reached = [c for c in first if other.predictions.correct[first >= c].mean() >= 0.95]
+        point = run.metadata["operating_point"]
+        assert point["threshold"] == (pytest.approx(min(reached)) if reached else None)
+        if reached:
+            accepted = second >= min(reached) - 1e-9
+            assert point["coverage"] == pytest.approx(accepted.mean())
+            assert point["accuracy"]["value"] == pytest.approx(run.predictions.correct[accepted].mean())
+    assert reached  # at least of the second run
 
 
 def test_every_metric_has_a_title_a_definition_and_a_way_to_compute_it():

@@ -4,10 +4,13 @@ Points and landmarks are (x, y) pixels, x right and y down, with pixel centres a
 reaches from x = -0.5 to w - 0.5.
 """
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from jaxtyping import Float
 
+from aujax.codebook import MIRRORED
 from aujax.data.images import Pixels
 
 Points = Float[np.ndarray, "n 2"]
@@ -24,8 +27,7 @@ def similarity(source: Points, target: Points) -> Matrix:
     """Returns the rotation, scale and translation M, used as M @ (x, y, 1), that brings `source` closest to `target`.
 
     The least-squares solution over all points (Umeyama 1991), in its form for the plane: with points as complex
-    numbers, M is z -> a z + b. Reflections, which the released code allows, are excluded: they would exchange the
-    landmarks of the two sides of the face.
+    numbers, M is z -> a z + b. Reflections are excluded: they would exchange the two sides of the face.
 
     Raises:
       ValueError: all source points are equal.
@@ -39,6 +41,33 @@ def similarity(source: Points, target: Points) -> Matrix:
     a = np.sum(np.conj(centred) * (w - w.mean())) / spread
     b = w.mean() - a * z.mean()
     return np.array([(a.real, -a.imag, b.real), (a.imag, a.real, b.imag)])
+
+
+def inverse_similarity(source: Points, target: Points) -> Matrix:
+    """Returns the matrix of the released preparation: `target` fitted to `source`, also mirrored, and inverted.
+
+    It minimises distances in the photograph instead of the template. For frontal faces landmarks differ from those of
+    `similarity` by 0.1 to 3 pixels, at 40 to 65 degrees of yaw by 3 to 20. Of the plain and the mirrored fit, the one
+    that moves `source` closer to `target` is returned, the plain one if both are equally close.
+
+    Raises:
+      ValueError: all source points are equal.
+    """
+    candidates = []
+    for side in (1, -1):
+        fit = similarity(target * (side, 1), source)
+        if not np.linalg.det(fit[:, :2]) > 0:
+            raise ValueError("expected at least two different points, got equal ones, which are not those of a face")
+        inverse = np.linalg.inv(np.vstack([fit, (0, 0, 1)]))[:2]
+        candidates.append(np.diag((side, 1)) @ inverse)
+    return min(candidates, key=lambda matrix: np.linalg.norm(move(source, matrix) - target))
+
+
+# The values of --align that warp: how the matrix from a face's five points to `TEMPLATE` is fitted.
+FITS: dict[str, Callable[[Points, Points], Matrix]] = {
+    "five-point": similarity,
+    "five-point/reference": inverse_similarity,
+}
 
 
 def five_points(landmarks: Float[np.ndarray, "68 2"]) -> Float[np.ndarray, "5 2"]:
@@ -66,3 +95,9 @@ def resize_to_square(pixels: Pixels) -> tuple[Pixels, Matrix]:
 def move(points: Points, matrix: Matrix) -> Points:
     """Returns the points moved by `matrix`."""
     return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def move_landmarks(landmarks: Float[np.ndarray, "68 2"], matrix: Matrix) -> Float[np.ndarray, "68 2"]:
+    """Returns the 68 landmarks moved by `matrix`, in the order of the mirrored face if it mirrors."""
+    moved = move(landmarks, matrix)
+    return moved if np.linalg.det(matrix[:, :2]) > 0 else moved[list(MIRRORED)]

@@ -196,9 +196,9 @@ def load_faces(
       sources: see `load_images`.
       find: detects the faces of a photograph.
       select: "one", the most prominent of each photograph, or "all".
-      align: "five-point" warps each face (without landmarks, the photograph is resized to a square), "five-point unless
-        cropped" does not warp the only face of a photograph if it fills the photograph; with "none" the whole
-        photograph is the face.
+      align: a row of `alignment.FITS` warps each face (without landmarks, the photograph is resized to a square),
+        "five-point unless cropped" does not warp the only face of a photograph if it fills the photograph; with "none"
+        the whole photograph is the face.
       size: of the network's input in pixels.
       every: the interval of the frames of a video.
     """
@@ -218,10 +218,11 @@ def load_faces(
         selected = locations[:1] if select == "one" else locations
         for i, location in enumerate(selected):
             cropped = len(locations) == 1 and _is_cropped(image, location)
-            warp = align == "five-point" or (align == "five-point unless cropped" and not cropped)
+            warp = align in alignment.FITS or (align == "five-point unless cropped" and not cropped)
             try:
                 if warp:
-                    stored, matrix = _warp(image.pixels, location.landmarks)
+                    fit = alignment.FITS.get(align, alignment.similarity)
+                    stored, matrix = _warp(image.pixels, location.landmarks, fit)
                 else:
                     stored, matrix = _reduce(image.pixels, _LONGEST_SIDE / max(image.pixels.shape[:2]))
                 aligned = alignment.resize_to_square(stored)[0]
@@ -231,7 +232,7 @@ def load_faces(
                     stored = images.decode(images.encode(stored))
                 landmarks = None
                 if location.landmarks is not None:
-                    landmarks = alignment.move(location.landmarks, matrix).astype(np.float32)
+                    landmarks = alignment.move_landmarks(location.landmarks, matrix).astype(np.float32)
                 scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
                 yield FaceCrop(
                     image=image,
@@ -270,16 +271,16 @@ def _is_cropped(image: InputImage, location: FaceLocation) -> bool:
     return float(np.hypot(*(right - left))) >= _CROPPED_EYE_DISTANCE * max(image.pixels.shape[:2])
 
 
-def _warp(pixels: Pixels, landmarks: Landmarks | None) -> tuple[Pixels, np.ndarray]:
+def _warp(pixels: Pixels, landmarks: Landmarks | None, fit: Callable) -> tuple[Pixels, np.ndarray]:
     """Returns the aligned face and the (2, 3) matrix that moves points of the photograph to its pixels."""
     if landmarks is None:
         return alignment.resize_to_square(pixels)
     points = alignment.five_points(landmarks)
-    matrix = alignment.similarity(points, alignment.TEMPLATE)
+    matrix = fit(points, alignment.TEMPLATE)
     # The warp interpolates between four pixels. A face much larger than the template is reduced first, to twice the
     # template's size, because the warp would skip most of its pixels.
     reduced, reduction = _reduce(pixels, 2 * float(np.hypot(*matrix[:, 0])))
-    warp = alignment.similarity(alignment.move(points, reduction), alignment.TEMPLATE)
+    warp = fit(alignment.move(points, reduction), alignment.TEMPLATE)
     return alignment.warp(reduced, warp), matrix
 
 

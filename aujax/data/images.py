@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 
 # The endings of image files.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".gif"})
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Start-of-frame markers of a JPEG file; the number of colour components follows them.
@@ -30,7 +30,7 @@ def decode(data: bytes) -> Pixels:
     if data.startswith(_JPEG):
         truncated = data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     else:
-        truncated = data.startswith(_PNG) and b"IEND" not in data[-64:]
+        truncated = data.startswith(_PNG) and not _png_is_complete(data)
     if truncated:
         raise ValueError("cut off: the end of the file is missing")
     try:
@@ -81,6 +81,17 @@ def files_below(folder: Path, suffixes: Set[str] = SUFFIXES) -> list[Path]:
 def read_problem(error: OSError | ValueError) -> str:
     """Returns why an image cannot be read, from the error, without an error number."""
     return getattr(error, "strerror", None) or str(error)
+
+
+def _png_is_complete(data: bytes) -> bool:
+    """Returns whether the chunks of a PNG reach its last one, IEND; bytes that follow it are ignored by decoders."""
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        kind = data[at + 4 : at + 8]
+        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind, content, checksum
+        if kind == b"IEND":
+            return at <= len(data)
+    return False
 
 
 def _jpeg_components(data: bytes) -> int:

@@ -118,7 +118,7 @@ def _read_text(path: Path, ids: Sequence[str]) -> Named:
         if not text.strip():
             continue
         name, *fields = text.split(",")
-        named[name.strip()] = _from_fields(fields, f"{path}, line {line}")
+        _add(named, name.strip(), _from_fields(fields, f"{path}, line {line}"), f"{path}, line {line}")
     return named
 
 
@@ -140,7 +140,8 @@ def _read_csv(path: Path, ids: Sequence[str]) -> Named:
     order = [columns[axis][number] for axis in "xy" for number in sorted(columns["x"])]
     named: Named = {}
     for line, row in enumerate(rows, start=2):
-        named[row[image].strip()] = _from_fields([row[column] for column in order], f"{path}, line {line}")
+        where = f"{path}, line {line}"
+        _add(named, row[image].strip(), _from_fields([row[column] for column in order], where), where)
     return named
 
 
@@ -158,10 +159,17 @@ def _read_folder(path: Path, ids: Sequence[str]) -> Named:
     named: Named = {}
     for file in sorted(path.rglob("*.npy")):
         name = file.relative_to(path).as_posix().removesuffix(".npy").removesuffix("_lnd")
-        named[name] = as_landmarks(load_npy(file), str(file))
+        _add(named, name, as_landmarks(load_npy(file), str(file)), str(file))
     if not named:
         raise UserError(f"--landmarks={path}: expected one .npy file per image in this folder, found none")
     return named
+
+
+def _add(named: Named, name: str, landmarks: Landmarks | None, where: str) -> None:
+    """Adds the landmarks of an image that has none yet."""
+    if name in named:
+        raise UserError(f"{where}: expected each image once, {name!r} was there before; keep one of them")
+    named[name] = landmarks
 
 
 # By the ending of the file's name.

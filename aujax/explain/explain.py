@@ -30,7 +30,7 @@ from aujax.results import schema
 from aujax.runs import Run
 
 # The values of the option `align`; "run": as the run's data were prepared.
-ALIGNMENTS = ("run", "five-point", "none")
+ALIGNMENTS = ("run", *alignment.FITS, "none")
 # The resolution at which the AU map of the predicted expression is kept for the page.
 AU_MAP_SIZE = (56, 56)
 _FLOOR = 1e-8
@@ -99,7 +99,7 @@ def explain(
       run: a run folder, whose calibrated temperature is used if it has one, or a loaded run.
       sources: paths, or RGB arrays, uint8 of shape (height, width, 3).
       faces: "one", the most prominent face of each photograph, or "all".
-      align: "five-point", "none", or "run": as the run's data were prepared.
+      align: a row of `alignment.FITS`, "none", or "run": as the run's data were prepared.
       landmarks: "dlib" detects faces and landmarks, "none" uses whole photographs without landmarks; else the path of
         landmarks (see `aujax.data.landmarks`), or landmarks by name of the photograph, in its pixels.
       every: the interval of the frames of a video.
@@ -150,7 +150,7 @@ def open_model(run: Run | str | pathlib.Path) -> Model:
 
 
 def alignment_of(model: Model, align: str, faces: str) -> str:
-    """Returns how faces are aligned: "five-point", "five-point unless cropped" or "none".
+    """Returns how faces are aligned: a row of `alignment.FITS`, "five-point unless cropped" or "none".
 
     "five-point unless cropped" is for a run on data of cropped faces that are stored as they came, each source with
     margins of its own. A photograph that its only face fills is such a crop, and is used whole. A face in a larger
@@ -168,7 +168,7 @@ def alignment_of(model: Model, align: str, faces: str) -> str:
         except UserError:  # the data set was moved or deleted, or the run is a released model
             prepared = {"align": "five-point"}
         if prepared.get("align", "none") != "none":
-            align = "five-point"
+            align = prepared["align"]
         elif prepared.get("cropped", False):
             align = "five-point unless cropped"
         else:

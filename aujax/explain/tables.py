@@ -2,8 +2,9 @@
 
 explanations.json is an object with
   model          `ModelFacts.facts`: workdir, method, au_weight, input_size (pixels a side), codebook, aus (FACS numbers
-                 by expression), attention_layer, checkpoint, temperature, alignment ("five-point", "five-point unless
-                 cropped" or "none"), training_data, notes (why probabilities are not calibrated), aujax (its version),
+                 by expression), attention_layer, checkpoint, temperature, alignment ("five-point",
+                 "five-point/reference", "five-point unless cropped" or "none"), training_data, notes (why probabilities
+                 are not calibrated), aujax (its version),
                  and evaluation of this checkpoint, or null: split, model_selection ("validation" or "test"),
                  num_examples, accuracy with its 95 % interval low, high (or null), chance (the accuracy of always
                  predicting the most frequent label)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aujax import cli
-from aujax.data import store, synthetic
+from aujax.data import alignment, store, synthetic
 from aujax.data.landmarks import DETECTORS, read_landmarks
 from aujax.data.prepare.prepare import Options, prepare
 from aujax.data.sources import affectnet, folder, folds, rafdb, whole_number
@@ -36,6 +36,7 @@ REPORT = "report.txt"
 _ALIGNMENTS = {
     "none": "none: images are stored as they are",
     "five-point": "five points to 224 x 224, JPEG quality 95; faces without points are resized to that size",
+    "five-point/reference": "as five-point, the template fitted to the face as in the authors' released code",
 }
 _DEFAULT_DETECTOR = "dlib"
 # What an interrupted preparation may leave in the output folder.
@@ -56,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child = sources.add_parser(name, help=source.summary, description=description)
         child.add_argument("--out", required=True, metavar="DIR", help="folder to write, for --config.data.dir")
         child.add_argument(
-            "--align", choices=list(_ALIGNMENTS), default="none", help="warp faces by five points (default: none)"
+            "--align",
+            choices=["none", *alignment.FITS],
+            default="none",
+            help="warp faces by five points (default: none)",
         )
         child.add_argument(
             "--landmarks",
@@ -67,7 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         child.add_argument("--landmarks-model", default="", metavar="FILE", help="dlib's 68-point predictor (.dat)")
         child.add_argument(
-            "--landmarks-size", default="", metavar="WIDTHxHEIGHT", help="size of the images of a landmark file"
+            "--landmarks-size",
+            default="",
+            metavar="WIDTHxHEIGHT",
+            help="size of the images that given landmarks belong to; own: that of these images, without a check",
         )
         child.add_argument("--seed", type=whole_number(0), default=0, help="of all random choices (default: 0)")
         child.add_argument(
@@ -111,10 +118,13 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
     if not listing.images:
         raise UserError(f"--source={options.source}: expected images of faces, found none ({listing.layout})")
 
-    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", options.landmarks_size.lower())
-    if options.landmarks_size and size is None:
-        raise UserError(f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224")
-    landmarks_size = (int(size[1]), int(size[2])) if size else None
+    text = options.landmarks_size.lower()
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if text not in ("", "own") and size is None:
+        raise UserError(
+            f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224, or own"
+        )
+    landmarks_size = (int(size[1]), int(size[2])) if size else "own" if text else None
 
     detector = None
     landmarks = options.landmarks or _DEFAULT_DETECTOR
@@ -134,6 +144,16 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
             landmark_terms = "They come from a file, whose author states their terms."
         images = [dataclasses.replace(image, landmarks=named.get(image.id)) for image in listing.images]
         listing = dataclasses.replace(listing, images=images)
+        if options.landmarks_size and not named:
+            raise UserError(
+                f"--landmarks-size={options.landmarks_size}: expected landmarks of a file or of the data set, "
+                f"got --landmarks={landmarks}, which is given the images themselves; leave the option out"
+            )
+    if options.landmarks_model and landmarks != _DEFAULT_DETECTOR:
+        raise UserError(
+            f"--landmarks-model={options.landmarks_model}: expected --landmarks={_DEFAULT_DETECTOR}, the landmarks are "
+            f"{landmarks}; leave the option out, or add --landmarks={_DEFAULT_DETECTOR}"
+        )
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -148,7 +168,7 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
         ("landmarks", f"{landmarks}. {landmark_terms}"),
     ]
     shared = Options(
-        align=options.align == "five-point",
+        align=options.align if options.align in alignment.FITS else "",
         detector=detector,
         landmarks_size=landmarks_size,
         validation=options.validation,
@@ -176,8 +196,9 @@ def _is_prepared(out: Path, about: dict[str, Any]) -> bool:
             )
         return False
     before = store.open_faces(out).about
+    # The counts --train, --validation and --test of the source synthetic have names of their own.
     changes = [
-        f"--{name.replace('_', '-')} was {before.get(name)!r}, now {value!r}"
+        f"--{name.removesuffix('_faces').replace('_', '-')} was {before.get(name)!r}, now {value!r}"
         for name, value in about.items()
         if value != before.get(name)
     ]

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -36,6 +36,7 @@ from aujax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 _SAMPLE_SIZE = 200  # images whose landmarks are compared with the size of the image
+_OFF_MIDDLE = 0.07  # of the width, from which landmarks are not those of centred faces
 _UNREADABLE_SHARE = 0.01
 _MAX_LISTED = 20  # lines of each list in the report
 
@@ -45,17 +46,19 @@ class Options:
     """The options of `aujax prepare` that are the same for all sources.
 
     Attributes:
-      align: warp faces by five points; a face without landmarks is resized to the same size.
+      align: warps faces by five points, a row of `alignment.FITS`; a face without landmarks is resized to the same
+        size. "": faces are not aligned.
       detector: for images without landmarks; None leaves them without.
-      landmarks_size: (width, height) of the images that given landmarks belong to; None: these images.
+      landmarks_size: (width, height) of the images that given landmarks belong to; "own": these images; None: these
+        images, which is checked.
       validation, test, seed: see `assign_splits`.
       jobs: the number of threads or processes.
       allow_unreadable: the accepted number of unreadable images; None: one in a hundred, and at least one.
     """
 
-    align: bool
+    align: str
     detector: Detector | None
-    landmarks_size: tuple[int, int] | None
+    landmarks_size: tuple[int, int] | Literal["own"] | None
     validation: float
     test: float
     seed: int
@@ -176,10 +179,16 @@ def _first_problems(problems: list[str]) -> str:
     return "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
 
 
-def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | None) -> None:
-    """Raises a UserError if the landmarks of most sampled images lie outside the image or in a corner of it."""
+def _check_landmark_sizes(
+    readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | Literal["own"] | None
+) -> None:
+    """Raises a UserError if given landmarks cannot belong to the images.
+
+    Those of most sampled images lie outside the image or in a corner of it, or look like a face only with x and y
+    exchanged, or lie, on average over twenty faces or more that fill their images, left or right of the middle.
+    """
     marked = [image for image in readable if image.landmarks is not None]
-    checked, misplaced = 0, []
+    checked, misplaced, exchanged, middles = 0, [], 0, []
     for image in marked[:: max(1, len(marked) // _SAMPLE_SIZE)]:
         try:
             pixels = images.decode(image.read())
@@ -195,6 +204,9 @@ def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple
         in_corner = image.box is None and relative.max() < 0.55
         if inside < 0.8 or in_corner:
             misplaced.append((image.id, *size, *landmarks.max(0)))
+        exchanged += _misfit(landmarks[:, ::-1]) < _misfit(landmarks) / 2
+        if image.box is None and np.ptp(relative[:, 0]) > 0.4:
+            middles.append((relative[:, 0].min() + relative[:, 0].max()) / 2)
     if len(misplaced) > max(1, checked / 2):
         name, width, height, x, y = misplaced[0]
         raise UserError(
@@ -203,14 +215,37 @@ def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: tuple
             "this). Give the images that the landmarks belong to; or, if these are the same images resized, give the "
             "original size with --landmarks-size=WIDTHxHEIGHT; or use --landmarks=dlib"
         )
+    if exchanged > checked / 2:
+        raise UserError(
+            f"expected landmarks (x, y), x to the right: {exchanged} of {checked} checked images have a face only if x "
+            "and y are exchanged; exchange the columns of the landmarks, or use --landmarks=dlib"
+        )
+    middle = float(np.median(middles)) if len(middles) >= 20 else 0.5
+    if landmarks_size is None and abs(middle - 0.5) > _OFF_MIDDLE:
+        raise UserError(
+            f"expected landmarks about the middle of images that a face fills, on average they lie at {middle:.0%} of "
+            "the width: they were probably found on images of another size. Give that size with "
+            "--landmarks-size=WIDTHxHEIGHT; or --landmarks-size=own if they do belong to these images"
+        )
 
 
-def _given_landmarks(image: SourceImage, size: tuple[int, int] | None, pixels: images.Pixels) -> Landmarks | None:
+def _misfit(landmarks: Landmarks) -> float:
+    """Returns how far the five points are from those of the template, after the best similarity transform."""
+    points = alignment.five_points(landmarks)
+    if not np.ptp(points, axis=0).any():
+        return 0.0  # all equal
+    moved = alignment.move(points, alignment.similarity(points, alignment.TEMPLATE))
+    return float(np.linalg.norm(moved - alignment.TEMPLATE))
+
+
+def _given_landmarks(
+    image: SourceImage, size: tuple[int, int] | Literal["own"] | None, pixels: images.Pixels
+) -> Landmarks | None:
     """Returns the landmarks that come with an image, in its pixels.
 
-    `size` is (width, height) of the image that they were detected on; None: this image.
+    `size` is (width, height) of the image that they were detected on; "own" or None: this image.
     """
-    if image.landmarks is None or size is None:
+    if image.landmarks is None or size is None or size == "own":
         return image.landmarks
     return rescale_landmarks(image.landmarks, np.divide(pixels.shape[1::-1], size, dtype=np.float32))
 
@@ -323,7 +358,7 @@ def _stored_records(
     detecting = False
     for image in readable:
         # The detector is given the image after an alignment by annotated points: the detection depends on them.
-        points = image.points.tolist() if options.align and image.points is not None else None
+        points = (options.align, image.points.tolist()) if options.align and image.points is not None else None
         keys.append(hashlib.sha256(f"{hashes[image.id]} {points} {settings}".encode()).hexdigest())
         tasks.append((image, cache.get(keys[-1])))
         detecting |= options.detector is not None and image.landmarks is None and tasks[-1][1] is None
@@ -377,7 +412,7 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
 
         face, matrix = pixels, None
         if options.align and points is not None:
-            matrix = alignment.similarity(points, alignment.TEMPLATE)
+            matrix = alignment.FITS[options.align](points, alignment.TEMPLATE)
             face = alignment.warp(pixels, matrix)
         elif image.box is not None:
             if not np.isfinite(image.box).all():
@@ -389,7 +424,7 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
             face = np.ascontiguousarray(pixels[top:bottom, left:right])
             matrix = np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
         if landmarks is not None and matrix is not None:
-            landmarks = alignment.move(landmarks, matrix)
+            landmarks = alignment.move_landmarks(landmarks, matrix)
 
         new_detection = None
         if landmarks is None and options.detector is not None:
@@ -403,9 +438,9 @@ def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) ->
             if landmarks is None:
                 face, _ = alignment.resize_to_square(face)
             else:
-                matrix = alignment.similarity(alignment.five_points(landmarks), alignment.TEMPLATE)
+                matrix = alignment.FITS[options.align](alignment.five_points(landmarks), alignment.TEMPLATE)
                 face = alignment.warp(face, matrix)
-                landmarks = alignment.move(landmarks, matrix)
+                landmarks = alignment.move_landmarks(landmarks, matrix)
 
         if face is not pixels or not images.is_plain(data, pixels):
             data = images.encode(face, lossless=images.is_lossless(data) and not options.align)

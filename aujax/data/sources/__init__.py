@@ -135,6 +135,17 @@ def open_table(path: Path) -> Iterator[TextIO]:
         ) from error
 
 
+def count_notes(name: str, images: list[SourceImage], expected: Mapping[str, int]) -> list[str]:
+    """Returns a note for each split whose number of images is not the published one of the data set `name`."""
+    notes = []
+    for split, published in expected.items():
+        count = sum(image.split == split for image in images)
+        if count != published:
+            why = "part of it is missing" if count < published else "images were added, perhaps augmented ones"
+            notes.append(f"{name} has {published} images in {split}, this copy has {count}: {why}")
+    return notes
+
+
 def folder_contents(folder: Path) -> str:
     """Returns the first names in a folder, for a message about an unknown layout."""
     return ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"

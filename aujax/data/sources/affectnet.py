@@ -17,18 +17,29 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.landmarks import as_landmarks, load_npy
-from aujax.data.sources import Listing, Source, SourceImage, add_source_options, folder_contents, open_table
+from aujax.data.sources import (
+    Listing,
+    Source,
+    SourceImage,
+    add_source_options,
+    count_notes,
+    folder_contents,
+    open_table,
+)
 from aujax.data.workers import parallel_map, track
 from aujax.errors import UserError
 
 # The expressions by number; 7 and more (contempt, none, uncertain, no face) are left out.
 CODES = ("Neutral", "Happiness", "Sadness", "Surprise", "Fear", "Disgust", "Anger")
 HIGHEST_CODE = 10
+COUNTS = {"train": 283_901, "test": 3_500}  # of the seven expressions
 # The names of a split in the two distributions.
 SPLITS = {"train": ("training", "train_set"), "test": ("validation", "val_set")}
 COLUMNS = ("subDirectory_filePath", "face_x", "face_y", "face_width", "face_height", "facial_landmarks", "expression")
 _LIST_FOLDERS = (".", "Manually_Annotated_file_lists", "Manually_Annotated/Manually_Annotated_file_lists")
 _IMAGE_FOLDERS = ("Manually_Annotated/Manually_Annotated_Images", "Manually_Annotated_Images", "images", ".")
+
+_REMEDY = "copy AffectNet in full, or prepare a part of it as the source folder with a labels.csv"
 
 Face = SourceImage | int  # the code of the expression for a face that is left out
 
@@ -50,7 +61,7 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
     elif lists:
         root = next(source / folder for folder in _IMAGE_FOLDERS if (source / folder).is_dir())
         layout = f"CSV lists in {lists[0]}, images in {root}"
-        faces, notes = _list_csv(root, lists[0])
+        faces, notes = _list_csv(root, lists[0]), []
     else:
         raise UserError(
             f"--source={source}: expected AffectNet: training.csv and validation.csv, or train_set and val_set with "
@@ -62,17 +73,17 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
     if left_out:
         counts = ", ".join(f"{count} labelled {code}" for code, count in sorted(left_out.items()))
         notes.append(f"left out, being none of the seven expressions: {counts}")
+    notes += count_notes("AffectNet", images, COUNTS)
     return Listing(images, EXPRESSIONS, layout, notes)
 
 
-def _list_csv(root: Path, lists: Path) -> tuple[list[Face], list[str]]:
-    """Returns the faces, their images below `root`, and notes."""
-    faces, notes = [], []
+def _list_csv(root: Path, lists: Path) -> list[Face]:
+    """Returns the faces, whose images are below `root`."""
+    faces = []
     for split, (name, _) in SPLITS.items():
         path = lists / f"{name}.csv"
         if not path.is_file():
-            notes.append(f"{path} is not there")
-            continue
+            raise UserError(f"{path}: expected this list beside the other one, it is missing; {_REMEDY}")
         columns = list(COLUMNS)
         with open_table(path) as file:
             for line, fields in track(enumerate(csv.reader(file), start=1), None, f"Reading {path.name}"):
@@ -86,7 +97,7 @@ def _list_csv(root: Path, lists: Path) -> tuple[list[Face], list[str]]:
                 elif fields:
                     row = dict(zip(columns, fields, strict=False))
                     faces.append(_csv_face(root, row, split, f"{path}, line {line}"))
-    return faces, notes
+    return faces
 
 
 def _csv_face(root: Path, row: dict[str, str], split: str, where: str) -> Face:
@@ -117,7 +128,9 @@ def _list_npy(source: Path, jobs: int) -> tuple[list[Face], list[str]]:
     for split, (_, folder) in SPLITS.items():
         annotations = sorted((source / folder / "annotations").glob("*_exp.npy"))
         if not annotations:
-            notes.append(f"{source / folder}/annotations contains no *_exp.npy")
+            raise UserError(
+                f"{source / folder}/annotations: expected *_exp.npy of the {split} split, found none; {_REMEDY}"
+            )
         labelled = {path.name.removesuffix("_exp.npy") for path in annotations}
         unlabelled = sum(path.stem not in labelled for path in (source / folder / "images").glob("*.jpg"))
         if unlabelled:

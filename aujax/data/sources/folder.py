@@ -139,7 +139,10 @@ def list_folder(options: argparse.Namespace) -> Listing:
 
 def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
     with open_table(path) as file:
-        reader = csv.DictReader(file, restval="")
+        header_line = file.readline()
+        delimiter = max(",;\t", key=header_line.count)  # spreadsheets of some languages write semicolons
+        file.seek(0)
+        reader = csv.DictReader(file, restval="", delimiter=delimiter)
         header = list(reader.fieldnames or ())
         rows = list(reader)
     columns = {}  # the file's name for each of `COLUMNS` that it has: the one that was chosen, or a usual one
@@ -162,6 +165,11 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
 
     expressions = parse_expressions(options.expressions)
     names = [row[columns["expression"]].strip() for row in rows]
+    if "" in names:
+        raise UserError(
+            f"{path}, line {names.index('') + 2}: expected an expression, found an empty field; fill it in, or delete "
+            f"the line ({names.count('')} of {len(names)} lines are like this)"
+        )
     ids = expression_ids(names, expressions=expressions, classes=parse_classes(options.classes))
     # A column without a name is what pandas writes for its index.
     extra = [name for name in rows[0] if name and name.strip() and name not in columns.values()]
@@ -174,6 +182,8 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
         image = values["image"]
         if not image:
             raise UserError(f"{path}, line {line}: expected the path of an image, found an empty field")
+        if "\\" in image and not (path.parent / image).exists():
+            image = image.replace("\\", "/")  # a path written on Windows
         split = values.get("split", "")
         if split.casefold() not in SPLIT_NAMES:
             raise UserError(

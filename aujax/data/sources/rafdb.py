@@ -18,7 +18,15 @@ import numpy as np
 
 from aujax.codebook import EXPRESSIONS
 from aujax.data.images import files_below
-from aujax.data.sources import Listing, Source, SourceImage, add_source_options, folder_contents, open_table
+from aujax.data.sources import (
+    Listing,
+    Source,
+    SourceImage,
+    add_source_options,
+    count_notes,
+    folder_contents,
+    open_table,
+)
 from aujax.data.sources.folder import SPLIT_NAMES, class_files, expression_ids
 from aujax.errors import UserError
 
@@ -51,6 +59,11 @@ def list_rafdb(options: argparse.Namespace) -> Listing:
     lists = [root / "EmoLabel" / name for root in (source, source / "basic") for name in LISTS]
     labels = next((path for path in lists if path.is_file()), None)
     if labels is None:
+        if options.images != "aligned":
+            raise UserError(
+                f"--images={options.images}: expected the official folder with EmoLabel and Image/{options.images} in "
+                f"--source={source}, found {folder_contents(source)}; give that folder, or leave the option out"
+            )
         listing = _list_copy(source) or _list_copy(source / "DATASET")
     else:
         listing = _list_official(labels, options)
@@ -60,11 +73,7 @@ def list_rafdb(options: argparse.Namespace) -> Listing:
             f"train and test with 1 to 7 in them; found {folder_contents(source)}. Give the folder called basic, or "
             "use the source folder"
         )
-    for split, expected in COUNTS.items():
-        count = sum(image.split == split for image in listing.images)
-        if count != expected:
-            why = "part of it is missing" if count < expected else "images were added, perhaps augmented ones"
-            listing.notes.append(f"RAF-DB has {expected} images in {split}, this copy has {count}: {why}")
+    listing.notes.extend(count_notes("RAF-DB", listing.images, COUNTS))
     return listing
 
 
