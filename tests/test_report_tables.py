@@ -428,10 +428,13 @@ def test_faces_behind_the_drops_are_counted_and_the_others_explained(tmp_path):
                 values[5] = np.nan
                 if not METRICS[key.metric].condition:
                     values[6] = np.nan
+                if METRICS[key.metric].normalised:
+                    values[0] = np.nan
 
     run = open_test(make_run(tmp_path / "run", faithfulness=True, edit=edit))
     assert html.sentence("occlusion", run).startswith("On 8 faces of 7 subjects, the region of one action unit")
     assert "Of the 10 sampled faces, 1 without landmarks and 1 without target AUs" in html.sentence("occlusion", run)
+    assert "On 7 of them, imputing the whole image lowers" in html.sentence("occlusion", run)
     assert html.sentence("drop_counts", run) == "Happiness 5; Fear 1; Anger 2 of 1 subjects"
     assert "the drops of Fear, Anger, which" in html.sentence("few_subjects", run)
 

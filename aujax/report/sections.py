@@ -146,7 +146,7 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
         "measured": runs,
         "normalised": grid(runs, columns_of(normalised)),
         "regions": grid(runs, columns_of(raw)),
-        "metrics": [METRICS["probability_drop"], METRICS["full_drop"], *metrics],
+        "metrics": [METRICS["probability_drop"], METRICS["full_drop"], *raw],
         "without_targets": [name for name, aus in book.items() if not aus],
         "same_region": same_region(comparison.runs[0]),
         "tests": test_table(comparison, "reliance"),
