@@ -58,7 +58,8 @@ _TESTED = [
     for metric in METRICS.values()
     if metric.paired and map in (metric.maps if metric.topic == "perturbation" else ("",))
 ]
-RELIANCE = [metric.key for metric, _ in _TESTED if metric.topic == "reliance"]
+# Those whose summaries average by prediction, on which two runs may disagree; the tests average by label.
+RELIANCE = [metric.key for metric, _ in _TESTED if metric.topic == "reliance" and metric.targets == ("predicted",)]
 
 
 class Pair(NamedTuple):
@@ -287,7 +288,6 @@ def _seed_rows(
                 first, second = (run.interval(**key._asdict()).value for run in pair)
                 index = (pair.before.name, pair.after.name, key.metric)
                 if key.metric in RELIANCE:
-                    # The summaries of the runs average by prediction, on which the runs may disagree; the tests do not.
                     changes += [reliance[index]] if index in reliance.index else []
                 elif first is not None and second is not None:
                     changes.append(second - first)
