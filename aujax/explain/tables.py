@@ -114,7 +114,7 @@ def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[
     evaluation = {
         "split": _SPLIT,
         "model_selection": run.metadata["model_selection"],
-        "num_examples": len(run.faces),
+        "num_examples": run.metadata["num_faces"],
         "accuracy": accuracy.value,
         "low": accuracy.low,
         "high": accuracy.high,
