@@ -40,7 +40,7 @@ VERBS = {
     ),
     "eval": Verb("evaluate a run: accuracy, maps, faithfulness", "aujax.cli", "add_eval_arguments", "evaluate_run"),
     "report": Verb("write pages, tables and figures of evaluated runs", "aujax.report.__main__"),
-    "explain": Verb("explain the faces in photographs and videos", "aujax.explain.__main__"),
+    "explain": Verb("explain the faces in photographs and videos", "aujax.explain.__main__", interrupted=_CONTINUES),
     "sweep": Verb("train and evaluate runs that differ in a few options", "aujax.sweep", interrupted=_CONTINUES),
     "release": Verb("import the authors' released models, export weights", "aujax.release.__main__"),
 }

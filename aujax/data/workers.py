@@ -1,7 +1,9 @@
 """Progress bars and parallel maps over many files."""
 
 import collections
+import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from multiprocessing.pool import Pool, ThreadPool
@@ -14,7 +16,15 @@ import rich.progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_AHEAD = 4
+_AHEAD = 2
+
+
+def processors() -> int:
+    """Returns the number of processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
 
 
 def track(items: Iterable[Item], total: int | None, description: str) -> Generator[Item, None, None]:
@@ -30,6 +40,7 @@ def parallel_map(
     jobs: int,
     description: str,
     in_processes: bool = False,
+    total: int | None = None,
 ) -> Generator[Result, None, None]:
     """Yields `function(item)` for each item, in their order, with a progress bar; close the generator to stop early.
 
@@ -38,17 +49,19 @@ def parallel_map(
 
     Args:
       function: with `in_processes`, it, the items and the results must be picklable.
-      items: counted by the progress bar if they have a length.
+      items: their number is shown if it is known.
       jobs: the number of threads or processes; with 1, everything happens in the caller's thread.
-      description: the text beside the progress bar.
+      description: the text beside the progress bar; "" for no progress bar.
       in_processes: for functions that hold the interpreter lock.
+      total: the number of items that have no length, if it is known.
     """
-    total = len(items) if isinstance(items, Sized) else None
-    if jobs == 1:
-        yield from track(map(function, items), total, description)
-        return
-    with process_pool(jobs) if in_processes else ThreadPool(jobs) as pool:
-        yield from track(_in_order(pool, function, items, _AHEAD * jobs), total, description)
+    total = len(items) if isinstance(items, Sized) else total
+    with contextlib.ExitStack() as stack:
+        results = map(function, items)
+        if jobs > 1:
+            pool = stack.enter_context(process_pool(jobs) if in_processes else ThreadPool(jobs))
+            results = _in_order(pool, function, items, _AHEAD * jobs)
+        yield from track(results, total, description) if description else results
 
 
 def _in_order(pool: Pool, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
