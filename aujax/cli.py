@@ -40,7 +40,7 @@ VERBS = {
     ),
     "eval": Verb("evaluate a run: accuracy, maps, faithfulness", "aujax.cli", "add_eval_arguments", "evaluate_run"),
     "report": Verb("write pages, tables and figures of evaluated runs", "aujax.report.__main__"),
-    "explain": Verb("explain the faces in photographs and videos", "aujax.explain.__main__"),
+    "explain": Verb("explain the faces in photographs and videos", "aujax.explain.__main__", interrupted=_CONTINUES),
     "sweep": Verb("train and evaluate runs that differ in a few options", "aujax.sweep", interrupted=_CONTINUES),
     "release": Verb("import the authors' released models, export weights", "aujax.release.__main__"),
 }
@@ -150,8 +150,7 @@ def keep_compiled_programs() -> None:
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `aujax train`."""
-    from aujax import config, processes
-    from aujax.data.sources import whole_number
+    from aujax import config
 
     parser.description = (
         "Train a classifier as configured; an interrupted training in the same folder is continued.\n\n"
@@ -164,6 +163,14 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="file with the options, or the name of a shipped one, such as faces or faces:small (default: synthetic)",
     )
     parser.add_argument("--workdir", **_WORKDIR)
+    _add_process_arguments(parser)
+    config.add_arguments(parser)
+
+
+def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    from aujax import processes
+    from aujax.data.sources import whole_number
+
     several = parser.add_argument_group("several processes")
     several.add_argument(
         "--distributed",
@@ -180,7 +187,19 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="time without a sign of life after which a process is lost (default: %(default)s)",
     )
-    config.add_arguments(parser)
+
+
+def _join_processes(options: argparse.Namespace) -> None:
+    """Joins the other processes if the options describe some."""
+    from aujax import processes
+
+    if options.distributed or options.coordinator or options.num_processes or options.process_id >= 0:
+        processes.join(
+            coordinator=options.coordinator,
+            count=options.num_processes,
+            index=options.process_id,
+            lost_after=options.lost_after,
+        )
 
 
 def train(options: argparse.Namespace) -> None:
@@ -191,13 +210,7 @@ def train(options: argparse.Namespace) -> None:
     interrupted = f"stopped; run the same command to continue {options.workdir}"
     with processes.watched(), user_errors("aujax train", interrupted=interrupted):
         configured = config.with_changes(config.file_options(options.config), config.changes(options))
-        if options.distributed or options.coordinator or options.num_processes or options.process_id >= 0:
-            processes.join(
-                coordinator=options.coordinator,
-                count=options.num_processes,
-                index=options.process_id,
-                lost_after=options.lost_after,
-            )
+        _join_processes(options)
         keep_compiled_programs()
         train_and_evaluate(configured, options.workdir)
 
@@ -236,6 +249,12 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
         default="best",
         help="best by validation accuracy, or the latest (default: %(default)s)",
     )
+    parser.add_argument(
+        "--maps",
+        choices=("all", "sample"),
+        default="all",
+        help="the maps of all faces in maps.npz, 40 kB a face for a ResNet-50, or those of a sample (default: all)",
+    )
     parser.add_argument("--faithfulness", action="store_true", help="also measure which parts the network uses")
     parser.add_argument(
         "--imputation",
@@ -250,39 +269,53 @@ def add_eval_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of faces sampled for --faithfulness (default: all)",
     )
+    _add_process_arguments(parser)
 
 
 def evaluate_run(options: argparse.Namespace) -> None:
-    """Evaluates a run on each split: writes the files, draws the figures, prints the numbers."""
-    from aujax import runs
+    """Evaluates a run on each split, alone or as one of several processes: writes files and figures, prints numbers."""
+    import jax
+
+    from aujax import processes, runs
     from aujax.evaluation import evaluate, faithfulness
     from aujax.report import plots, tables
     from aujax.results import schema
 
-    keep_compiled_programs()
-    run = runs.load_run(options.workdir, which=options.checkpoint)
-    faces = runs.open_data(run, options.data_dir)
-    for split in options.split:
-        faces.source(split)  # a split that does not exist is reported before the first one is evaluated
-    # Validation first: it fits the temperature with which the others are reported.
-    for split in sorted(options.split, key=lambda name: name != "validation"):
-        evaluate.evaluate(run, faces, options.workdir, split)
-        if options.faithfulness:
-            temperature, problem = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
-            if temperature is None:
-                print(f"faithfulness: of uncalibrated probabilities. {problem}")
-            faithfulness.evaluate_faithfulness(
-                run,
-                faces,
-                options.workdir,
-                split,
-                imputation=options.imputation,
-                temperature=temperature or 1.0,
-                limit=options.faithfulness_faces,
-            )
-        evaluated = schema.open_run(options.workdir, split)
-        tables.print_evaluation(evaluated)
-        plots.draw_evaluation(evaluated)
+    with processes.watched(), user_errors("aujax eval", interrupted="stopped"):
+        _join_processes(options)
+        keep_compiled_programs()
+        run = runs.load_run(options.workdir, which=options.checkpoint)
+        faces = runs.open_data(run, options.data_dir)
+        if jax.process_count() > 1:
+            if options.faithfulness:
+                raise UserError(
+                    f"--faithfulness: expected one process, got {jax.process_count()}; evaluate with several, and "
+                    "measure faithfulness afterwards with one"
+                )
+            facts = {"checkpoint": run.checkpoint, "fingerprint": faces.fingerprint, "splits": options.split}
+            processes.check_agreement(facts | {"maps": options.maps})
+        for split in options.split:
+            faces.source(split)  # a split that does not exist is reported before the first one is evaluated
+        # Validation first: it fits the temperature with which the others are reported.
+        for split in sorted(options.split, key=lambda name: name != "validation"):
+            evaluate.evaluate(run, faces, options.workdir, split, all_maps=options.maps == "all")
+            if options.faithfulness:
+                temperature, problem = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
+                if temperature is None:
+                    print(f"faithfulness: of uncalibrated probabilities. {problem}")
+                faithfulness.evaluate_faithfulness(
+                    run,
+                    faces,
+                    options.workdir,
+                    split,
+                    imputation=options.imputation,
+                    temperature=temperature or 1.0,
+                    limit=options.faithfulness_faces,
+                )
+            if processes.is_first():
+                evaluated = schema.open_run(options.workdir, split)
+                tables.print_evaluation(evaluated)
+                plots.draw_evaluation(evaluated)
 
 
 if __name__ == "__main__":

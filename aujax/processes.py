@@ -65,6 +65,22 @@ def smallest(value: float) -> float:
     return float(multihost_utils.process_allgather(np.float32(value)).min())
 
 
+def total(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns the sum of each array over all processes, of the same type, the same in all of them."""
+    if jax.process_count() == 1:
+        return dict(arrays)
+    gathered = {name: multihost_utils.process_allgather(array) for name, array in arrays.items()}
+    return {name: parts.sum(0, dtype=parts.dtype) for name, parts in gathered.items()}
+
+
+def own_part(array: jax.Array | np.ndarray) -> np.ndarray:
+    """Returns this process's rows of an array that is divided over the devices, or the whole array of one process."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        return np.asarray(array)
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
 def check_agreement(facts: Mapping[str, Any]) -> None:
     """Raises the same UserError in every process unless these facts are the same in all.
 

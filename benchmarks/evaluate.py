@@ -85,7 +85,7 @@ def evaluating(net: Network, *, files: bool) -> Callable[[], object]:
     images = sum(len(batch.index) for batch in net.batches)
 
     def work() -> object:
-        sinks = [MapCollector(images, attention_layer=net.model.method.tap)] if files else []
+        sinks = [MapCollector(images, attention_layer=net.model.method.tap, directory=None)] if files else []
         return evaluate.predict(eval_step, net.variables, net.batches, mesh=net.mesh, sinks=sinks)
 
     return work

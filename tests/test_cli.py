@@ -242,7 +242,7 @@ def eval_command(monkeypatch):
     """Runs `aujax eval` with options; returns the arguments of `evaluate_faithfulness`, once for each split."""
     calls = []
     monkeypatch.setattr(cli, "keep_compiled_programs", lambda: None)
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: None)
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, all_maps: None)
     monkeypatch.setattr(schema, "open_run", lambda *_: None)
     for module, name in ((tables, "print_evaluation"), (plots, "draw_evaluation")):
         monkeypatch.setattr(module, name, lambda evaluated: None)
@@ -280,11 +280,19 @@ def test_without_a_temperature_the_reason_is_printed(eval_command, capsys):
     assert "faithfulness: of uncalibrated probabilities. None was fitted to it." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("option", "all_maps"), [([], True), (["--maps=sample"], False)])
+def test_maps_of_all_faces_are_an_option(eval_command, monkeypatch, option, all_maps):
+    given = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **options: given.append(options))
+    eval_command(*option)
+    assert given == [{"all_maps": all_maps}]
+
+
 @pytest.mark.parametrize("split", [["--split=validation,test"], ["--split", "test, validation,test"]])
 def test_several_splits_are_evaluated_one_after_the_other(eval_command, split):
     assert [arguments[3] for arguments, _ in eval_command("--faithfulness", *split)] == ["validation", "test"]
 
 
 def test_a_split_that_does_not_exist_is_refused_before_the_first_is_evaluated(eval_command, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: pytest.fail("evaluated"))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_, **options: pytest.fail("evaluated"))
     assert message(capsys, "eval", "--workdir=RUN", "--split=test,tset") == "no split tset"

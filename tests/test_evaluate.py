@@ -25,6 +25,7 @@ from aujax.evaluation import evaluate
 from aujax.evaluation.collect import MapCollector
 from aujax.evaluation.evaluate import Outputs, predict
 from aujax.results import schema
+from aujax.results.registry import BASELINE_MAPS
 from aujax.results.schema import ScoreKey
 
 pytestmark = pytest.mark.jax_versions
@@ -324,6 +325,17 @@ def test_the_memory_of_images_is_released(tiny_run, tiny_data):
     for batch in kept:
         base = batch.image if batch.image.base is None else batch.image.base
         assert base.nbytes == 0
+
+
+def test_maps_of_all_faces_are_written_only_if_wanted(evaluated, tiny_run, tiny_data, tmp_path):
+    run, maps = evaluated
+    directory = evaluate.evaluate(runs.load_run(tiny_run), open_faces(tiny_data), tmp_path, "test", all_maps=False)
+    assert {path.name for path in directory.iterdir()} == {
+        path.name for path in run.directory.iterdir() if path.is_file()
+    }
+    with np.load(directory / schema.MAPS) as archive:
+        assert set(maps) - set(archive) == {*run.metadata["maps"]} - {*BASELINE_MAPS}
+        np.testing.assert_array_equal(archive["sample/image"], maps["sample/image"])
 
 
 def evaluate_changed(tiny_run, workdir, change):

@@ -132,6 +132,12 @@ def test_explanation_holds_maps_and_every_region(explained):
     assert targets == set(BOOK.aus[one.expression])
 
 
+def test_images_are_kept_of_the_first_faces_alone(tiny_run, stored, explained):
+    few = aujax.explain.explain(tiny_run, list(stored[0])[:3], landmarks=stored[0], batch_size=8, images=2)
+    assert [one.text for one in few] == [one.text for one in explained[:3]]
+    assert [bool(one.aligned.size and one.attention.size) for one in few] == [True, True, False]
+
+
 def test_temperature_of_the_run_makes_predictions_less_certain(tiny_run, stored, explained):
     file = tiny_run / run_files.CALIBRATION
     try:

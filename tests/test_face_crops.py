@@ -223,6 +223,19 @@ def test_faces_of_a_video_have_its_name_and_their_times(clip):
     assert [(face.image.name, face.image.second) for face in faces] == [(str(clip), 0.0), (str(clip), 0.5)]
 
 
+def test_images_that_are_done_are_not_read(clip, tmp_path):
+    gone, other = tmp_path / "gone.jpg", tmp_path / "other.avi"
+    done = {(str(gone), None), (str(clip), 0.0), (str(clip), 0.2), (str(other), None)}
+    options = {"find": face_crops.whole_image, "select": "one", "align": "none", "size": 32, "every": 2}
+    (face,) = face_crops.load_faces([gone, clip, other], done=done, **options)
+    assert (face.image.name, face.image.second) == (str(clip), 0.4)
+
+
+def test_images_are_counted_with_the_frames_of_videos(clip, tmp_path):
+    array = np.zeros((8, 8, 3), np.uint8)
+    assert face_crops.count_images([array, tmp_path / "a.jpg", clip], every=4) == 1 + 1 + 2
+
+
 def test_truncated_video_is_a_problem_after_its_frames(tmp_path):
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))

@@ -1,3 +1,4 @@
+import pathlib
 import struct
 import subprocess
 import sys
@@ -150,6 +151,16 @@ def test_detection_in_processes_gives_the_same_data_set(tmp_path):
     run("folder", "--source", source, "--out", tmp_path / "one")
     cli.main(["prepare", "folder", f"--source={source}", f"--out={tmp_path / 'two'}", "--jobs=2"])
     assert open_faces(tmp_path / "one").fingerprint == open_faces(tmp_path / "two").fingerprint
+
+
+def test_each_image_is_read_and_decoded_once(tmp_path, source, monkeypatch):
+    read, decoded = [], []
+    read_bytes, decode = pathlib.Path.read_bytes, images.decode
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    monkeypatch.setattr(images, "decode", lambda data: decoded.append(data) or decode(data))
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert sorted(name for name in read if name.endswith(".png")) == [f"{n:03d}.png" for n in range(len(NAMES))]
+    assert len(decoded) == len(NAMES)
 
 
 def test_five_point_alignment_brings_eyes_nose_and_mouth_to_the_template(tmp_path):

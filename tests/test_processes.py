@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,10 +12,13 @@ import textwrap
 from typing import NamedTuple
 
 import jax
+import numpy as np
+import pandas as pd
 import pytest
 
 from aujax import processes
 from aujax.errors import UserError
+from aujax.results import schema
 
 pytestmark = pytest.mark.jax_versions
 
@@ -93,6 +97,12 @@ with processes.watched(), cli.user_errors("train.py"):
     return {name: (outputs[name], [process.returncode for process in both]) for name, both in started.items()}
 
 
+def start_two_of_eval(workdir):
+    address = f"--coordinator=localhost:{free_port()}"
+    options = (f"--workdir={workdir}", address, "--num-processes=2")
+    return [begin("eval.py", *options, f"--process-id={index}", devices=2) for index in range(2)]
+
+
 def finish(started):
     output = started.communicate(timeout=300)[0]
     assert started.returncode == 0, output
@@ -151,6 +161,24 @@ def test_a_process_that_loses_another_one_reports_it_and_ends(runs):
     assert re.fullmatch(lost, message[0])
     assert message[1:] == ["Start all processes again with the same command: they continue from the last checkpoint."]
     assert runs.status == processes.STOPPED
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(tiny_run, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    outputs = [finish(process) for process in start_two_of_eval(tmp_path / "run")]
+    assert "Accuracy" in outputs[0]
+    assert "Accuracy" not in outputs[1]
+    alone, together = (schema.open_run(folder, "test") for folder in (tiny_run, tmp_path / "run"))
+    assert not list(together.directory.glob("*.partial"))
+    pd.testing.assert_frame_equal(together.faces, alone.faces, atol=1e-4)
+    scores = together.tables.scores(together.faces)
+    for key, values in alone.tables.scores(alone.faces).items():
+        tolerance = 5e-3 if key.metric == "iou" else 2e-4  # rounding decides which of equal values count
+        np.testing.assert_allclose(scores[key], values, atol=tolerance, err_msg=str(key))
+    with np.load(alone.directory / "maps.npz") as expected, np.load(together.directory / "maps.npz") as found:
+        assert set(found) == set(expected)
+        for name in expected:
+            np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-3, err_msg=name)
 
 
 def test_processes_with_different_options_refuse_to_train_together(failed):

@@ -36,6 +36,16 @@ def test_scores_come_back_by_face_and_in_the_order_of_writing(tmp_path):
     np.testing.assert_array_equal(scores[ScoreKey("extra", condition="AU12")], [np.nan, 2.0, np.nan])
 
 
+def test_scores_of_some_metrics_and_faces_are_read_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(schema, "_ROWS_PER_GROUP", 4)
+    scores = {("iou", "cam"): [0.5, 1.0], ("auc", "cam"): [0.25, 0.75]}
+    path = write(tmp_path / "scores.parquet", [([3, 7], scores), ([5, 8], scores)])
+    assert pq.ParquetFile(path).num_row_groups == 2
+    ((key, values),) = schema.read_scores(path, [8, 3], remedy="", metrics=["auc"]).items()
+    assert key == ScoreKey("auc", "cam")
+    np.testing.assert_array_equal(values, [0.75, 0.25])
+
+
 def test_scores_are_dictionary_encoded_float32_in_row_groups(tmp_path, monkeypatch):
     monkeypatch.setattr(schema, "_ROWS_PER_GROUP", 4)
     path = write(tmp_path / "scores.parquet", [([n, n + 1], {("auc", "cam"): [0.0, 1.0]}) for n in range(0, 12, 2)])
@@ -93,13 +103,24 @@ def test_columns_of_faces_are_in_the_documented_order():
     assert list(face_table().columns) == expected
 
 
+def test_texts_of_faces_stay_as_written_where_they_look_like_numbers(tmp_path):
+    path = tmp_path / "faces.csv"
+    table = pd.concat([face_table()] * 50).assign(subject_id="007", attribute_gender="nan", attribute_age="")
+    schema.write_table(path, table)
+    found = schema.read_faces(path, ["Neutral", "None"], remedy="")
+    assert set(found["subject_id"] + found["attribute_gender"] + found["attribute_age"]) == {"007nan"}
+    assert (found.select_dtypes("number").dtypes == [int, float, int, int, int, float, float, float, float]).all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: text.replace("expression", "exprssion"), "it lacks the columns expression"),
         (lambda text: text.splitlines()[0] + "\n", "it has no rows"),
         (lambda text: text.replace(",Neutral,", ",Happy,", 1), "expected an expression, got 'Happy'"),
-        (lambda text: text.replace("1e-08", "many"), "could not convert string to float: .many."),
+        (lambda text: text.replace("1e-08", "many"), "CSV conversion error to double: invalid value 'many'"),
+        (lambda text: text.replace("1e-08,", ""), "Expected 16 columns, got 15"),
+        (lambda text: "", "it lacks the columns id"),
         (lambda text: text + "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18\n", "cannot be read"),
     ],
 )

@@ -4,9 +4,12 @@ Boxes (left, top, right, bottom) and landmarks are pixels of the photograph, at 
 that cannot be used gives a `Problem` in its place, and the remaining images are processed.
 """
 
+import contextlib
 import io
+import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,13 +20,15 @@ from PIL import Image
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
 from aujax.data.images import Pixels
-from aujax.data.landmarks import DETECTORS, Box, Landmarks, read_landmarks
+from aujax.data.landmarks import DETECTORS, Box, Landmarks, PooledDetector, read_landmarks
+from aujax.data.workers import parallel_map
 from aujax.errors import UserError
 
 # Which of the faces in a photograph are selected: the most prominent one, or all.
 SELECTIONS = ("one", "all")
 # A face that is not warped is reduced to this many pixels a side; the network's input is smaller still.
 _LONGEST_SIDE = 1024
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 # The longer side of a thumbnail in pixels, and the margin on each side of the face's box, in sides of that box.
 _THUMBNAIL = 320
 _MARGIN = 0.45
@@ -59,7 +64,7 @@ class FaceCrop(NamedTuple):
     """A face in the form of the network's input, and its place in the photograph.
 
     Attributes:
-      image: the photograph.
+      image: the photograph, without its pixels.
       number: the rank of this face among the photograph's `count` faces, from 1, the most prominent first.
       count: the number of faces that were detected.
       unselected: the number of detected faces that were not selected.
@@ -108,7 +113,11 @@ def whole_image(image: InputImage) -> Sequence[FaceLocation]:
 
 
 def face_finder(
-    landmarks: str | Mapping[str, Landmarks | None], sources: Sequence[Source], *, model_file: str = ""
+    landmarks: str | Mapping[str, Landmarks | None],
+    sources: Sequence[Source],
+    *,
+    model_file: str = "",
+    pool: Pool | None = None,
 ) -> Finder:
     """Returns how the faces of photographs are found.
 
@@ -117,6 +126,7 @@ def face_finder(
         by the name of the photograph.
       sources: the photographs to look up in a file of landmarks.
       model_file: the weights of the detector; "" for the installed ones.
+      pool: processes to detect in; None for the caller's.
     """
     if not isinstance(landmarks, str):
         return landmark_finder(landmarks)
@@ -124,6 +134,8 @@ def face_finder(
         detector = DETECTORS[landmarks].load(model_file)
         if detector is None:
             return whole_image
+        if pool is not None:
+            detector = PooledDetector(detector, pool)
         return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
     names = [str(source) for source in sources if not isinstance(source, np.ndarray)]
     return landmark_finder(read_landmarks(Path(landmarks), names))
@@ -153,6 +165,23 @@ def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Proble
 
 def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputImage | Problem]:
     """Yields photographs, every `every`-th frame of videos, and arrays, which are named "image 1", "image 2", ..."""
+    return map(_opened, _requests(sources, every, ()))
+
+
+def count_images(sources: Iterable[Source], *, every: int = 1) -> int:
+    """Returns the number of images that `load_images` yields; of videos as their headers say."""
+    paths = [None if isinstance(source, np.ndarray) else Path(source) for source in sources]
+    return sum(video.count(path, every=every) if path and _is_video(path) else 1 for path in paths)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in video.SUFFIXES
+
+
+def _requests(
+    sources: Iterable[Source], every: int, done: Collection[tuple[str, float | None]]
+) -> Iterator[InputImage | Problem | Path]:
+    """Yields what `load_images` yields but for those `done`, (name, second); photographs by their paths, unread."""
     arrays = 0
     for source in sources:
         if isinstance(source, np.ndarray):
@@ -166,19 +195,37 @@ def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputI
             continue
         path = Path(source)
         name = str(path)
+        is_done = (name, None) in done
+        if not _is_video(path):
+            if not is_done:
+                yield path
+            continue
+        seconds = {second for image, second in done if image == name and second is not None}
         try:
-            if path.suffix.lower() in video.SUFFIXES:
-                path.stat()  # OpenCV does not say that a file is missing
-                for frame in video.frames(path, every=every):
-                    yield InputImage(name, frame.pixels, frame.second)
-            else:
-                data = path.read_bytes()
-                _check_megapixels(data)
-                yield InputImage(name, images.decode(data))
-        except FileNotFoundError:
-            yield Problem(name, "no such file or folder")
+            path.stat()  # OpenCV does not say that a file is missing
+            for frame in video.frames(path, every=every, skip=seconds):
+                yield InputImage(name, frame.pixels, frame.second)
         except (OSError, ValueError) as error:
-            yield Problem(name, images.read_problem(error))
+            if not is_done:
+                yield _problem(name, error)
+
+
+def _opened(request: InputImage | Problem | Path) -> InputImage | Problem:
+    """Returns a photograph of a path, and anything else as it is."""
+    if not isinstance(request, Path):
+        return request
+    name = str(request)
+    try:
+        data = request.read_bytes()
+        _check_megapixels(data)
+        return InputImage(name, images.decode(data))
+    except (OSError, ValueError) as error:
+        return _problem(name, error)
+
+
+def _problem(name: str, error: OSError | ValueError) -> Problem:
+    missing = isinstance(error, FileNotFoundError)
+    return Problem(name, "no such file or folder" if missing else images.read_problem(error))
 
 
 def load_faces(
@@ -189,6 +236,9 @@ def load_faces(
     align: str,
     size: int,
     every: int = 1,
+    jobs: int = 1,
+    done: Collection[tuple[str, float | None]] = (),
+    description: str = "",
 ) -> Iterator[FaceCrop | Problem]:
     """Yields the selected faces of the photographs, for a network whose input is `size` pixels a side.
 
@@ -201,18 +251,23 @@ def load_faces(
         the whole photograph is the face.
       size: of the network's input in pixels.
       every: the interval of the frames of a video.
+      jobs: the number of threads, and of photographs or frames in memory.
+      done: names and seconds of images that are left out.
+      description: of a progress bar that counts photographs and frames; "" for none.
     """
-    for image in load_images(sources, every=every):
+
+    def faces(request: InputImage | Problem | Path) -> Iterator[FaceCrop | Problem]:
+        image = _opened(request)
         if isinstance(image, Problem):
             yield image
-            continue
+            return
         try:
             locations = find(image)
         except UserError:
             raise
         except (ValueError, cv2.error) as error:
             yield Problem(image.name, str(error), image.second)
-            continue
+            return
         if not locations:
             yield Problem(image.name, "no face found", image.second)
         selected = locations[:1] if select == "one" else locations
@@ -235,7 +290,7 @@ def load_faces(
                     landmarks = alignment.move_landmarks(location.landmarks, matrix).astype(np.float32)
                 scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
                 yield FaceCrop(
-                    image=image,
+                    image=image._replace(pixels=_NO_PIXELS),
                     number=i + 1,
                     count=len(locations),
                     unselected=len(locations) - len(selected),
@@ -247,6 +302,17 @@ def load_faces(
                 )
             except (ValueError, cv2.error) as error:
                 yield Problem(image.name, str(error), image.second)
+
+    sources = list(sources)
+    results = parallel_map(
+        lambda request: list(faces(request)),
+        _requests(sources, every, done),
+        jobs=jobs,
+        description=description,
+        total=count_images(sources, every=every) - len(done) if description else None,
+    )
+    with contextlib.closing(results):
+        yield from itertools.chain.from_iterable(results)
 
 
 def _check_megapixels(data: bytes) -> None:

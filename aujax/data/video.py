@@ -1,6 +1,6 @@
 """The frames of a video file, with their times."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +20,17 @@ class Frame(NamedTuple):
     pixels: Pixels
 
 
-def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
-    """Yields the first frame of a video and every `every`-th frame after it.
+def count(path: Path, *, every: int = 1) -> int:
+    """Returns how many frames `frames` yields according to the file's header; 1 if that is not known."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return max(1, -(-round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) // every))
+    finally:
+        capture.release()
+
+
+def frames(path: Path, *, every: int = 1, skip: Collection[float] = ()) -> Iterator[Frame]:
+    """Yields the first frame of a video and every `every`-th frame after it, without those at the times `skip`.
 
     Raises:
       ValueError: the file is not a video, has a format that OpenCV does not read, or is damaged; after the last frame,
@@ -35,7 +44,7 @@ def frames(path: Path, *, every: int = 1) -> Iterator[Frame]:
             second = max(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, 0.0)
             if number and second == 0 and rate > 0:
                 second = number / rate  # a format without time stamps
-            if number % every == 0:
+            if number % every == 0 and round(second, 3) not in skip:
                 good, pixels = capture.retrieve()
                 if not good:
                     raise ValueError(f"its frame {number} cannot be read: the file is damaged there")

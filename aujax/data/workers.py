@@ -1,9 +1,12 @@
 """Progress bars and parallel maps over many files."""
 
+import collections
+import contextlib
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Generator, Iterable, Sequence
-from multiprocessing.pool import ThreadPool
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from multiprocessing.pool import Pool, ThreadPool
 from typing import TypeVar
 
 import cv2
@@ -12,6 +15,16 @@ import rich.progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_AHEAD = 2
+
+
+def processors() -> int:
+    """Returns the number of processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
 
 
 def track(items: Iterable[Item], total: int | None, description: str) -> Generator[Item, None, None]:
@@ -22,29 +35,48 @@ def track(items: Iterable[Item], total: int | None, description: str) -> Generat
 
 def parallel_map(
     function: Callable[[Item], Result],
-    items: Sequence[Item],
+    items: Iterable[Item],
     *,
     jobs: int,
     description: str,
     in_processes: bool = False,
-    chunksize: int = 16,
+    total: int | None = None,
 ) -> Generator[Result, None, None]:
     """Yields `function(item)` for each item, in their order, with a progress bar; close the generator to stop early.
 
+    Only `_AHEAD` items for each worker are requested, and their results kept, before the consumer takes the first one:
+    memory does not grow with the number of items.
+
     Args:
       function: with `in_processes`, it, the items and the results must be picklable.
+      items: their number is shown if it is known.
       jobs: the number of threads or processes; with 1, everything happens in the caller's thread.
-      description: the text beside the progress bar.
+      description: the text beside the progress bar; "" for no progress bar.
       in_processes: for functions that hold the interpreter lock.
-      chunksize: how many items a worker takes at once.
+      total: the number of items that have no length, if it is known.
     """
-    if jobs == 1:
-        yield from track(map(function, items), len(items), description)
-        return
-    # Fresh processes: forked ones would share the state of OpenCV's and JAX's threads.
-    pool = multiprocessing.get_context("spawn").Pool(jobs, _start_process) if in_processes else ThreadPool(jobs)
-    with pool:
-        yield from track(pool.imap(function, items, chunksize), len(items), description)
+    total = len(items) if isinstance(items, Sized) else total
+    with contextlib.ExitStack() as stack:
+        results = map(function, items)
+        if jobs > 1:
+            pool = stack.enter_context(process_pool(jobs) if in_processes else ThreadPool(jobs))
+            results = _in_order(pool, function, items, _AHEAD * jobs)
+        yield from track(results, total, description) if description else results
+
+
+def _in_order(pool: Pool, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    started = collections.deque()
+    for item in items:
+        started.append(pool.apply_async(function, (item,)))
+        if len(started) == ahead:
+            yield started.popleft().get()
+    while started:
+        yield started.popleft().get()
+
+
+def process_pool(jobs: int) -> Pool:
+    """Returns a pool of fresh processes: forked ones would share the state of OpenCV's and JAX's threads."""
+    return multiprocessing.get_context("spawn").Pool(jobs, _start_process)
 
 
 def _start_process() -> None:

@@ -5,9 +5,10 @@ an AU map, averaged per expression and then over expressions; accuracy over all 
 validation needs, `make_full_eval_step` everything that `eval.py` reports.
 """
 
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, methods, metrics, resize, run_files, runs
+from aujax import au_maps, augment, cams, codebook, methods, metrics, processes, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, sharded, to_mesh
@@ -229,8 +230,9 @@ def predict(
     *,
     mesh: Mesh,
     sinks: Sequence[Sink] = (),
+    keep: Collection[str] | None = None,
 ) -> Predictions:
-    """Returns predictions and scores of all batches.
+    """Returns predictions of all batches and their scores, of the metrics `keep` or of all.
 
     Every sink is called with each batch and its outputs, of which columns and scores are on the host. Batches are on
     the host or, if they are evaluated repeatedly, on the mesh already. The devices compute one batch ahead of the host.
@@ -247,7 +249,8 @@ def predict(
         # In the order of the eval step; JAX returns dictionaries sorted by key.
         outputs = outputs._replace(columns=rows, scores={key: values[key] for key in outputs.scores})
         columns.append({name: column[rows["valid"]] for name, column in rows.items() if name != "valid"})
-        scores.append({key: values[rows["valid"]] for key, values in outputs.scores.items()})
+        kept = [key for key in outputs.scores if keep is None or key.metric in keep]
+        scores.append({key: outputs.scores[key][rows["valid"]] for key in kept})
         for sink in sinks:
             sink(batch, outputs)
     return Predictions(
@@ -278,49 +281,82 @@ def validation_metrics(predictions: Predictions, expressions: Sequence[str], *, 
     return numbers
 
 
-def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathlib.Path:
+def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str, *, all_maps: bool = True) -> pathlib.Path:
     """Evaluates a run on a split and returns RUN/eval/<split>, which holds the files of `results.schema`.
 
-    The evaluation of the validation split also fits the temperature that calibrates the run's probabilities.
+    The evaluation of the validation split also fits the temperature that calibrates the run's probabilities. Several
+    processes share the faces; process 0 writes the files. Without `all_maps`, maps.npz lacks the maps of all faces.
     """
     source, mesh, config = faces.source(split), data_mesh(), run.config
     directory = workdir / "eval" / split
     metadata = describe(run, split, faces)
     layer = metadata["attention_layer"]
-    collector = MapCollector(len(source), attention_layer=layer)
     landmarks: list[Batch] = []
 
-    schema.remove_metadata(directory, schema.METADATA)
-    with schema.ScoreWriter(directory / schema.SCORES) as writer:
+    if processes.is_first():
+        schema.remove_metadata(directory, schema.METADATA)
+    processes.wait_for_all("folder made")
+    own_faces = MapCollector(len(source), attention_layer=layer, directory=directory if all_maps else None)
+    scores_file = schema.ScoreWriter(directory / schema.SCORES) if processes.is_first() else contextlib.nullcontext()
+    with own_faces as collector:
+        with scores_file as writer:
 
-        def write_batch(batch: Batch, outputs: Outputs) -> None:
-            write_scores(writer, outputs)
-            # Without the pixels, of which only the size is needed; a slice would keep all of them in memory.
-            landmarks.append(batch._replace(image=np.empty((*batch.image.shape[:3], 0), np.uint8)))
+            def write_batch(batch: Batch, outputs: Outputs) -> None:
+                if writer is not None:
+                    write_scores(writer, outputs)
+                # Without the pixels, of which only the size is needed; a slice would keep all of them in memory.
+                landmarks.append(batch._replace(image=np.empty((*batch.image.shape[:3], 0), np.uint8)))
 
-        predictions = predict(
-            make_full_eval_step(run.model, config, mesh),
-            jax.device_put(run.variables, replicated(mesh)),
-            whole_split(source, config, mesh),
-            mesh=mesh,
-            sinks=[collector, write_batch],
-        )
-        columns, scores = predictions
-        means = collector.class_means(columns["expression"], columns["has_map"], len(faces.expressions))
-        class_mean = class_mean_cosines(landmarks, means["class_mean/au_map"], codebook.load(config.codebook))
-        class_mean = np.where(columns["has_map"], class_mean, np.nan)
-        writer.add(columns["face"], {ScoreKey("cosine", "class_mean_au_map", "label"): class_mean})
+            columns, scores = predict(
+                make_full_eval_step(run.model, config, mesh),
+                jax.device_put(run.variables, replicated(mesh)),
+                whole_split(source, config, mesh),
+                mesh=mesh,
+                sinks=[collector, write_batch],
+                keep=("cosine", "degenerate"),  # all are in the file
+            )
+            means = collector.class_means(columns["expression"], columns["has_map"], len(faces.expressions))
+            own = np.concatenate([batch.index[batch.valid] for batch in landmarks])
+            class_mean = np.zeros(len(source), np.float32)
+            class_mean[own] = class_mean_cosines(landmarks, means["class_mean/au_map"], codebook.load(config.codebook))
+            class_mean = np.where(columns["has_map"], processes.total({"": class_mean})[""], np.nan)
+            if writer is not None:
+                writer.add(columns["face"], {ScoreKey("cosine", "class_mean_au_map", "label"): class_mean})
+        arrays = collector.arrays()
+        if processes.is_first():
+            arrays = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")} | arrays | means
+            _write(run, faces, workdir, metadata, columns, scores, arrays)
+        # Until then process 0 reads the other processes' files of maps.
+        processes.wait_for_all("evaluation written")
+    return directory
 
+
+def _write(
+    run: Run,
+    faces: Faces,
+    workdir: pathlib.Path,
+    metadata: dict[str, Any],
+    columns: dict[str, np.ndarray],
+    scores: Scores,
+    arrays: dict[str, np.ndarray | schema.StreamedArray],
+) -> None:
+    """Writes the files of an evaluation but for its scores, and the temperature if it is of the validation split."""
+    split, source = metadata["split"], faces.source(metadata["split"])
     # The columns of faces.csv that are taken from the scores.
     names = [name for name, kind in metadata["maps"].items() if kind != BASELINE]
     nothing = np.full(len(columns["face"]), np.nan, np.float32)
     degenerate = np.stack([scores[ScoreKey("degenerate", name)] > 0 for name in names], axis=1)
     columns |= {
-        "att_cos": scores[ScoreKey("cosine", layer, "label")],
+        "att_cos": scores[ScoreKey("cosine", metadata["attention_layer"], "label")],
         "cam_cos": scores.get(ScoreKey("cosine", CAM, "label"), nothing),
         "degenerate": np.array([" ".join(np.array(names)[row]) for row in degenerate], object),
     }
-    table = schema.face_table(columns, faces.expressions, [source[int(row)] for row in columns["face"]])
+    # Without the images.
+    records = [
+        {name: record[name] for name in ("id", "subject_id", "attributes")}
+        for record in map(source.__getitem__, columns["face"].tolist())
+    ]
+    table = schema.face_table(columns, faces.expressions, records)
     if split == "validation":
         temperature = calibration.fit_temperature(columns["logits"].astype(float), columns["expression"])
         kept = {name: metadata[name] for name in ("split", "model_selection", "checkpoint", "data")}
@@ -330,11 +366,8 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str) -> pathl
     else:
         judged = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
     metadata["temperature"] = dict(zip(("value", "problem"), judged, strict=True))
-    arrays = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
-    arrays |= collector.arrays() | means
     validation = _validation_predictions(workdir, metadata)
-    summary.write_evaluation(directory, metadata, table, arrays, validation=validation)
-    return directory
+    summary.write_evaluation(workdir / "eval" / split, metadata, table, arrays, validation=validation)
 
 
 def evaluate_run(workdir: pathlib.Path, split: str) -> pathlib.Path:

@@ -4,25 +4,31 @@
   aujax explain --workdir=RUN folder/ clip.mp4 --faces=all --every=10 --out=DIR
 
 Writes explanations.html (self-contained), explanations.json and explanations.csv into DIR. Photographs that cannot be
-explained are reported, and the remaining images are processed.
+explained are reported, and the remaining images are processed. Each result is in explanations.jsonl.partial at once, a
+line of JSON, and the same command continues after an interruption; the file is explanations.jsonl at the end.
 """
 
 import argparse
+import contextlib
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from aujax import cli
 from aujax.data import face_crops, video
 from aujax.data.face_crops import Problem
 from aujax.data.landmarks import DETECTORS, READERS
 from aujax.data.sources import whole_number
-from aujax.data.workers import track
+from aujax.data.workers import process_pool, processors
 from aujax.errors import UserError
 from aujax.explain import page, tables
-from aujax.explain.explain import ALIGNMENTS, alignment_of, check_any, explain_faces, open_model
+from aujax.explain.explain import ALIGNMENTS, Model, alignment_of, check_any, explain_faces, open_model
+from aujax.explain.explanation import Explanation, outline_of
+from aujax.explain.journal import Journal
 from aujax.report import faces, html
 
-_JSON, _CSV, _PAGE = "explanations.json", "explanations.csv", "explanations.html"
+_JOURNAL, _JSON = "explanations.jsonl", "explanations.json"
+_CSV, _PAGE = "explanations.csv", "explanations.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=whole_number(1), default=32, metavar="N", help="faces in a batch (default: 32)"
     )
+    parser.add_argument(
+        "--jobs",
+        type=whole_number(1),
+        default=processors(),
+        metavar="N",
+        help="processes that find faces (default: one per processor)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -73,43 +86,80 @@ def run(options: argparse.Namespace) -> None:
     html.template_environment(page.PACKAGE)
     faces.matplotlib()
     out = options.out
-    html.make_folder(out, _JSON, _CSV, _PAGE)
+    html.make_folder(out, _JOURNAL, _JSON, _CSV, _PAGE)
     model = open_model(options.workdir)
     align = alignment_of(model, options.align, options.faces)
-    files, problems = face_crops.expand_folders(options.images)
-    crops = face_crops.load_faces(
-        track(files, len(files), "Reading photographs"),
-        find=face_crops.face_finder(options.landmarks, files, model_file=options.landmarks_model),
-        select=options.faces,
-        align=align,
-        size=model.run.config.input_size,
-        every=options.every,
-    )
-    collector = page.Collector()
-    for result in explain_faces(model, crops, batch_size=options.batch_size):
-        if isinstance(result, Problem):
-            problems.append(result)
-        else:
-            collector.add(result)
-
-    explanations = collector.explanations
-    lines = page.problem_lines(problems)
-    for line in lines:
-        print(f"not explained: {line}", file=sys.stderr)
-    check_any(explanations, problems)
     facts = tables.model_facts(model, align)
+    files, problems = face_crops.expand_folders(options.images)
+    settings = {name: str(getattr(options, name)) for name in ("faces", "landmarks", "landmarks_model", "every")}
     try:
-        tables.write_json(out / _JSON, explanations, problems, facts)
-        tables.write_csv(out / _CSV, explanations, facts)
-        page.write(out / _PAGE, explanations, problems, facts)
+        journal = Journal(out / _JOURNAL, {"model": facts.facts, "options": settings, "images": list(map(str, files))})
+        with journal:
+            collector = _explain(options, model, facts, align, files, problems, journal)
+            explanations = collector.explanations
+            lines = page.problem_lines(problems)
+            for line in lines:
+                print(f"not explained: {line}", file=sys.stderr)
+            check_any(explanations, problems)
+            tables.write_json(out / _JSON, journal.results("explanation"), problems, facts)
+            tables.write_csv(out / _CSV, journal.results("explanation"), facts)
+            page.write(out / _PAGE, explanations, problems, facts)
+            journal.finish()
     except OSError as error:  # such as a full disk
         raise UserError(f"--out={out}: expected to write explanations, got {error}; choose another folder") from error
-    for explanation in explanations:
-        print(f"{explanation.name}: {explanation.text}")
-        for warning in explanation.warnings:
-            print(f"  {warning}")
     skipped = f", {len(lines)} not (see above)" if lines else ""
     print(f"{len(explanations)} face{'s' * (len(explanations) > 1)} explained{skipped}: {out / _PAGE}")
+
+
+def _explain(
+    options: argparse.Namespace,
+    model: Model,
+    facts: tables.ModelFacts,
+    align: str,
+    files: Sequence[face_crops.Source],
+    problems: list[Problem],
+    journal: Journal,
+) -> page.Collector:
+    """Explains the images that are not in the journal yet, adds them to it, and returns all; adds to `problems`."""
+    collector = page.Collector()
+    for data in journal.results("explanation"):
+        collector.add(outline_of(data))
+    problems += [Problem(**data) for data in journal.results("problem")]
+    done = journal.images()
+    if done:
+        print(f"{len(done)} images were explained before; continuing after them")
+    # Explained again for the page, because the journal holds no images of faces.
+    shown = collector.without_images()
+    again = {(image, second) for image, second, _ in shown}
+    left = face_crops.count_images(files, every=options.every) - len(done - again)
+    jobs = max(1, min(options.jobs, left))
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(process_pool(jobs)) if options.landmarks in DETECTORS and jobs > 1 else None
+        crops = face_crops.load_faces(
+            files,
+            find=face_crops.face_finder(options.landmarks, files, model_file=options.landmarks_model, pool=pool),
+            select=options.faces,
+            align=align,
+            size=model.run.config.input_size,
+            every=options.every,
+            jobs=jobs,
+            done=done - again,
+            description="Explaining images",
+        )
+        for result in explain_faces(model, crops, batch_size=options.batch_size):
+            if (result.image, result.second) in again:
+                if isinstance(result, Explanation):
+                    collector.complete(result, shown)
+            elif isinstance(result, Problem):
+                problems.append(result)
+                journal.add("problem", result._asdict())
+            else:
+                collector.add(result)
+                journal.add("explanation", tables.as_data(result, facts))
+                print(f"{result.name}: {result.text}")
+                for warning in result.warnings:
+                    print(f"  {warning}")
+    return collector
 
 
 if __name__ == "__main__":

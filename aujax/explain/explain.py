@@ -89,6 +89,7 @@ def explain(
     landmarks: str | Mapping[str, Landmarks | None] = "dlib",
     every: int = 1,
     batch_size: int = 32,
+    images: int | None = 2000,
     on_problem: Callable[[Problem], None] = lambda problem: print(
         f"{problem.image}: {problem.reason}", file=sys.stderr
     ),
@@ -104,6 +105,8 @@ def explain(
         landmarks (see `aujax.data.landmarks`), or landmarks by name of the photograph, in its pixels.
       every: the interval of the frames of a video.
       batch_size: the largest number of faces in a batch.
+      images: the number of faces, the first ones, whose explanations keep images and maps, about 0.4 MB each; None for
+        all. Those of the others are empty.
       on_problem: called for each photograph that cannot be explained.
 
     Raises:
@@ -123,8 +126,10 @@ def explain(
     for result in explain_faces(model, crops, batch_size=batch_size):
         if isinstance(result, Problem):
             problems.append(result)
-        else:
+        elif images is None or len(explanations) < images:
             explanations.append(result)
+        else:
+            explanations.append(result.without_images())
     for problem in problems:
         on_problem(problem)
     check_any(explanations, problems)

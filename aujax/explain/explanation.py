@@ -4,8 +4,8 @@ Boxes (left, top, right, bottom) and landmarks are pixels of the photograph. Map
 own resolution over the aligned face, not normalised. Images are RGB uint8.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -60,6 +60,9 @@ _FLOOR = 1e-8
 Landmarks = Float[np.ndarray, "68 2"]
 Map = Float[np.ndarray, "_ _"]
 Pixels = UInt8[np.ndarray, "_ _ 3"]
+
+
+_NO_PIXELS, _NO_MAP = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0), np.float32)
 
 
 class Region(NamedTuple):
@@ -157,9 +160,21 @@ class Explanation(NamedTuple):
 
     def without_images(self) -> "Explanation":
         """Returns the explanation with empty images and maps, to save memory: its row of the tables is the same."""
-        image = np.zeros((0, 0, 3), np.uint8)
-        map_ = np.zeros((0, 0), np.float32)
-        return self._replace(thumbnail=image, aligned=image, attention=map_, cam=None, au_map=None)
+        return self._replace(thumbnail=_NO_PIXELS, aligned=_NO_PIXELS, attention=_NO_MAP, cam=None, au_map=None)
+
+    def outline(self) -> "Explanation":
+        """Returns what a chart over time needs, about 1 kB."""
+        return self.without_images()._replace(landmarks=None, degenerate=(), regions=(), text="", warnings=())
+
+
+def outline_of(data: Mapping[str, Any]) -> Explanation:
+    """Returns the outline of an explanation in a table, an object of explanations.json."""
+    fields = {name: data[name] for name in ("image", "second", "face", "faces", "probability", "probabilities")}
+    missing = dict.fromkeys(("landmarks", "cam", "au_map", "control_drop", "attention_outside"))
+    return Explanation(
+        **fields, **missing, box=tuple(data["box"]), thumbnail=_NO_PIXELS, aligned=_NO_PIXELS, attention=_NO_MAP,
+        expression=data["predicted"], degenerate=(), regions=(),
+    )  # fmt: skip
 
 
 def au_names(numbers: Sequence[int]) -> str:

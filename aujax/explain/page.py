@@ -6,7 +6,7 @@ charts over time and the tables of `tables` hold every face.
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,13 @@ _MAX_FACES = 100
 _TOP_REGIONS = 3
 
 
-class Collector:
-    """Collects explanations and keeps the images of only as many as a page may show, to bound the memory.
+FaceKey = tuple[str, float | None, int]  # image, second and number of a face
 
-    Images are kept of the first and the last, and between them of every second, fourth, eighth ... as they become more.
+
+class Collector:
+    """Collects explanations, but only of as many as a page may show more than the outline, to bound the memory.
+
+    These are the first and the last, and between them every second, fourth, eighth ... as they become more.
     """
 
     def __init__(self):
@@ -39,12 +42,26 @@ class Collector:
         """Appends an explanation."""
         kept = self.explanations
         if len(kept) > 1 and (len(kept) - 1) % self._step:
-            kept[-1] = kept[-1].without_images()
+            kept[-1] = kept[-1].outline()
         kept.append(explanation)
         if len(kept) > 2 * _MAX_FACES * self._step:
             self._step *= 2
             for i in range(self._step // 2, len(kept) - 1, self._step):
-                kept[i] = kept[i].without_images()
+                kept[i] = kept[i].outline()
+
+    def without_images(self) -> dict[FaceKey, int]:
+        """Returns the faces that the page may show but whose images are missing, with their places in the list."""
+        kept = self.explanations
+        return {_key(kept[i]): i for i in range(0, len(kept), self._step) if not kept[i].aligned.size}
+
+    def complete(self, explanation: Explanation, places: Mapping[FaceKey, int]) -> None:
+        """Puts an explanation with its images into its place, if it has one."""
+        if (place := places.get(_key(explanation))) is not None and place % self._step == 0:
+            self.explanations[place] = explanation
+
+
+def _key(explanation: Explanation) -> FaceKey:
+    return explanation.image, explanation.second, explanation.face
 
 
 def write(

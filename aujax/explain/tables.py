@@ -1,6 +1,7 @@
 """Explanations as data: explanations.json and explanations.csv.
 
-explanations.json is an object with
+explanations.jsonl has, after a line about the command, a line {"explanation": ...} or {"problem": ...} for each result,
+written as they come. explanations.json has the same, an object with
   model          `ModelFacts.facts`: workdir, method, au_weight, input_size (pixels a side), codebook, aus (FACS numbers
                  by expression), attention_layer, checkpoint, temperature, alignment ("five-point",
                  "five-point/reference", "five-point unless cropped" or "none"), training_data, notes (why probabilities
@@ -28,7 +29,7 @@ import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import aujax
@@ -132,23 +133,34 @@ def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[
 
 
 def write_json(
-    path: pathlib.Path, explanations: Sequence[Explanation], problems: Sequence[Problem], model: ModelFacts
+    path: pathlib.Path, explanations: Iterable[dict[str, Any]], problems: Iterable[Problem], model: ModelFacts
 ) -> None:
-    """Writes explanations.json."""
-    content = {
-        "model": model.facts,
-        "explanations": [_as_data(explanation, model) for explanation in explanations],
-        "problems": [problem._asdict() for problem in problems],
-    }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Writes explanations.json, one face after the other; `explanations` are those of `as_data`."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f'{{"model": {json.dumps(model.facts)}')
+        for name, items in (("explanations", explanations), ("problems", (problem._asdict() for problem in problems))):
+            file.write(f',\n"{name}": [')
+            for number, item in enumerate(items):
+                file.write(("," if number else "") + "\n" + json.dumps(item))
+            file.write("]")
+        file.write("}\n")
 
 
-def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: ModelFacts) -> None:
-    """Writes explanations.csv, with columns for the action units of the model's codebook."""
+def write_csv(path: pathlib.Path, explanations: Iterable[dict[str, Any]], model: ModelFacts) -> None:
+    """Writes explanations.csv, with columns for the action units of the model's codebook, one face after the other."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = None
+        for row in _rows(explanations, model):
+            if writer is None:
+                writer = csv.DictWriter(file, list(row))
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def _rows(explanations: Iterable[dict[str, Any]], model: ModelFacts) -> Iterator[dict[str, Any]]:
+    """Yields the rows of explanations.csv."""
     aus = codebook.load(model.facts["codebook"]).all_aus
-    rows = []
-    for explanation in explanations:
-        data = _as_data(explanation, model)
+    for data in explanations:
         row = {name: data[name] for name in ("image", "second", "face", "faces")}
         for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True):
             row[side] = round(edge, 1)
@@ -161,19 +173,15 @@ def write_csv(path: pathlib.Path, explanations: Sequence[Explanation], model: Mo
         row |= {
             "control_drop": data["control_drop"],
             "attention_outside": data["attention_outside"],
-            "precision": model.precision_sentence(explanation.expression),
+            "precision": model.precision_sentence(data["predicted"]),
             "model_selection": (model.facts["evaluation"] or {}).get("model_selection", ""),
-            "warnings": "; ".join(explanation.warnings),
-            "text": explanation.text,
+            "warnings": "; ".join(data["warnings"]),
+            "text": data["text"],
         }
-        rows.append(row)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        yield row
 
 
-def _as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:
+def as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:
     """Returns the explanation as an object of explanations.json."""
     fields = explanation._asdict()
     for name in ("thumbnail", "aligned", "attention", "cam", "au_map"):
@@ -183,7 +191,8 @@ def _as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:
     fields["regions"] = [region._asdict() for region in explanation.regions]
     if explanation.landmarks is not None:
         fields["landmarks"] = explanation.landmarks.astype(float).round(2).tolist()
-    return _rounded(fields)
+    # Six digits would not distinguish the frames of a long video.
+    return _rounded(fields) | {"second": explanation.second}
 
 
 def _rounded(data: dict[str, Any]) -> dict[str, Any]:

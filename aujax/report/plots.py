@@ -88,7 +88,8 @@ def confusion(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     for name, row, total in zip(run.expressions, counts, totals, strict=True):
         rows.append(f"{name} ({total})")
         texts.append([f"{count}\n{100 * (count / total):.0f} %" if total else "0" for count in row])
-    title = f"{run.name}: {100 * run.metadata['accuracy']:.1f} % of {len(run.faces)} predictions correct\n{run.label}"
+    accuracy, count = 100 * run.metadata["accuracy"], run.metadata["num_faces"]
+    title = f"{run.name}: {accuracy:.1f} % of {count} predictions correct\n{run.label}"
     figure, axes = _heat_map(
         shares, texts, rows, run.expressions, title=title, colours="Blues",
         meaning="share of the faces with that label",

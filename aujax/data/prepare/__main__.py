@@ -11,7 +11,6 @@ An interrupted preparation continues when the same command is run again; detecte
 
 import argparse
 import dataclasses
-import os
 import re
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from aujax.data import alignment, store, synthetic
 from aujax.data.landmarks import DETECTORS, read_landmarks
 from aujax.data.prepare.prepare import Options, prepare
 from aujax.data.sources import affectnet, folder, folds, rafdb, whole_number
+from aujax.data.workers import processors
 from aujax.errors import UserError
 
 # The first argument of the command.
@@ -48,10 +48,6 @@ _NOT_RECORDED = {"out", "jobs", "overwrite", "allow_unreadable"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds a subcommand for each source, with its options."""
     sources = parser.add_subparsers(dest="name", required=True, metavar="SOURCE", title="sources")
-    try:
-        processors = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS
-        processors = os.cpu_count() or 1
     for name, source in SOURCES.items():
         description = f"{source.summary[0].upper()}{source.summary[1:]}. {source.terms}"
         child = sources.add_parser(name, help=source.summary, description=description)
@@ -78,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         child.add_argument("--seed", type=whole_number(0), default=0, help="of all random choices (default: 0)")
         child.add_argument(
-            "--jobs", type=whole_number(1), default=processors, metavar="N", help="default: one per processor"
+            "--jobs", type=whole_number(1), default=processors(), metavar="N", help="default: one per processor"
         )
         child.add_argument(
             "--allow-unreadable",

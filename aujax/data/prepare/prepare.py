@@ -1,8 +1,9 @@
 """The steps from the images of a source to stored faces and a report: check, split, crop or align, detect landmarks.
 
-Each image is read and decoded twice: first for a hash of its content (copies of an image must not be in two splits) and
-to exclude unreadable images before the faces are split; then to be stored. A new detection of landmarks is appended to
-`landmarks.jsonl` in the output folder at once, so that an interrupted preparation continues where it stopped.
+Each image is read and decoded once (some whose landmarks are checked first, twice). Its face waits in a temporary file
+in the output folder until all images are known: copies of an image must not be in two splits, and unreadable images
+take no place in the splits. A new detection of landmarks is appended to `landmarks.jsonl` in the output folder at once,
+so that an interrupted preparation continues where it stopped.
 
 The original bytes are stored where nothing has to change. A face that is cropped or re-encoded becomes a JPEG of
 quality 95, or a PNG if the source's image is lossless; an aligned face is always such a JPEG.
@@ -13,15 +14,18 @@ the classes stay in proportion as well as the units allow.
 """
 
 import contextlib
+import dataclasses
 import errno
 import functools
 import hashlib
+import pickle
 import shutil
+import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -29,9 +33,9 @@ from scipy.sparse.csgraph import connected_components
 
 from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
-from aujax.data.landmarks import Detection, Detector, LandmarkCache, Landmarks
+from aujax.data.landmarks import Detection, Detector, LandmarkCache, Landmarks, PooledDetector
 from aujax.data.sources import Listing, SourceImage
-from aujax.data.workers import parallel_map
+from aujax.data.workers import parallel_map, process_pool
 from aujax.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -83,7 +87,7 @@ class StoredFace(NamedTuple):
 
 
 class ReportedFace(NamedTuple):
-    """A stored face; `content` is the hash of its image."""
+    """A face without its data; `content` is the hash of its image, `split` "" before the splits are known."""
 
     image: SourceImage
     split: str
@@ -103,38 +107,27 @@ def prepare(
     if count > 1:
         raise UserError(f"expected each image of the source once, {name!r} comes {count} times; list it once")
 
-    hashes = {}
-    problems = []  # unusable images, each with the reason
-    results = parallel_map(_content_hash, listing.images, jobs=options.jobs, description="Reading images")
-    for image, (content, problem) in zip(listing.images, results, strict=True):
-        if problem:
-            problems.append(f"{image.id}: {problem}")
-        else:
-            hashes[image.id] = content
-    _check_problems(problems, len(listing.images), options.allow_unreadable)
-    readable = [image for image in listing.images if image.id in hashes]
-    if not readable:
-        raise UserError(
-            "expected images to prepare, but the source has none that can be read "
-            f"({_first_problems(problems)}); check --source"
-        )
-    _check_landmark_sizes(readable, options.landmarks_size)
-
-    splits = assign_splits(
-        [image.expression for image in readable],
-        [image.split for image in readable],
-        join_units([image.subject_id for image in readable], [hashes[image.id] for image in readable]),
-        validation=options.validation,
-        test=options.test,
-        seed=options.seed,
-    )
+    # Mistakes are reported before the work.
+    _sampled_shares([image.split for image in listing.images], options.validation, options.test)
+    _check_landmark_sizes(listing.images, options.landmarks_size)
     cache = LandmarkCache(out / store.LANDMARK_CACHE)
+    problems = []  # unusable images, each with the reason
     stored: list[ReportedFace] = []
-    records = _stored_records(readable, splits, hashes, cache, options, problems, stored)
     try:
-        # `records` is closed even if writing fails, which ends its worker processes.
-        with contextlib.closing(records):
+        # Nameless, so that nothing of it is left behind.
+        with tempfile.TemporaryFile(dir=out) as spool:
+            readable = _read_faces(listing.images, cache, options, problems, spool)
+            splits = assign_splits(
+                [face.image.expression for face in readable],
+                [face.image.split for face in readable],
+                join_units([face.image.subject_id for face in readable], [face.content for face in readable]),
+                validation=options.validation,
+                test=options.test,
+                seed=options.seed,
+            )
+            stored = [face._replace(split=split) for face, split in zip(readable, splits, strict=True)]
             used = [split for split in SPLITS if split in splits]
+            records = _records(stored, spool)
             faces = store.write_faces(out, records, expressions=listing.expressions, splits=used, about=about)
     except (OSError, RuntimeError) as error:
         # array_record reports a full disk as a RuntimeError.
@@ -149,19 +142,6 @@ def prepare(
             raise UserError(f"{out}: expected a folder to write to, got {error}; choose another --out") from error
         raise
     return _report([*headings, ("fingerprint", faces.fingerprint[:16])], listing, problems, stored)
-
-
-def _content_hash(image: SourceImage) -> tuple[str, str]:
-    """Returns a hash of the image's bytes and its face box, and "" or why the image cannot be read."""
-    try:
-        data = image.read()
-        images.decode(data)
-    except (OSError, ValueError) as error:
-        return "", images.read_problem(error)
-    digest = hashlib.sha256(data)
-    if image.box is not None:
-        digest.update(repr(image.box).encode())
-    return digest.hexdigest(), ""
 
 
 def _check_problems(problems: list[str], total: int, allowed: int | None) -> None:
@@ -274,16 +254,7 @@ def assign_splits(
     Raises:
       UserError: fractions out of range, or a split without faces.
     """
-    shares = {}
-    for split, share in (("validation", validation), ("test", test)):
-        if not 0 <= share < 1:
-            raise UserError(f"--{split}: expected a fraction from 0 to below 1, got {share}")
-        if share and split not in given:
-            shares[split] = share
-    if sum(shares.values()) >= 1:
-        raise UserError(
-            f"--validation={validation} and --test={test}: expected a sum below 1, which leaves faces to train on"
-        )
+    shares = _sampled_shares(given, validation, test)
     free = [row for row, split in enumerate(given) if split in ("", "train")]
     if not free:
         raise UserError("expected faces to train on, but the source gives all of them to validation or test")
@@ -325,6 +296,21 @@ def assign_splits(
     return splits
 
 
+def _sampled_shares(given: Sequence[str], validation: float, test: float) -> dict[str, float]:
+    """Returns the fractions of the splits that have to be sampled; a UserError if they are out of range."""
+    shares = {}
+    for split, share in (("validation", validation), ("test", test)):
+        if not 0 <= share < 1:
+            raise UserError(f"--{split}: expected a fraction from 0 to below 1, got {share}")
+        if share and split not in given:
+            shares[split] = share
+    if sum(shares.values()) >= 1:
+        raise UserError(
+            f"--validation={validation} and --test={test}: expected a sum below 1, which leaves faces to train on"
+        )
+    return shares
+
+
 def join_units(*keys: Sequence[str]) -> list[int]:
     """Returns the unit of each face: faces with an equal value in any of `keys` are joined; "" joins nothing."""
     rows, firsts = [], []  # a face, and the first face with the same value
@@ -339,72 +325,102 @@ def join_units(*keys: Sequence[str]) -> list[int]:
     return connected_components(graph, directed=False)[1].tolist()
 
 
-def _stored_records(
-    readable: Sequence[SourceImage],
-    splits: Sequence[str],
-    hashes: dict[str, str],
+def _read_faces(
+    listed: Sequence[SourceImage],
     cache: LandmarkCache,
     options: Options,
     problems: list[str],
-    stored: list[ReportedFace],
-) -> Generator[tuple[str, store.Record], None, None]:
-    """Yields the split and the record of each face, in order; adds new detections to the cache.
+    spool: BinaryIO,
+) -> list[ReportedFace]:
+    """Returns the usable faces, not yet in a split; adds each one's data and landmarks to the file `spool`.
 
-    Stored faces and further problems are added to `stored` and `problems`.
+    New detections are added to the cache, problems to `problems`.
+
+    Raises:
+      UserError: there are more problems than allowed, or no usable face.
     """
-    total = len(readable) + len(problems)
-    settings = options.detector.settings() if options.detector is not None else ""
-    keys, tasks = [], []
-    detecting = False
-    for image in readable:
-        # The detector is given the image after an alignment by annotated points: the detection depends on them.
-        points = (options.align, image.points.tolist()) if options.align and image.points is not None else None
-        keys.append(hashlib.sha256(f"{hashes[image.id]} {points} {settings}".encode()).hexdigest())
-        tasks.append((image, cache.get(keys[-1])))
-        detecting |= options.detector is not None and image.landmarks is None and tasks[-1][1] is None
-    faces = parallel_map(
-        functools.partial(_store_face, options),
-        tasks,
-        jobs=options.jobs,
-        description="Detecting landmarks" if detecting else "Storing faces",
-        in_processes=detecting,  # dlib holds the interpreter lock
-        chunksize=1,
-    )
-    with contextlib.closing(faces):
-        for image, split, key, face in zip(readable, splits, keys, faces, strict=True):
+    detector = options.detector
+    detecting = detector is not None and any(image.landmarks is None for image in listed)
+    readable = []
+    with contextlib.ExitStack() as stack:
+        if detector is not None and detecting and options.jobs > 1:
+            pool = stack.enter_context(process_pool(options.jobs))
+            options = dataclasses.replace(options, detector=PooledDetector(detector, pool))
+        results = parallel_map(
+            functools.partial(_read_face, options, detector.settings() if detector is not None else "", cache),
+            listed,
+            jobs=options.jobs,
+            description="Detecting landmarks" if detecting else "Reading images",
+        )
+        stack.enter_context(contextlib.closing(results))
+        for image, (content, key, face) in zip(listed, results, strict=True):
             if face.problem:
                 problems.append(f"{image.id}: {face.problem}")
-                _check_problems(problems, total, options.allow_unreadable)
                 continue
             if face.detection is not None:
                 cache.add(key, face.detection)
-            has_landmarks = face.landmarks is not None
-            stored.append(ReportedFace(image, split, hashes[image.id], has_landmarks))
-            record = {
-                "image": face.data,
-                "landmarks": face.landmarks if has_landmarks else np.zeros((68, 2), np.float32),
-                "has_landmarks": has_landmarks,
-                "expression": image.expression,
-                "id": image.id,
-                "subject_id": image.subject_id,
-                "aus": list(image.aus),
-                "attributes": dict(image.attributes),
-            }
-            yield split, record
+            readable.append(ReportedFace(image, "", content, face.landmarks is not None))
+            pickle.dump((face.data, face.landmarks), spool)
+    _check_problems(problems, len(listed), options.allow_unreadable)
+    if not readable:
+        raise UserError(
+            "expected images to prepare, but the source has none that can be read "
+            f"({_first_problems(problems)}); check --source"
+        )
+    return readable
 
 
-def _store_face(options: Options, task: tuple[SourceImage, Detection | None]) -> StoredFace:
+def _records(stored: Sequence[ReportedFace], spool: BinaryIO) -> Iterator[tuple[str, store.Record]]:
+    """Yields the split and the record of each face, in order, from the file that `_read_faces` wrote."""
+    spool.seek(0)
+    for image, split, _, has_landmarks in stored:
+        data, landmarks = pickle.load(spool)
+        record = {
+            "image": data,
+            "landmarks": landmarks if has_landmarks else np.zeros((68, 2), np.float32),
+            "has_landmarks": has_landmarks,
+            "expression": image.expression,
+            "id": image.id,
+            "subject_id": image.subject_id,
+            "aus": list(image.aus),
+            "attributes": dict(image.attributes),
+        }
+        yield split, record
+
+
+def _read_face(
+    options: Options, settings: str, cache: LandmarkCache, image: SourceImage
+) -> tuple[str, str, StoredFace]:
+    """Returns a hash of the image's bytes and face box, the key of its detection in the cache, and the face.
+
+    `settings` are those of the detector.
+    """
+    try:
+        data = image.read()
+        pixels = images.decode(data)
+    except (OSError, ValueError) as error:
+        return "", "", StoredFace(problem=images.read_problem(error))
+    digest = hashlib.sha256(data)
+    if image.box is not None:
+        digest.update(repr(image.box).encode())
+    content = digest.hexdigest()
+    # The detector is given the image after an alignment by annotated points: the detection depends on them.
+    points = (options.align, image.points.tolist()) if options.align and image.points is not None else None
+    key = hashlib.sha256(f"{content} {points} {settings}".encode()).hexdigest()
+    return content, key, _store_face(options, image, data, pixels, cache.get(key))
+
+
+def _store_face(
+    options: Options, image: SourceImage, data: bytes, pixels: images.Pixels, detection: Detection | None
+) -> StoredFace:
     """Returns the face of one image, cropped or aligned, with its landmarks; problems are returned, not raised.
 
-    The task is the image, and the detection on it if it is in the cache.
+    `data` are those of the image, and `pixels` the decoded ones; `detection` is that in the cache, if there is one.
 
     Raises:
       UserError: the detector cannot be used at all.
     """
-    image, detection = task
     try:
-        data = image.read()
-        pixels = images.decode(data)
         landmarks = _given_landmarks(image, options.landmarks_size, pixels)
         points = image.points
         if points is None and landmarks is not None:
