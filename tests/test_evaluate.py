@@ -261,7 +261,7 @@ def test_class_means_are_means_of_normalised_maps(evaluated):
 
 
 def test_the_mean_au_map_of_a_class_is_over_the_faces_that_have_one():
-    collector = MapCollector(3, attention_layer="layer5")
+    collector = MapCollector(3, attention_layer="layer5", directory=None)
     maps = {"layer5": np.ones((3, 2, 2)), "cam": np.ones((3, 2, 2))}
     columns = {"face": np.arange(3), "expression": np.array([1, 1, 1]), "predicted": np.array([1, 1, 1])}
     columns |= {"probability": np.ones(3), "has_map": np.array([True, True, False]), "valid": np.ones(3, bool)}
@@ -292,7 +292,7 @@ def test_one_device_gives_the_scores_of_eight(evaluated, tiny_run, tiny_data):
     step = evaluate.make_full_eval_step(loaded.model, config, mesh)
     batches = evaluate.whole_split(open_faces(tiny_data).source("test"), config, mesh)
     variables = jax.device_put(jax.device_get(loaded.variables), replicated(mesh))
-    collector = MapCollector(16, attention_layer="layer5")
+    collector = MapCollector(16, attention_layer="layer5", directory=None)
     found = predict(step, variables, batches, mesh=mesh, sinks=[collector])
     means = collector.class_means(found.columns["expression"], found.columns["has_map"], 7)
     for name in means:
