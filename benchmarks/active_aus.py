@@ -44,11 +44,11 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for data sets and runs")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each row (default: 3)")
     parser.add_argument("--faces", type=int, default=350, help="test faces that are occluded (default: 350)")
-    parser.add_argument("--smoke", action="store_true", help="one short training of each row, to try it out")
+    parser.add_argument("--smoke", action="store_true", help="one short training without and with cues, to try it out")
     options = parser.parse_args()
     if options.smoke:
         options.seeds, options.faces = 1, 14
-    for shortcut in SHORTCUTS:
+    for shortcut in SHORTCUTS[-1:] if options.smoke else SHORTCUTS:
         folder = options.out / f"shortcut={shortcut:g}"
         sizes = ["--train=70", "--validation=14", "--test=28", "--size=48"] if options.smoke else []
         if not (folder / "faces").exists():
