@@ -16,10 +16,16 @@ Work = Callable[[], object]
 SMALL = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
 
 
+def turns(works: Sequence[Work], repeats: int) -> list[tuple[float, ...]]:
+    """Returns the seconds of each work in every turn, run one after the other so that a busy machine slows all alike."""
+    return list(
+        zip(*[[_seconds(work) for work in works] for _ in range(repeats + 1)][1:], strict=True)
+    )  # 1st: compiles
+
+
 def in_turns(works: Sequence[Work], repeats: int) -> list[float]:
-    """Returns the median seconds of each work, run one after the other so that a busy machine slows all alike."""
-    turns = [[_seconds(work) for work in works] for _ in range(repeats + 1)][1:]  # the first turn compiles
-    return [statistics.median(times) for times in zip(*turns, strict=True)]
+    """Returns the median seconds of each work, over the turns."""
+    return [statistics.median(times) for times in turns(works, repeats)]
 
 
 def _seconds(work: Work) -> float:
