@@ -5,6 +5,7 @@ function of the seed, the step and the image's position in the global batch, so 
 interruption changes it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -237,9 +238,11 @@ def training_views(
     position = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
-    def view(key, image, au_map):
+    def view(arguments):
+        key, image, au_map = arguments
         return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
 
-    image, maps = jax.vmap(view)(keys, image, maps)
+    image, maps = jax.lax.platform_dependent((keys, image, maps),
+       cpu=functools.partial(jax.lax.map, view), default=jax.vmap(view))
     image = augment.normalize(image, config.normalization)
     return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
