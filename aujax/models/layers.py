@@ -92,13 +92,13 @@ def matrix_product(x: Array, matrix: Array, dimension_numbers: Any = None, **opt
     return rows.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
-def max_pool(x: Features) -> Features:
+def max_pool(x: Features) -> Float[Array, "batch h_out w_out channels"]:
     """Returns the maximum of every 3x3 window with stride 2 and padding 1."""
     window: Any = {"window_shape": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}
     return jax.lax.platform_dependent(x, cpu=_max_of_slices, default=functools.partial(nn.max_pool, **window))
 
 
-def _max_of_slices(x: Features) -> Features:
+def _max_of_slices(x: Array) -> Array:
     # The first maximum, by rows, gets the gradient, as in XLA's own form.
     def largest(slices: list[Array]) -> Array:
         return functools.reduce(lambda first, other: jnp.where(first >= other, first, other), slices)
