@@ -23,6 +23,7 @@ class Residual(nn.Module):
             self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the block's output."""
         return functional.relu(self.layers(x) + self.shortcut(x), inplace=True)
 
 
@@ -60,6 +61,7 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the block's output."""
         batch, tokens, channels = x.shape
         packed = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(*packed)
@@ -81,6 +83,7 @@ class TokenTransformer(nn.Module):
         self.head = nn.Conv2d(channels, classes, 3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
+        """Returns the logits."""
         patches = self.embed(image).flatten(2).transpose(1, 2)
         x = torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.position
         tokens = self.norm(self.blocks(x))[:, 1:].transpose(1, 2)

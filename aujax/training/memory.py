@@ -1,10 +1,7 @@
 """Whether a compiled program fits into the memory of a device. Sizes are bytes per device."""
 
 import contextlib
-import ctypes
 import functools
-import importlib.metadata
-import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +14,6 @@ from aujax import processes
 from aujax.errors import UserError
 
 _EXHAUSTED = "RESOURCE_EXHAUSTED"
-_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # of <malloc.h>
 _USABLE = 0.95  # of the memory of a device: the allocator needs some for itself
 
 
@@ -59,22 +55,6 @@ def compiled(lowered: Any) -> Any:
         if _EXHAUSTED not in str(error):
             raise
         raise DoesNotFit(f"more than a device has ({str(error).splitlines()[0]})") from error
-
-
-def keep_freed() -> None:
-    """Makes this process keep the memory that it frees, if it computes on a CPU; to be called before JAX is first used.
-
-    XLA allocates a program's temporary memory anew in each call. By default glibc returns it to the operating system in
-    between, which then clears every page again: a fifth of the time of a small network's training step. Other C
-    libraries, and processes with an accelerator, are left as they are.
-    """
-    libc = ctypes.CDLL(None)
-    accelerator = importlib.metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
-    if not hasattr(libc, "mallopt") or accelerator:
-        return
-    # Only the heap of the main arena can keep large blocks: all threads use it, and `mmap` is never used.
-    for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1)):
-        libc.mallopt(option, value)
 
 
 def check(size: int, capacity: int) -> None:

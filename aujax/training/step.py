@@ -238,11 +238,12 @@ def training_views(
     position = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
-    def view(arguments):
-        key, image, au_map = arguments
+    def view(face):
+        key, image, au_map = face
         return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
 
-    image, maps = jax.lax.platform_dependent((keys, image, maps),
-       cpu=functools.partial(jax.lax.map, view), default=jax.vmap(view))
+    # One by one, an image stays in a CPU's cache, and a change that is not drawn for it is not computed.
+    one_by_one = functools.partial(jax.lax.map, view)
+    image, maps = jax.lax.platform_dependent((keys, image, maps), cpu=one_by_one, default=jax.vmap(view))
     image = augment.normalize(image, config.normalization)
     return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
