@@ -58,47 +58,45 @@ def check_divisible(image: Images, divisor: int) -> None:
 
 # ---- Convolution, max pooling and matrix product ---------------------------------------------------------------------
 # On a CPU, XLA is fast at matrix products and sums, and slow at convolutions and at the gradient of max pooling. These
-# have a second form, chosen here alone and for the platform that a program is compiled for: other platforms' programs
-# contain nothing of it.
+# have a second form for CPUs, here alone; other platforms' programs contain nothing of it.
+
+
+def for_cpu() -> bool:
+    """Returns whether the program that is being traced is for CPUs: the devices of its mesh, or without one JAX's."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.device_kind if device else jax.default_backend()) == "cpu"
 
 
 def convolution(x: Array, kernel: Array, strides: Any, padding: Any, *, precision: Any = None, **options: Any) -> Array:
     """Returns what `jax.lax.conv_general_dilated` returns, in place of which `nn.Conv` calls it."""
-    standard = functools.partial(
-        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, precision=precision, **options
-    )
     size, strides = kernel.shape[:2], tuple(strides)
-    if size == (1, 1):
-
-        def pointwise(x: Array, kernel: Array) -> Array:
-            return matrix_product(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
-
-        return jax.lax.platform_dependent(x, kernel, cpu=pointwise, default=standard)
+    if for_cpu() and size == (1, 1):
+        return matrix_product(x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
     # Few channels or positions do not repay Winograd's transformations; in half precision these would lose digits.
     pays = min(kernel.shape[2:]) >= 64 and min(x.shape[1:3]) >= 10 and x.dtype == jnp.float32
-    if (size, strides, tuple(padding)) == ((3, 3), (1, 1), ((1, 1), (1, 1))) and pays:
-        return jax.lax.platform_dependent(x, _device_varying(kernel, x), cpu=winograd, default=standard)
-    return standard(x, kernel)
+    if for_cpu() and pays and (size, strides, tuple(padding)) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
+        return winograd(x, _device_varying(kernel, x))
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, precision=precision, **options)
 
 
 def matrix_product(x: Array, matrix: Array, dimension_numbers: Any = None, **options: Any) -> Array:
     """Returns the product over the last axis of `x`; `nn.Dense` calls it in place of `jax.lax.dot_general`.
 
-    The other axes of `x` are joined to one, on every platform. With two of them, the matrix's gradient would begin with
-    a transposition, which makes a transformer's training step on a CPU 1.4 times as long.
+    On a CPU the other axes of `x` are joined to one: with two of them, the gradient of the matrix begins with a
+    transposition, which makes a transformer's training step 1.4 times as long.
     """
     del dimension_numbers
-    rows = jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, **options)
-    return rows.reshape(*x.shape[:-1], matrix.shape[-1])
+    rows = x.reshape(-1, x.shape[-1]) if for_cpu() else x
+    product = jax.lax.dot_general(rows, matrix, (((rows.ndim - 1,), (0,)), ((), ())), **options)
+    return product.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def max_pool(x: Features) -> Float[Array, "batch h_out w_out channels"]:
     """Returns the maximum of every 3x3 window with stride 2 and padding 1."""
-    window: Any = {"window_shape": (3, 3), "strides": (2, 2), "padding": ((1, 1), (1, 1))}
-    return jax.lax.platform_dependent(x, cpu=_max_of_slices, default=functools.partial(nn.max_pool, **window))
+    if not for_cpu():
+        padding: Any = ((1, 1), (1, 1))  # which Flax annotates as a string
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
 
-
-def _max_of_slices(x: Array) -> Array:
     # The first maximum, by rows, gets the gradient, as in XLA's own form.
     def largest(slices: list[Array]) -> Array:
         return functools.reduce(lambda first, other: jnp.where(first >= other, first, other), slices)

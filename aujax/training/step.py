@@ -21,6 +21,7 @@ from aujax.config import Config
 from aujax.data import device_cache
 from aujax.data.batch import DATA_AXIS, Batch
 from aujax.metrics import Mean
+from aujax.models.layers import for_cpu
 
 Means = dict[str, Mean]
 TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Means]]
@@ -243,7 +244,7 @@ def training_views(
         return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
 
     # One by one, an image stays in a CPU's cache, and a change that is not drawn for it is not computed.
-    one_by_one = functools.partial(jax.lax.map, view)
-    image, maps = jax.lax.platform_dependent((keys, image, maps), cpu=one_by_one, default=jax.vmap(view))
+    over_faces = functools.partial(jax.lax.map, view) if for_cpu() else jax.vmap(view)
+    image, maps = over_faces((keys, image, maps))
     image = augment.normalize(image, config.normalization)
     return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
