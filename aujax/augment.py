@@ -88,7 +88,7 @@ def training_view(
     """
     warp_key, gray_key, jitter_key, erase_key = jax.random.split(key, 4)
     image, au_map = warp(image, au_map, random_coordinates(warp_key, image.shape[:2], size=size, policy=policy))
-    image = _sometimes(gray_key, policy.gray_rate, grayscale(image), image)
+    image = _sometimes(gray_key, policy.gray_rate, grayscale, image)
     image = random_colors(jitter_key, color_order, image, policy=policy)
     return random_erasing(erase_key, image, policy=policy), au_map
 
@@ -110,9 +110,9 @@ def random_coordinates(
         return jax.random.uniform(key) * (1 - side) * n + _pixel_centres(size) * (side * n / size) - 0.5
 
     y, x = positions(keys[1], height), positions(keys[2], width)
-    x = _sometimes(keys[3], policy.flip_rate, x[::-1], x)
+    x = _sometimes(keys[3], policy.flip_rate, jnp.flip, x)
     angle = jnp.deg2rad(policy.rotation) * jax.random.uniform(keys[4], minval=-1.0)
-    angle = _sometimes(keys[5], policy.rotation_rate, angle, jnp.zeros_like(angle))
+    angle = _sometimes(keys[5], policy.rotation_rate, lambda _: angle, jnp.zeros_like(angle))
     # Rotated about the middle of the source, as its pixels would be, and not about the middle of the crop.
     cy, cx = (height - 1) / 2, (width - 1) / 2
     dy, dx = (y - cy)[:, None], (x - cx)[None, :]
@@ -145,7 +145,8 @@ def grayscale(image: Image) -> Image:
     >>> print(np.asarray(grayscale(jnp.array([[[1.0, 0.0, 0.0]]]))).round(3))
     [[[0.299 0.299 0.299]]]
     """
-    return jnp.broadcast_to((image * _LUMA.reshape(1, 1, 3)).sum(-1, keepdims=True), image.shape)
+    red, green, blue = (weight * image[..., channel] for channel, weight in enumerate(_LUMA.tolist()))
+    return jnp.broadcast_to((red + green + blue)[..., None], image.shape)
 
 
 def random_colors(key: RandomKey, order: Int[Array, "4"], image: Image, *, policy: Policy) -> Image:
@@ -158,8 +159,7 @@ def random_colors(key: RandomKey, order: Int[Array, "4"], image: Image, *, polic
     def change(jittered: Image, which: Array) -> tuple[Image, None]:
         return jax.lax.switch(which, _COLORS, jittered, strength[which]), None
 
-    jittered, _ = jax.lax.scan(change, image, order)
-    return _sometimes(apply_key, policy.jitter_rate, jittered, image)
+    return _sometimes(apply_key, policy.jitter_rate, lambda image: jax.lax.scan(change, image, order)[0], image)
 
 
 def _blend(image: Image, other: Array, weight: Array) -> Image:
@@ -211,17 +211,20 @@ def random_erasing(key: RandomKey, image: Image, *, policy: Policy) -> Image:
     left = jax.random.uniform(x_key) * jnp.maximum(width - box_width, 0.0)
     rows, columns = _pixel_centres(height)[:, None], _pixel_centres(width)[None]
     inside = (rows > top) & (rows < top + box_height) & (columns > left) & (columns < left + box_width)
-    erased = jnp.where(inside[..., None], jax.random.normal(noise_key, image.shape), image)
-    return _sometimes(rate_key, policy.erase_rate, erased, image)
+
+    def erase(image: Image) -> Image:
+        return jnp.where(inside[..., None], jax.random.normal(noise_key, image.shape), image)
+
+    return _sometimes(rate_key, policy.erase_rate, erase, image)
 
 
 def _pixel_centres(n: int) -> Array:
     return jnp.arange(n, dtype=jnp.float32) + 0.5
 
 
-def _sometimes(key: RandomKey, rate: float, changed: Array, unchanged: Array) -> Array:
-    # A rate of 0 is known when tracing: the changed value is then not computed.
-    return jnp.where(jax.random.bernoulli(key, rate), changed, unchanged) if rate else unchanged
+def _sometimes(key: RandomKey, rate: float, change: Callable[[Array], Array], x: Array) -> Array:
+    # A rate of 0 is known when tracing. Under `vmap` both values are computed and one is selected.
+    return jax.lax.cond(jax.random.bernoulli(key, rate), change, lambda x: x, x) if rate else x
 
 
 def cutmix(key: RandomKey, views: Views, *, valid: Bool[ArrayLike, " batch"], axis_name: str | None = None) -> Views:

@@ -11,21 +11,27 @@ from collections.abc import Callable, Sequence
 import jax
 
 Work = Callable[[], object]
+Clock = Callable[[], float]
 
 # By the published network of a method: one of its family that takes seconds.
 SMALL = {"resnet50": "resnet_tiny", "deit_small": "vit_tiny", "apvit": "apvit_tiny"}
 
 
+def turns(works: Sequence[Work], repeats: int, clock: Clock = time.perf_counter) -> list[tuple[float, ...]]:
+    """Returns the seconds of each work in every turn, run one after the other so that other load slows all alike."""
+    seconds = [[_seconds(work, clock) for work in works] for _ in range(repeats + 1)]
+    return list(zip(*seconds[1:], strict=True))  # the first turn compiles
+
+
 def in_turns(works: Sequence[Work], repeats: int) -> list[float]:
-    """Returns the median seconds of each work, run one after the other so that a busy machine slows all alike."""
-    turns = [[_seconds(work) for work in works] for _ in range(repeats + 1)][1:]  # the first turn compiles
-    return [statistics.median(times) for times in zip(*turns, strict=True)]
+    """Returns the median seconds of each work, over the turns."""
+    return [statistics.median(seconds) for seconds in turns(works, repeats)]
 
 
-def _seconds(work: Work) -> float:
-    start = time.perf_counter()
+def _seconds(work: Work, clock: Clock) -> float:
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def machine() -> str:

@@ -279,6 +279,20 @@ def test_policy_of_zeros_at_half_the_size_averages_neighbours():
     np.testing.assert_allclose(views[0], image.reshape(24, 2, 24, 2, 3).mean((1, 3)), atol=1e-5)
 
 
+def test_views_one_by_one_are_those_of_a_batch():
+    image, policy = jnp.array(_image()), Policy()
+
+    @jax.jit
+    def one_by_one(keys):
+        draw = functools.partial(augment.training_view, size=SIZE, policy=policy)
+        return jax.lax.map(lambda key: draw(key, ORDER, image, image[..., 0]), keys)
+
+    views, maps = one_by_one(_keys(20))
+    expected, expected_maps = _views(_keys(20), image, image[..., 0], policy)
+    np.testing.assert_allclose(views, expected, atol=1e-5)
+    np.testing.assert_array_equal(maps, expected_maps)
+
+
 def test_same_key_gives_the_same_view_and_another_key_another():
     image, policy = _image(), Policy()
     views, maps = _views(_keys(2), image, image[..., 0], policy)

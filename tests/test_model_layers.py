@@ -1,5 +1,6 @@
 """Layers of the networks: attention dropout by hand, the stem's convolution and BatchNorm against Flax's."""
 
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from aujax.models import layers
 from aujax.models.layers import AttentionDropout, BatchNorm, StemConv
 
 pytestmark = pytest.mark.jax_versions
@@ -65,6 +67,86 @@ def test_stem_convolution_is_that_of_flax(size):
     np.testing.assert_allclose(
         StemConv(4, jnp.float32).apply(variables, image), plain.apply(variables, image), atol=1e-5
     )
+
+
+# ---- Forms for CPUs --------------------------------------------------------------------------------------------------
+
+
+def random(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def with_gradients(function, *arguments):
+    """The output, and the gradients by all arguments of the output's product with random numbers."""
+    weights = random(*jax.eval_shape(function, *arguments).shape, seed=1)
+
+    @jax.jit
+    def both(*arguments):
+        output, pull = jax.vjp(function, *arguments)
+        return output, *pull(weights)
+
+    return both(*arguments)
+
+
+def assert_close(actual, expected):
+    assert len(actual) == len(expected)
+    for array, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(array, other, atol=2e-5 * np.abs(other).max())
+
+
+def flax_convolution(kernel, stride, padding, **options):
+    layer = nn.Conv(kernel.shape[-1], kernel.shape[:2], stride, padding, use_bias=False, **options)
+    return lambda x, kernel: layer.apply({"params": {"kernel": kernel}}, x)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "stride"),
+    [
+        ((1, 1, 5, 7), (6, 5), 1),
+        ((1, 1, 5, 7), (5, 8), 2),
+        ((3, 3, 64, 66), (11, 10), 1),
+    ],
+)
+def test_convolution_for_cpus_and_its_gradients_are_those_of_flax(kernel, size, stride):
+    x, kernel = random(2, *size, kernel[2]), random(*kernel)
+    padding = kernel.shape[0] // 2
+    ours = flax_convolution(kernel, stride, padding, conv_general_dilated=layers.convolution)
+    text = str(jax.make_jaxpr(ours)(x, kernel))
+    assert "conv_general_dilated" not in text
+    assert_close(with_gradients(ours, x, kernel), with_gradients(flax_convolution(kernel, stride, padding), x, kernel))
+
+
+@pytest.mark.parametrize("size", [(12, 10), (7, 9)])
+def test_max_pooling_for_cpus_gives_the_gradient_to_the_first_maximum_as_in_flax(size):
+    x = jnp.maximum(jnp.round(random(2, *size, 3)), 0.0)  # many ties
+    plain = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    assert_close(with_gradients(layers.max_pool, x), with_gradients(plain, x))
+
+
+def test_matrix_product_is_the_sum_over_the_last_axis():
+    x, matrix = random(2, 3, 4), random(4, 5)
+    expected = with_gradients(lambda x, matrix: jnp.einsum("btc,co->bto", x, matrix), x, matrix)
+    assert_close(with_gradients(layers.matrix_product, x, matrix), expected)
+
+
+def test_programs_for_other_devices_are_those_of_flax():
+    x, kernel = random(2, 12, 12, 64), random(3, 3, 64, 64)
+    fields = [field.name for field in dataclasses.fields(jax.sharding.AbstractDevice)]  # more in newer versions
+    device = jax.sharding.AbstractDevice(**dict.fromkeys(fields, None) | {"device_kind": "NVIDIA H100"})
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), (AxisType.Auto,), abstract_device=device)
+    ours = flax_convolution(kernel, 1, 1, conv_general_dilated=layers.convolution)
+
+    def network(convolution, pool):
+        return lambda x, kernel: pool(convolution(x, kernel))
+
+    plain = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert not layers.for_cpu()
+        programs = [
+            str(jax.make_jaxpr(network(*parts))(x, kernel))
+            for parts in ((ours, layers.max_pool), (flax_convolution(kernel, 1, 1), plain))
+        ]
+    assert programs[0] == programs[1]
 
 
 CHANNELS = 5

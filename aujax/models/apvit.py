@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from aujax.models import vit
-from aujax.models.layers import BatchNorm, Features, Images, check_divisible, torch_uniform
+from aujax.models.layers import BatchNorm, Features, Images, check_divisible, convolution, torch_uniform
 from aujax.models.taps import tap
 
 # Positions in the published 14x14 grid; `tokens` is a number out of these.
@@ -84,7 +84,9 @@ class IResNet(nn.Module):
         check_divisible(image, 2 ** len(self.units))
         uniform = nn.initializers.xavier_uniform()
         unit = nn.remat(Unit) if self.rematerialize else Unit
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform)
+        conv = functools.partial(
+            nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=uniform, conv_general_dilated=convolution
+        )
         norm = functools.partial(BatchNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = conv(self.width, (3, 3), padding=1, name="input_conv")(image.astype(self.dtype))
         x = PReLU(name="input_prelu")(norm(name="input_bn")(x))
@@ -145,7 +147,14 @@ class APViT(nn.Module):
     def __call__(self, image: Images, *, train: bool = False) -> Float[Array, "batch channels"]:
         """Returns the class token after the last LayerNorm; `train` affects BatchNorm only."""
         extractor = IResNet(self.units, self.width, self.dtype, self.axis_name, self.rematerialize, name="extractor")
-        project = nn.Conv(self.channels, (1, 1), dtype=self.dtype, kernel_init=torch_uniform, name="projection")
+        project = nn.Conv(
+            self.channels,
+            (1, 1),
+            dtype=self.dtype,
+            kernel_init=torch_uniform,
+            conv_general_dilated=convolution,
+            name="projection",
+        )
         x = project(extractor(image, train=train))
         # L1 norm of the features at each position.
         attention = tap(self, "attention", jnp.abs(x.astype(jnp.float32)).sum(axis=-1, keepdims=True))

@@ -13,15 +13,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from aujax.models.layers import AttentionDropout, BatchNorm, Features, Images, StemConv, kaiming_normal
+from aujax.models.layers import (
+    AttentionDropout,
+    BatchNorm,
+    Features,
+    Images,
+    StemConv,
+    convolution,
+    kaiming_normal,
+    max_pool,
+)
 from aujax.models.taps import tap
 
 # Strides of the four stages by output stride. 8 is that of the published models ("large maps"): 28x28 activations from
 # 224x224 pixels, by smaller strides and without dilation.
 STAGE_STRIDES = {8: (1, 2, 1, 1), 16: (1, 2, 2, 1), 32: (1, 2, 2, 2)}
-
-# Typed as Any because Flax annotates the padding of `max_pool` as a string.
-_POOL_PADDING: Any = ((1, 1), (1, 1))
 
 Layer = Callable[..., Any]
 
@@ -96,11 +102,17 @@ class ResNet(nn.Module):
         """Returns the activation of the last stage."""
         block = nn.remat(self.block) if self.rematerialize else self.block
         # The blocks pad 3x3 convolutions symmetrically, as torch does: for stride 2 the default pads on one side only.
-        conv = functools.partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=kaiming_normal)
+        conv = functools.partial(
+            nn.Conv,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=kaiming_normal,
+            conv_general_dilated=convolution,
+        )
         norm = functools.partial(BatchNorm, train=train, dtype=self.dtype, axis_name=self.axis_name)
         x = StemConv(self.width, self.dtype, name="stem_conv")(image)
         x = tap(self, "layer1", norm(relu=True, name="stem_bn")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=_POOL_PADDING)
+        x = max_pool(x)
         strides = STAGE_STRIDES[self.output_stride]
         for stage, (size, first_stride) in enumerate(zip(self.stage_sizes, strides, strict=True), start=1):
             for index in range(size):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from aujax.models.layers import Features, Images, check_divisible, torch_uniform
+from aujax.models.layers import Features, Images, check_divisible, matrix_product, torch_uniform
 from aujax.models.taps import tap
 
 Tokens = Float[Array, "batch tokens channels"]
@@ -152,7 +152,9 @@ def layer_norm(name: str, dtype: Any) -> nn.LayerNorm:
 
 
 def _dense(channels: int, name: str, dtype: Any, *, use_bias: bool = True) -> nn.Dense:
-    return nn.Dense(channels, use_bias=use_bias, dtype=dtype, kernel_init=small_normal, name=name)
+    return nn.Dense(
+        channels, use_bias=use_bias, dtype=dtype, kernel_init=small_normal, dot_general=matrix_product, name=name
+    )
 
 
 deit_small = functools.partial(VisionTransformer, patch=16, channels=384, depth=12, heads=6)

@@ -5,6 +5,7 @@ function of the seed, the step and the image's position in the global batch, so 
 interruption changes it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from aujax.config import Config
 from aujax.data import device_cache
 from aujax.data.batch import DATA_AXIS, Batch
 from aujax.metrics import Mean
+from aujax.models.layers import for_cpu
 
 Means = dict[str, Mean]
 TrainStep = Callable[["TrainState", Batch], tuple["TrainState", Means]]
@@ -237,9 +239,12 @@ def training_views(
     position = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
-    def view(key, image, au_map):
+    def view(face):
+        key, image, au_map = face
         return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
 
-    image, maps = jax.vmap(view)(keys, image, maps)
+    # One by one, an image stays in a CPU's cache, and a change that is not drawn for it is not computed.
+    over_faces = functools.partial(jax.lax.map, view) if for_cpu() else jax.vmap(view)
+    image, maps = over_faces((keys, image, maps))
     image = augment.normalize(image, config.normalization)
     return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
