@@ -136,6 +136,29 @@ def test_compiled_programs_are_kept_where_jax_is_configured_or_in_the_cache(
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc alone")
+def test_a_training_keeps_freed_memory_and_a_process_that_imported_numpy_is_left_alone():
+    # Pages that the operating system has to clear when 64 MB are allocated again; an accelerator is hidden.
+    program = """
+import resource, sys
+from aujax import cli
+cli.importlib.metadata.entry_points = lambda group: ()
+cli.importlib.util.find_spec = lambda name: None
+{imported}
+cli.keep_freed_memory()
+bytearray(1 << 26)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+bytearray(1 << 26)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def cleared_pages(imported):
+        command = [sys.executable, "-c", program.format(imported=imported)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout)
+
+    assert cleared_pages("") < 100 < cleared_pages("sys.modules['numpy'] = None")
+
+
 def test_several_processes_keep_compiled_programs_only_where_configured(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     before = jax.config.jax_compilation_cache_dir
