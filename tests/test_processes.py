@@ -195,8 +195,8 @@ def test_without_a_cluster_the_addresses_of_the_processes_are_requested():
 
 
 def test_a_process_that_cannot_reach_the_others_gives_up():
-    lines = f"processes.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
-    ended = begin("-c", f"from aujax import processes\n{lines}")
+    address = (f"--coordinator=localhost:{free_port()}", "--num-processes=2", "--process-id=1")
+    ended = begin("train.py", "--workdir=x", *address, "--join-timeout=1")
     assert "error: the other processes were not found within 1 seconds; start all of them" in ended.communicate()[0]
     assert ended.returncode == processes.STOPPED
 
