@@ -210,6 +210,13 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--num-processes", type=int, default=0, metavar="N", help="number of processes")
     several.add_argument("--process-id", type=int, default=-1, metavar="I", help="index of this process, from 0")
     several.add_argument(
+        "--join-timeout",
+        type=whole_number(1),
+        default=processes.JOIN_TIMEOUT,
+        metavar="SECONDS",
+        help="time to wait for the other processes at the start (default: %(default)s)",
+    )
+    several.add_argument(
         "--lost-after",
         type=whole_number(3),
         default=processes.LOST_AFTER,
@@ -227,6 +234,7 @@ def _join_processes(options: argparse.Namespace) -> None:
             coordinator=options.coordinator,
             count=options.num_processes,
             index=options.process_id,
+            join_timeout=options.join_timeout,
             lost_after=options.lost_after,
         )
 

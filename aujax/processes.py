@@ -36,8 +36,8 @@ from jax.experimental import multihost_utils
 from aujax.errors import UserError
 
 LOST_AFTER = 30  # seconds without a sign of life
+JOIN_TIMEOUT = 300  # seconds to wait for the others at the start
 STOPPED = 1  # exit status of a process that ends because another one did
-_PATIENCE = 300  # seconds to wait for the others at the start
 _INTERVAL = 1.0  # seconds between two signs of life
 _GRACE = 3.0  # seconds within which the others learn why a process stops
 _REMEDY = "Start all processes again with the same command: they continue from the last checkpoint."
@@ -129,7 +129,12 @@ def _enumerated(names):
 
 
 def join(
-    *, coordinator: str = "", count: int = 0, index: int = -1, patience: int = _PATIENCE, lost_after: int = LOST_AFTER
+    *,
+    coordinator: str = "",
+    count: int = 0,
+    index: int = -1,
+    join_timeout: int = JOIN_TIMEOUT,
+    lost_after: int = LOST_AFTER,
 ) -> None:
     """Joins the other processes; must come before anything else that JAX does, inside `watched`.
 
@@ -139,7 +144,7 @@ def join(
       coordinator: HOST:PORT of process 0, as all can reach it.
       count: number of processes.
       index: of this process, from 0.
-      patience: seconds to wait for the others.
+      join_timeout: seconds to wait for the others.
       lost_after: seconds without a sign of life after which a process is lost.
 
     Raises:
@@ -164,16 +169,19 @@ def join(
     heartbeat = 2 * (lost_after + 30)
 
     def give_up():
-        message = f"error: the other processes were not found within {patience} seconds; {_JOIN_REMEDY}"
+        wait = "or wait longer with --join-timeout=SECONDS"
+        message = f"error: the other processes were not found within {join_timeout} seconds; {_JOIN_REMEDY}, {wait}"
         print(message, file=sys.stderr, flush=True)
         os._exit(STOPPED)
 
     # JAX's own timeout, too, would abort with a stack of C++.
-    timer = threading.Timer(patience, give_up)
+    timer = threading.Timer(join_timeout, give_up)
     timer.daemon = True
     timer.start()
     try:
-        jax.distributed.initialize(**explicit, initialization_timeout=2 * patience, heartbeat_timeout_seconds=heartbeat)
+        jax.distributed.initialize(
+            **explicit, initialization_timeout=2 * join_timeout, heartbeat_timeout_seconds=heartbeat
+        )
     except ValueError as error:
         raise UserError(
             "--distributed: expected SLURM, Open MPI, Kubernetes or a TPU to describe the other processes, "

@@ -83,6 +83,10 @@ def test_every_verb_has_a_parser_and_a_function(name, capsys):
         ),
         (["train", "--workdir=x", "--config=fases"], "--config: expected a configuration file such as"),
         (
+            ["train", "--workdir=x", "--join-timeout=0"],
+            "argument --join-timeout: expected a whole number from 1, got '0'",
+        ),
+        (
             ["train", "--workdir=x", "--lost-after=2"],
             "argument --lost-after: expected a whole number from 3, got '2'",
         ),

@@ -1,5 +1,6 @@
 """Faces on the devices: each holds its share, and a batch is put together from all of them."""
 
+import math
 import re
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from aujax.data import device_cache, feed
-from aujax.data.batch import DATA_AXIS, data_mesh
+from aujax.data.batch import DATA_AXIS, abstract, data_mesh
 from aujax.data.store import open_faces
 from aujax.errors import UserError
 
@@ -53,19 +54,44 @@ def test_the_memory_that_is_asked_for_is_what_it_takes(faces, source, mesh):
     assert device_cache.bytes_per_device(len(source), 36, mesh) == taken
 
 
-def test_a_batch_is_what_the_feed_reads(faces, source, mesh):
-    order = np.array([6, 0, 7, 3, 1, 5], np.int32)
-    (expected,) = feed.batches(source, order, batch_size=8, size=36, threads=1)
-    (rows,), (valid,) = feed.batch_rows(order, 8)
+def compiled_take(faces, rows, valid, mesh):
     divided, everywhere = PartitionSpec(DATA_AXIS), PartitionSpec()
     take = jax.shard_map(
         device_cache.take, mesh=mesh, in_specs=(divided, everywhere, everywhere), out_specs=divided, check_vma=True
     )
-    program = jax.jit(take).lower(faces, rows, valid).compile()
-    for part, wanted in zip(program(faces, rows, valid), expected, strict=True):
+    return jax.jit(take).lower(faces, rows, valid).compile()
+
+
+@pytest.mark.parametrize(("devices", "sharing"), [(4, 4), (4, 2), (8, 3), (2, 1)])
+def test_a_batch_is_what_the_feed_reads(devices, sharing, source, monkeypatch):
+    monkeypatch.setattr(device_cache, "_DEVICES_PER_COPY", sharing)
+    mesh = data_mesh(jax.devices()[:devices])
+    faces = device_cache.load(source, 36, mesh, threads=2)
+    order = np.array([6, 0, 7, 3, 1, 5], np.int32)
+    (expected,) = feed.batches(source, order, batch_size=8, size=36, threads=1)
+    (rows,), (valid,) = feed.batch_rows(order, 8)
+    batch = compiled_take(faces, rows, valid, mesh)(faces, rows, valid)
+    for part, wanted in zip(batch, expected, strict=True):
         np.testing.assert_array_equal(part, wanted)
         assert part.dtype == wanted.dtype
-    assert set(re.findall(r" ((?:all|reduce-scatter|collective)[a-z-]*)\(", program.as_text())) == {"reduce-scatter"}
+
+
+@pytest.mark.parametrize("devices", [4, 8])
+def test_a_device_exchanges_its_own_faces_of_a_batch_on_any_number_of_devices(devices, monkeypatch):
+    """Two faces for each device, and two devices share a copy: each sends the two faces of the other one at most."""
+    monkeypatch.setattr(device_cache, "_DEVICES_PER_COPY", 2)
+    mesh = data_mesh(jax.devices()[:devices])
+    (rows,), (valid,) = feed.batch_rows(np.arange(2 * devices, dtype=np.int32), 2 * devices)
+    program = compiled_take(abstract(4 * devices, 36, mesh), rows, valid, mesh)
+    lines = re.findall(
+        r" = (.*) ((?:all|reduce-scatter|collective)[a-z-]*)\(.*replica_groups={(.*?})", program.as_text()
+    )
+    assert {(kind, group) for _, kind, group in lines} == {("reduce-scatter", "{0,1}")}
+    shapes = re.findall(r"[usf](\d+)\[([\d,]+)\]", " ".join(results for results, *_ in lines))
+    size = sum(int(bits) // 8 * math.prod(map(int, shape.split(","))) for bits, shape in shapes)
+    assert size == 2 * (36 * 36 * 3 + 68 * 2 * 4 + 4 + 4 + 1)  # image, landmarks, expression, index, has_landmarks
+    # The four faces of both devices, and as many bytes again at most.
+    assert program.memory_analysis().temp_size_in_bytes < 4 * size
 
 
 def test_error_names_a_damaged_image(source, mesh, monkeypatch):

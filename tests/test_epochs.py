@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from aujax import runs
+from aujax.data import device_cache
 from aujax.data.batch import data_mesh, replicated
 from aujax.data.store import open_faces
 from aujax.errors import UserError
@@ -69,6 +70,13 @@ def test_every_step_is_reported(mode, request):
 def test_the_description_says_where_the_faces_are(streamed, looped):
     assert streamed[3] == "faces loaded from disk by 1 threads"
     assert looped[3] == "all faces in device memory, 26 KiB on each"
+
+
+@pytest.mark.usefixtures("sizes")
+def test_the_description_has_the_number_of_devices_that_share_a_copy(tiny_config, monkeypatch):
+    monkeypatch.setattr(device_cache, "_DEVICES_PER_COPY", 2)
+    about = opened(tiny_config, devices=4, cache="device")[0].description
+    assert about == "all faces in device memory, 52.1 KiB on each, a copy on every 2 devices"
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from aujax import processes
 from aujax.errors import UserError
@@ -223,10 +224,94 @@ def test_without_a_cluster_the_addresses_of_the_processes_are_requested():
 
 
 def test_a_process_that_cannot_reach_the_others_gives_up():
-    lines = f"processes.join(coordinator='localhost:{free_port()}', count=2, index=1, patience=1)"
-    ended = begin("-c", f"from aujax import processes\n{lines}")
+    address = (f"--coordinator=localhost:{free_port()}", "--num-processes=2", "--process-id=1")
+    ended = begin("train.py", "--workdir=x", *address, "--join-timeout=1")
     assert "error: the other processes were not found within 1 seconds; start all of them" in ended.communicate()[0]
     assert ended.returncode == processes.STOPPED
+
+
+GUIDE = (ROOT / "docs" / "guides" / "clusters.md").read_text()
+(BATCH_SCRIPT,) = re.findall(r"```bash\n(#!/bin/bash.*?)```", GUIDE, re.DOTALL)
+SERVICE, JOB = yaml.safe_load_all(*re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL))
+POD = JOB["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+
+# Stands in for SLURM's: two tasks on this machine, and no other option than the documented one.
+SRUN = """#!/bin/bash
+[ "$1" = --kill-on-bad-exit=1 ] || exit 64
+shift
+SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
+SLURM_PROCID=1 SLURM_LOCALID=1 "$@"; status=$?
+wait $first && exit $status
+"""
+# The command, with a line of text in place of the training.
+AUJAX = f"""#!{sys.executable}
+import sys, types
+sys.path.insert(0, {str(ROOT)!r})
+import jax
+from aujax import cli
+def train_and_evaluate(config, workdir):
+    print(f"process {{jax.process_index()}} of {{jax.process_count()}}: {{config.data.dir}}, {{workdir}}", flush=True)
+sys.modules["aujax.training.loop"] = types.SimpleNamespace(train_and_evaluate=train_and_evaluate)
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    """Output and exit status of the guide's batch script, and of the two pods of its job; they run at the same time."""
+    home = tmp_path_factory.mktemp("home")
+    programs = home / "aujax/.venv/bin"
+    programs.mkdir(parents=True)
+    (programs / "activate").write_text("")
+    for name, text in (("srun", SRUN), ("aujax", AUJAX)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
+    job = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    (address,) = re.findall(r"--coordinator=(\S+)", CONTAINER["args"][0])
+    pod = CONTAINER["args"][0].replace(address, f"localhost:{free_port()}")
+    commands = {
+        "SLURM": (["bash", "-c", BATCH_SCRIPT], job | {"JAX_COORDINATOR_PORT": free_port()}),
+        "pod 0": ([*CONTAINER["command"], pod], {"JOB_COMPLETION_INDEX": "0"}),
+        "pod 1": ([*CONTAINER["command"], pod], {"JOB_COMPLETION_INDEX": "1"}),
+    }
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = {
+        name: subprocess.Popen(command, cwd=home, env=environment | variables, **output)
+        for name, (command, variables) in commands.items()
+    }
+    return {name: (process.communicate(timeout=100)[0], process.returncode) for name, process in started.items()}
+
+
+def test_the_batch_script_of_the_guide_starts_processes_that_join(recipes):
+    output, status = recipes["SLURM"]
+    for index in range(2):
+        assert f"process {index} of 2: data/affectnet, runs/affectnet\n" in output
+    assert status == 0
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_pods_of_the_guide_join(recipes, index):
+    output, status = recipes[f"pod {index}"]
+    assert f"process {index} of 2: /disk/affectnet, /disk/runs/affectnet\n" in output
+    assert status == 0
+
+
+def test_the_job_of_the_guide_gives_its_pods_the_address_and_number_of_the_command():
+    command, spec = CONTAINER["args"][0], JOB["spec"]
+    # The first pod of an Indexed Job is named NAME-0; the service with its subdomain's name makes that a DNS name.
+    assert f"--coordinator={JOB['metadata']['name']}-0.{POD['subdomain']}:" in command
+    assert SERVICE["metadata"]["name"] == POD["subdomain"]
+    assert SERVICE["spec"]["selector"] == {"job-name": JOB["metadata"]["name"]}
+    assert spec["completions"] == spec["parallelism"] == int(re.findall(r"--num-processes=(\d+)", command)[0])
+    assert {mount["name"] for mount in CONTAINER["volumeMounts"]} == {volume["name"] for volume in POD["volumes"]}
+
+
+def test_the_batch_of_the_guide_is_divided_over_the_gpus_of_its_script():
+    number = {name: int(value) for name, value in re.findall(r"--([a-z_.-]+)=(\d+)", BATCH_SCRIPT)}
+    assert number["ntasks-per-node"] == number["gpus-per-node"]
+    assert number["config.data.batch_size"] % (number["nodes"] * number["gpus-per-node"]) == 0
 
 
 @pytest.mark.parametrize(

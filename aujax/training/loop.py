@@ -255,7 +255,9 @@ def _cached(training, source, state) -> Epochs:
             done = last
         return state, totals
 
-    return Epochs(run, f"all faces in device memory, {memory.readable(size)} on each", is_cached=True)
+    sharing = device_cache.devices_per_copy(mesh.size)
+    copies = f", a copy on every {sharing} devices" if sharing < mesh.size else ""
+    return Epochs(run, f"all faces in device memory, {memory.readable(size)} on each{copies}", is_cached=True)
 
 
 def _streamed(training, source, state) -> Epochs:

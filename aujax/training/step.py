@@ -1,4 +1,4 @@
-"""One optimization step: views, AU maps, composite loss, update; the same numbers on any number of devices.
+"""One optimization step: views, AU maps, composite loss, update; on any number of devices the same up to rounding.
 
 The step of one device uses the mesh axis "data" by name and is mapped over the mesh by `jax.shard_map`. Randomness is a
 function of the seed, the step and the image's position in the global batch, so neither the number of devices nor an
