@@ -222,8 +222,12 @@ def occlude_aus(
         target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
     else:
         everywhere = jnp.broadcast_to(jnp.arange(len(aus))[:, None], targets.T.shape)
-        of_targets = jax.lax.map(lambda row: draw(row[0], no_shift)[0] * row[1][:, None, None], (everywhere, targets.T))
-        target_map = of_targets.max(0)
+
+        def add(so_far: Array, au: tuple[Array, Array]) -> tuple[Array, None]:
+            au_index, shown = au
+            return jnp.maximum(so_far, draw(au_index, no_shift)[0] * shown[:, None, None]), None
+
+        target_map, _ = jax.lax.scan(add, jnp.zeros((len(image), *size)), (everywhere, targets.T))
     in_group = np.array([[number in group for group in groups] for number in aus])
     group_is_target = (targets[:, :, None] & in_group[None]).any(1)
 

@@ -184,7 +184,7 @@ def make_measurement(
     def baselines(batch: Batch) -> tuple[MapsByName, Array]:
         au_map, has_map = evaluate.draw_au_maps(batch, book, batch.expression)
         gaussian = evaluate.baseline_maps(au_map)["centred_gaussian"]
-        maps = (occlusion.random_maps(batch.index), gaussian, au_map)
+        maps = (occlusion.random_maps(jnp.asarray(batch.index)), gaussian, au_map)
         return dict(zip(BASELINE_ORDERINGS, maps, strict=True)), has_map
 
     # Small programs of their own, so that a similarity does not compile another forward pass.

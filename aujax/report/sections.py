@@ -139,7 +139,8 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     runs = [run for run in comparison.runs if run.faithfulness]
     metrics = [metric for metric in by_topic("reliance") if not metric.condition]
     # Active AUs are known for few data sets.
-    metrics = [metric for metric in metrics if any(len(run.faithfulness.rows(metric.key)) for run in runs)]
+    measured = {row for run in runs if run.faithfulness for row in run.faithfulness.summary["metric"]}
+    metrics = [metric for metric in metrics if metric.key in measured]
     normalised, raw = _by_normalisation(metrics)
     book = target_aus(comparison.runs[0])
     data: dict[str, Any] = {
