@@ -1,17 +1,19 @@
 """From disk to the step: faces read a second by 1 to 16 threads, and how much of an epoch is the compiled step.
 
-    python benchmarks/input_path.py [--smoke] [--data DIR] [--faces N] [--method CAM] [--backbone NAME]
+    python benchmarks/input_path.py [--smoke] [--reading] [--data DIR] [--faces N] [--method CAM] [--backbone NAME]
                                     [--image_size P] [--batch N] [--threads 1,2,4,8,16] [--repeats N]
 
 Without --data, faces of 256 px are drawn first. The first table reads them all, decoded and resized, as the feed does
-and as resident data are loaded. The second runs whole epochs as `train.py` does, resident and fed, in turns with the
-bare step on one batch that is on the device already; "in the step" is the step's share of an epoch.
+and as resident data are loaded; "of a core" divides by the processor time of all threads. The second, left out with
+--reading, runs whole epochs as `train.py` does, resident and fed, in turns with the bare step on one batch that is on
+the device already; "in the step" is the step's share of an epoch.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import tempfile
+import time
 
 import jax
 import numpy as np
@@ -67,15 +69,19 @@ def bare(config: Config, source: FaceSource) -> timing.Work:
     return work
 
 
-def measure(source: FaceSource, config: Config, threads: list[int], repeats: int) -> None:
-    """Prints both tables."""
+def measure(source: FaceSource, config: Config, threads: list[int], repeats: int, *, reading_only: bool) -> None:
+    """Prints both tables, or the first."""
     count, size = len(source), config.resize_size
     works = [reading(source, size, config.data.batch_size, number) for number in threads]
     works.append(lambda: device_cache.load(source, size, data_mesh(), threads=max(threads)))
     names = [f"fed, {number} threads" for number in threads] + [f"resident, {max(threads)} threads, once"]
-    print(f"reading {count} faces at {size} px\n{'':<28}{'a second':>10}")
-    for name, seconds in zip(names, timing.in_turns(works, repeats), strict=True):
-        print(f"{name:<28}{count / seconds:>10.0f}")
+    print(f"reading {count} faces at {size} px\n{'':<28}{'a second':>10}{'of a core':>14}")
+    for name, work, seconds in zip(names, works, timing.in_turns(works, repeats), strict=True):
+        started = time.process_time()
+        work()
+        print(f"{name:<28}{count / seconds:>10.0f}{count / (time.process_time() - started):>14.0f}")
+    if reading_only:
+        return
     with_ = {where: dataclasses.replace(config.data, cache=where) for where in ("device", "off")}
     works = [bare(config, source), *(epoch(dataclasses.replace(config, data=data), source) for data in with_.values())]
     alone, *whole = timing.in_turns(works, repeats)
@@ -89,6 +95,7 @@ def measure(source: FaceSource, config: Config, threads: list[int], repeats: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="few faces, two numbers of threads")
+    parser.add_argument("--reading", action="store_true", help="the first table alone")
     parser.add_argument("--data", help="prepared data set (default: drawn faces)")
     parser.add_argument("--faces", type=int, default=512, help="how many are drawn (default: 512)")
     parser.add_argument("--method", default="CAM", help="row that is trained (default: CAM)")
@@ -108,7 +115,8 @@ def main() -> None:
         threads = [int(number) for number in options.threads.split(",")]
         data = DataConfig(dir=directory, batch_size=options.batch, read_threads=threads[-1])
         print(f"{timing.machine()}; median of {options.repeats} turns\n")
-        measure(open_faces(directory).source("train"), dataclasses.replace(config, data=data), threads, options.repeats)
+        source, config = open_faces(directory).source("train"), dataclasses.replace(config, data=data)
+        measure(source, config, threads, options.repeats, reading_only=options.reading)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def decode(data: bytes) -> Pixels:
         raise ValueError("empty file (0 bytes)")
     # Some OpenCV versions fill the missing part of a truncated image with gray instead of failing.
     if data.startswith(_JPEG):
-        truncated = data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+        # Most end with the marker of the end; the search is for those with more bytes after it.
+        end = b"\xff\xd9"
+        truncated = not data.endswith(end) and data.rfind(end) < data.rfind(b"\xff\xda")
     else:
         truncated = data.startswith(_PNG) and not _png_is_complete(data)
     if truncated:
