@@ -92,7 +92,7 @@ _GET_CONFIG = "def get_config():\n    return Config().to_config_dict()\n"
         (LAMBDA, {"epochs": "0"}, [], r"--config\.epochs: expected 1 or more, got 0"),
         (f"{LAMBDA}:none", {}, [], r"expected a configuration file such as configs/faces\.py, .*, got 'none'"),
         (f"{LAMBDA}:faces:tiny", {}, [], r"expected one of large, small, got 'tiny'"),
-        (f"{LAMBDA}:rafdb:big", {}, [], "no such setting of that file"),
+        (f"{LAMBDA}:rafdb:big", {}, [], "expected no setting, as rafdb.py has none"),
         (str(ROOT / "configs" / "rafdb.py"), {}, [], r"expected a sweep, a file with ROWS such as"),
         (f"{LAYERS}:paper:method=TS-CAM", {}, [], r"--config\.au_layers: TS-CAM has no layer 'layer1'"),
     ],
