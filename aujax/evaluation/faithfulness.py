@@ -122,6 +122,14 @@ def _shift_pixels(side: int) -> int:
     return max(round(side * SHIFT), 1)
 
 
+def baseline_orderings(batch: Batch, *, book: codebook.Codebook) -> tuple[MapsByName, Bool[Array, " batch"]]:
+    """Returns the maps of `BASELINE_ORDERINGS`, and which labels have an AU map."""
+    au_map, has_map = evaluate.draw_au_maps(batch, book, batch.expression)
+    gaussian = evaluate.baseline_maps(au_map)["centred_gaussian"]
+    maps = (occlusion.random_maps(jnp.asarray(batch.index)), gaussian, au_map)
+    return dict(zip(BASELINE_ORDERINGS, maps, strict=True)), has_map
+
+
 def make_measurement(
     run: Run,
     mesh: Mesh,
@@ -133,8 +141,8 @@ def make_measurement(
     """Returns the eval step of faithfulness, for `evaluate.predict`; its outputs have no maps.
 
     The logits are divided by `temperature`. `active` are the AUs of the codebook that each face of the split shows, if
-    the data set knows them. All forward passes that give maps are the same compiled program, whatever
-    the variables and images are.
+    the data set records them. All forward passes that give maps are the same compiled program, whatever the variables and
+    images are.
     """
     config, model = run.config, run.model
     book = codebook.load(config.codebook)
@@ -162,8 +170,8 @@ def make_measurement(
         )
         predicted = effects.probability.argmax(-1)
         drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
-        targets = occlusion.target_au_summary(effects, aus=book.all_aus, codebook=book)
-        return {"predicted": predicted, "drop": drop, "has_region": effects.has_region, **targets._asdict()}
+        summarised = occlusion.target_au_summary(effects, aus=book.all_aus, codebook=book)
+        return {"predicted": predicted, "drop": drop, "has_region": effects.has_region, **summarised._asdict()}
 
     @functools.partial(jax.jit, out_shardings=divided)
     def forward(variables: Variables, image: Array, expression: Array) -> tuple[Array, MapsByName]:
@@ -180,14 +188,8 @@ def make_measurement(
     def of_each_map(compare: Callable[[Array, Array], Array]) -> Callable[[MapsByName, MapsByName], MapsByName]:
         return jax.jit(lambda first, second: {name: compare(first[name], second[name]) for name in first})
 
-    @functools.partial(jax.jit, out_shardings=divided)
-    def baselines(batch: Batch) -> tuple[MapsByName, Array]:
-        au_map, has_map = evaluate.draw_au_maps(batch, book, batch.expression)
-        gaussian = evaluate.baseline_maps(au_map)["centred_gaussian"]
-        maps = (occlusion.random_maps(jnp.asarray(batch.index)), gaussian, au_map)
-        return dict(zip(BASELINE_ORDERINGS, maps, strict=True)), has_map
-
     # Small programs of their own, so that a similarity does not compile another forward pass.
+    baselines = jax.jit(functools.partial(baseline_orderings, book=book), out_shardings=divided)
     same_place = of_each_map(similarity)
     views = {
         "mirrored": (jax.jit(mirror), of_each_map(mirror_similarity)),
@@ -207,8 +209,8 @@ def make_measurement(
             of_active = occlude_aus(variables, image, batch, active)
             occluded |= {f"active_{name}": of_active[name] for name in _ACTIVE}
         predicted, maps = forward(variables, image, occluded["predicted"])
-        baseline_orderings, occluded["has_map"] = baselines(batch)
-        orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | baseline_orderings
+        baseline, occluded["has_map"] = baselines(batch)
+        orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | baseline
         curves_of_maps = curves(variables, image, orderings, predicted)
         scores: dict[ScoreKey, Array] = {}
         for stage, stage_variables in mixed.items():
@@ -274,7 +276,8 @@ def occlusion_scores(
     add("target_over_control", target - control, whole - imputed)
     if "active_target_drop" in occluded:
         complete = occluded["active_has_target"] & occluded["active_has_control"]
-        drop, control = (np.where(complete, occluded[f"active_{name}"], np.nan) for name in _ACTIVE[:2])
+        drop = np.where(complete, occluded["active_target_drop"], np.nan)
+        control = np.where(complete, occluded["active_control_drop"], np.nan)
         add("active_drop", drop, whole - imputed)
         add("active_control_drop", control, whole - imputed)
         add("active_over_control", drop - control, whole - imputed)
