@@ -141,7 +141,7 @@ def make_measurement(
     """Returns the eval step of faithfulness, for `evaluate.predict`; its outputs have no maps.
 
     The logits are divided by `temperature`. `active` are the AUs of the codebook that each face of the split shows, if
-    the data set records them. All forward passes that give maps are the same compiled program, whatever the variables and
+    the data set records them. All forward passes that give maps are one compiled program, whatever the variables and
     images are.
     """
     config, model = run.config, run.model
