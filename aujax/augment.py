@@ -1,9 +1,9 @@
 """Random augmentation of a face image together with its AU map, and CutMix.
 
-Functions take a key, one image (height, width, 3) float32 in [0, 1], and one AU map (height, width); vmap makes the
-batch. The recipe is that of the released training code, with rotation, crop and flip done by one warp, so that the
-image is interpolated only once, bilinearly, and the AU map at the nearest pixel. Augmentations that mix the faces of a
-batch come after that, and take and return `Views`.
+Functions take a key, one image (height, width, 3), float32 in [0, 1] unless they say otherwise, and one AU map (height,
+width); vmap makes the batch. The recipe is that of the released training code, with rotation, crop and flip done by one
+warp, so that the image is interpolated only once, bilinearly, and the AU map at the nearest pixel. Augmentations that
+mix the faces of a batch come after that, and take and return `Views`.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, Shaped, UInt8
 
 # Mean and standard deviation of red, green and blue in [0, 1], by the data set on which a network was pretrained.
 NORMALIZATIONS = {
@@ -76,18 +76,20 @@ def normalize(
 def training_view(
     key: RandomKey,
     color_order: Int[Array, "4"],
-    image: Image,
+    image: UInt8[Array, "height width 3"],
     au_map: AUMap,
     *,
     size: int,
     policy: Policy,
 ) -> tuple[Float[Array, "size size 3"], Float[Array, "size size"]]:
-    """Returns a random square view of the image, in [0, 1] before normalization, and of its AU map.
+    """Returns a random square view of the stored image, in [0, 1] before normalization, and of its AU map.
 
-    `color_order` is the order of the four colour jitters, a permutation of 0..3, shared by a batch.
+    `color_order` is the order of the four colour jitters, a permutation of 0..3. Under `vmap` with an order for each
+    image, all four changes are computed and one is selected, without a branch.
     """
     warp_key, gray_key, jitter_key, erase_key = jax.random.split(key, 4)
     image, au_map = warp(image, au_map, random_coordinates(warp_key, image.shape[:2], size=size, policy=policy))
+    image = image / 255.0
     image = _sometimes(gray_key, policy.gray_rate, grayscale, image)
     image = random_colors(jitter_key, color_order, image, policy=policy)
     return random_erasing(erase_key, image, policy=policy), au_map
@@ -120,9 +122,12 @@ def random_coordinates(
 
 
 def warp(
-    image: Image, au_map: AUMap, coordinates: Float[Array, "2 rows columns"]
+    image: Shaped[Array, "height width 3"], au_map: AUMap, coordinates: Float[Array, "2 rows columns"]
 ) -> tuple[Float[Array, "rows columns 3"], Float[Array, "rows columns"]]:
-    """Returns the image (bilinear) and the AU map (nearest) sampled at the (y, x) coordinates, zero outside."""
+    """Returns the image (bilinear) and the AU map (nearest) sampled at the (y, x) coordinates, zero outside.
+
+    The image is of any type and range; of the stored one a quarter of the bytes of a float32 image is read.
+    """
     y, x = coordinates
     # The four pixels around a position, weighted by how near it is to each.
     top, left = jnp.floor(y), jnp.floor(x)
@@ -133,10 +138,10 @@ def warp(
 
 
 def _sample(image: Array, y: Array, x: Array) -> Array:
-    """Returns the pixels at whole-numbered positions, 0 outside the image."""
+    """Returns the pixels at whole-numbered positions as float32, 0 outside the image."""
     inside = (y >= 0) & (y < image.shape[0]) & (x >= 0) & (x < image.shape[1])
     pixels = image.at[y.astype(jnp.int32), x.astype(jnp.int32)].get(mode="clip")
-    return jnp.where(inside.reshape(inside.shape + (1,) * (image.ndim - 2)), pixels, 0.0)
+    return jnp.where(inside.reshape(inside.shape + (1,) * (image.ndim - 2)), pixels.astype(jnp.float32), 0.0)
 
 
 def grayscale(image: Image) -> Image:

@@ -128,8 +128,8 @@ MUTATIONS = (
              "has_map=views.has_map & partners.has_map,",
              "CutMix: a view without any pixel of its partner needs its map", CUTMIX),
     # The step.
-    Mutation("aujax/training/step.py", "image, maps = over_faces((keys, image, maps))",
-             "image, maps = over_faces((keys, image, maps)); maps = maps[..., ::-1]",
+    Mutation("aujax/training/step.py", "image, maps = over_faces((keys, orders, jnp.asarray(batch.image), maps))",
+             "image, maps = over_faces((keys, orders, jnp.asarray(batch.image), maps)); maps = maps[..., ::-1]",
              "the AU map is mirrored after the warp", VIEWS),
     Mutation("aujax/training/step.py",
              "keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), state.step), 4)",

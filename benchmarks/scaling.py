@@ -70,7 +70,7 @@ def resident_step(devices: int, config: Config, count: int) -> jax.stages.Compil
     mesh = data_mesh(jax.devices()[:devices])
     made = made._replace(mesh=mesh)
     rows, valid = feed.batch_rows(np.arange(count, dtype=np.int32), config.data.batch_size)
-    given = (state, steps.zero_means(made)), (rows, valid, np.int32(0), np.int32(1))
+    given = (state, steps.zero_means(made)), (rows, valid, np.int32(0))
     (state, totals), rest = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), given
     )

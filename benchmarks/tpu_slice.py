@@ -37,17 +37,17 @@ def compiled(config: Config, mesh: jax.sharding.Mesh) -> jax.stages.Compiled:
     model = runs.build_model(config, 7)
     tx, _ = optimizer_of(config, steps_per_epoch=STEPS)
     batch = config.data.batch_size
-    numbers = (np.zeros((STEPS, batch), np.int32), np.zeros((STEPS, batch), bool), np.int32(0), np.int32(0))
+    numbers = (np.zeros((STEPS, batch), np.int32), np.zeros((STEPS, batch), bool), np.int32(0))
     training = steps.Training(model, tx, config, mesh)
     variables = runs.abstract_variables(model, config)
     state = jax.eval_shape(lambda variables: steps.create_state(variables, tx), variables)
     carry = (state, steps.zero_means(training))
-    *carry, rows, valid, first, last = jax.tree.map(
+    *carry, rows, valid, first = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), (*carry, *numbers)
     )
     held = abstract(STEPS * batch, config.resize_size, mesh)
-    program = steps.make_cached_steps(training)
-    return program.lower(*carry, held, rows, valid, first, last).compile()
+    program = steps.make_cached_steps(training, STEPS)
+    return program.lower(*carry, held, rows, valid, first).compile()
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ from aujax.data.batch import replicate, sharded
 from aujax.training import memory
 from aujax.training import step as steps
 
-STEPS_PER_CALL = 20  # where a loop is as fast as its steps
+STEPS = 20  # of an epoch, which one call computes where a loop is as fast as its steps
 BATCHES_HELD = 4  # the resident faces, in batches
 
 
@@ -47,12 +47,12 @@ def program(config: Config) -> Program:
     batch = config.data.batch_size
     held = jax.device_put(faces.batch(BATCHES_HELD * batch, config.resize_size), sharded(mesh))
     rows, valid = feed.batch_rows(np.random.default_rng(0).permutation(BATCHES_HELD * batch).astype(np.int32), batch)
-    count = STEPS_PER_CALL if steps.loops_are_fast(mesh) else 1
+    count = steps.steps_per_call(STEPS, mesh)
     rows, valid = (np.resize(x, (count, batch)) for x in (rows, valid))
-    fixed = (held, *replicate((rows, valid, np.int32(0), np.int32(count)), mesh))
+    fixed = (held, *replicate((rows, valid, np.int32(0)), mesh))
     carry = [state, replicate(steps.zero_means(made), mesh)]
     started = time.perf_counter()
-    compiled = steps.make_cached_steps(made).lower(*carry, *fixed).compile()
+    compiled = steps.make_cached_steps(made, count).lower(*carry, *fixed).compile()
     seconds = time.perf_counter() - started
     size = memory.needed(compiled) - sum(part.nbytes for part in held) // mesh.size
 

@@ -148,20 +148,46 @@ def test_data_without_a_validation_split_are_refused_with_what_to_do(tiny_config
         train_and_evaluate(tiny_config, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("split", "faces"), [("validation", 8), ("test", 16)])
-def test_the_best_epoch_is_selected_on_the_configured_split(with_options, monkeypatch, split, faces):
+@pytest.fixture
+def validation(with_options, monkeypatch):
+    """The validation of a run with some options, which only counts faces; a batch needs no memory."""
+
     def predict(eval_step, variables, batches, *, mesh):
         return sum(int(batch.valid.sum()) for batch in batches)
 
     monkeypatch.setattr(loop.evaluate, "predict", predict)
     monkeypatch.setattr(loop.evaluate, "validation_metrics", lambda predictions, *_, **__: {"faces": predictions})
-    config = with_options(model_selection=split)
-    model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
     monkeypatch.setattr(loop.memory, "compile_for_batch", lambda lower, *_, **__: lower)
-    state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
-    training = loop.Training(model, None, config, loop.data_mesh())
-    validate = loop._validation(training, data, state, layer="layer5", keep_decoded=False)
-    assert validate(state) == {"faces": faces}
+    monkeypatch.setattr(loop.memory, "needed", lambda program: 0)
+
+    def open_validation(*, spare=0, **options):
+        config = with_options(**options)
+        model, data = runs.build_model(config, 7), loop.open_faces(config.data.dir)
+        state = TrainState(step=0, params={}, batch_stats={}, opt_state=())
+        training = loop.Training(model, None, config, loop.data_mesh())
+        validate = loop._validation(training, data, state, layer="layer5", spare=spare)
+        return lambda: validate(state)
+
+    return open_validation
+
+
+@pytest.mark.parametrize(("split", "faces"), [("validation", 8), ("test", 16)])
+def test_the_best_epoch_is_selected_on_the_configured_split(validation, split, faces):
+    assert validation(model_selection=split)() == {"faces": faces}
+
+
+# The 16 faces of the split, two on each of eight devices.
+@pytest.mark.parametrize(("missing", "loaded"), [(0, 1), (1, 2)])
+def test_validation_faces_stay_on_the_devices_where_there_is_room(
+    validation, tiny_config, monkeypatch, missing, loaded
+):
+    loads = []
+    whole_split = loop.evaluate.whole_split
+    monkeypatch.setattr(loop.evaluate, "whole_split", lambda *options: loads.append(1) or whole_split(*options))
+    size = 2 * tiny_config.input_size**2 * 3
+    validate = validation(spare=size - missing, model_selection="test")
+    assert [validate(), validate()] == [{"faces": 16}] * 2
+    assert len(loads) == loaded
 
 
 def test_model_selection_on_test_needs_no_validation_split(with_options, tmp_path, monkeypatch):

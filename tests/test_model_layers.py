@@ -1,4 +1,4 @@
-"""Layers of the networks: attention dropout by hand, the stem's convolution and BatchNorm against Flax's."""
+"""Layers of the networks: attention dropout by hand, the others against Flax's."""
 
 import dataclasses
 import functools
@@ -127,6 +127,33 @@ def test_matrix_product_is_the_sum_over_the_last_axis():
     x, matrix = random(2, 3, 4), random(4, 5)
     expected = with_gradients(lambda x, matrix: jnp.einsum("btc,co->bto", x, matrix), x, matrix)
     assert_close(with_gradients(layers.matrix_product, x, matrix), expected)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 3, 5, 2), 1), ((1, 3, 5, 2), 0)])
+def test_convolution_to_few_channels_and_its_gradients_are_those_of_flax(kernel, padding):
+    x, kernel = random(2, 6, 5, 5), random(*kernel)
+    ours = flax_convolution(kernel, 1, padding, conv_general_dilated=layers.to_few_channels)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, kernel))
+    assert_close(with_gradients(ours, x, kernel), with_gradients(flax_convolution(kernel, 1, padding), x, kernel))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_layer_norm_and_its_gradients_are_those_of_flax(dtype):
+    x = (random(2, 3, 16) + 3.0).astype(dtype)
+    params = {"scale": random(16), "bias": random(16)}
+
+    def loss(layer, params, x):
+        y = layer.apply({"params": params}, x)
+        return (y.astype(jnp.float32) * random(2, 3, 16)).sum(), y
+
+    plain = nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False)
+    actual, expected = (
+        jax.value_and_grad(functools.partial(loss, layer), argnums=(0, 1), has_aux=True)(params, x)
+        for layer in (layers.LayerNorm(dtype), plain)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.dtype, b.dtype), actual, expected)
+    atol = 1e-5 if dtype == jnp.float32 else 0.05
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.float32(a), np.float32(b), atol=atol), actual, expected)
 
 
 def test_programs_for_other_devices_are_those_of_flax():

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import json
+import math
 import re
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from aujax.data import feed
 from aujax.data.batch import Batch, abstract, data_mesh, replicated, to_mesh
 from aujax.data.store import open_faces
 from aujax.errors import UserError
+from aujax.models import layers, vit
 from aujax.training import optimizer
 from aujax.training import step as steps
 
@@ -153,17 +155,31 @@ def test_a_batch_in_two_parts_gives_the_update_of_the_whole(with_options):
 def test_parts_have_the_same_faces_on_any_devices_and_in_a_loop(with_options, monkeypatch):
     config = with_options(gradient_accumulation=2)
     unrolled = trained(config, 1)
-    monkeypatch.setattr(steps, "loops_are_fast", lambda mesh: True)
+    monkeypatch.setattr(steps, "for_cpu", lambda *_: False)
     assert_same(trained.__wrapped__(config, 4), unrolled)
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"method": "TS-CAM", "backbone": "vit_tiny", "au_layers": ("attention",)}], ids=["CAM", "TS-CAM"]
+)
+def test_the_step_for_other_devices_computes_the_same_numbers(options, with_options, monkeypatch):
+    """Convolutions, max pooling, padding of tokens and views of all faces at once, for a GPU; computed on a CPU."""
+    config = with_options(**options)
+    expected = trained(config, 1)
+    for module in (layers, steps, vit):
+        monkeypatch.setattr(module, "for_cpu", lambda *_: False)
+    assert_same(trained.__wrapped__(config, 1), expected)
+
+
 def exchanged(program):
-    """How many numbers each kind of collective of a compiled program exchanges."""
+    """How many bytes each kind of collective of a compiled program exchanges."""
     sizes = collections.Counter()
     for line in program.as_text().splitlines():
         if found := re.search(r" ((?:all|reduce-scatter|collective|ragged)-?[a-z-]*)\(", line):
-            shapes = re.findall(r"\[([\d,]*)\]", line[: found.start()].partition(" = ")[2])
-            sizes[found[1]] += sum(np.prod([int(n) for n in shape.split(",") if n], dtype=int) for shape in shapes)
+            arrays = re.findall(r"[a-z](\d+)\[([\d,]*)\]", line[: found.start()].partition(" = ")[2])
+            sizes[found[1]] += sum(
+                int(bits) // 8 * math.prod(map(int, filter(None, n.split(",")))) for bits, n in arrays
+            )
     return sizes
 
 
@@ -176,9 +192,56 @@ def test_devices_exchange_gradients_once_statistics_and_a_few_sums(with_options,
     _, _, state, program = trained(with_options(**options), devices)
     sizes = exchanged(program)
     assert set(sizes) == {"all-reduce"}
-    params, stats = (sum(x.size for x in jax.tree.leaves(tree)) for tree in (state.params, state.batch_stats))
+    params, stats = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (state.params, state.batch_stats))
     # Gradients that are equal to each other are exchanged once.
-    assert 0.99 * params < sizes["all-reduce"] <= params + statistics * stats + 20
+    assert 0.99 * params < sizes["all-reduce"] <= params + statistics * stats + 20 * 4
+
+
+@functools.cache
+def gpu_program(config):
+    """The step for two GPUs as JAX gives it to the compiler, in lines of StableHLO; needs no GPU."""
+    fields = [field.name for field in dataclasses.fields(jax.sharding.AbstractDevice)]  # more in newer versions
+    device = jax.sharding.AbstractDevice(**dict.fromkeys(fields, None) | {"device_kind": "NVIDIA H100"})
+    mesh = jax.sharding.AbstractMesh((2,), ("data",), (jax.sharding.AxisType.Auto,), abstract_device=device)
+    model = runs.build_model(config, 7)
+    tx, _ = optimizer.optimizer_of(config, steps_per_epoch=3)
+    state = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), state)
+    step = steps.make_train_step(steps.Training(model, tx, config, mesh))
+    traced = step.trace(state, abstract(16, config.resize_size, mesh))
+    return traced.lower(lowering_platforms=("cuda",)).as_text().splitlines()
+
+
+def operations(program, name):
+    return [line for line in program if re.search(rf"stablehlo\.{name}\b", line)]
+
+
+@pytest.mark.parametrize("name", ["CAM", "TS-CAM", "CutMix", "ADL"])
+def test_in_a_step_a_gpu_never_waits_for_the_host(name, with_options):
+    """No branch, and no loop but that over the four colour changes, whose length is in the program."""
+    program = gpu_program(with_options(method=name, **METHODS[name][0]))
+    assert not operations(program, "case") + operations(program, "if")
+    ((start, _),) = ((number, line) for number, line in enumerate(program) if "stablehlo.while" in line)
+    length, comparison = (line.strip() for line in program[start + 2 : start + 4])
+    (count,) = re.findall(r"(%\S+) = stablehlo.constant dense<4> : tensor<i32>", length)
+    assert re.search(rf"stablehlo.compare +LT, %iterArg\S*, {count},", comparison)
+
+
+def test_views_for_a_gpu_gather_bytes(with_options):
+    config = with_options()
+    pixels = f"tensor<8x{config.resize_size}x{config.resize_size}x3x"
+    gathers = [line for line in operations(gpu_program(config), "gather") if pixels in line]
+    assert [re.search(rf"{pixels}(\w+)>", line)[1] for line in gathers] == ["ui8"] * 4
+
+
+def test_tokens_are_padded_once_for_a_gpu(with_options):
+    """16 patches and the class token to 24; in the blocks only the class token's query and scores are set to zeros."""
+    program = gpu_program(with_options(method="TS-CAM", backbone="vit_tiny", image_size=64, au_layers=("tokens",)))
+    shapes = collections.Counter(re.search(r"-> tensor<(8x[^>]*)>", line)[1] for line in operations(program, "pad"))
+    assert shapes.pop("8x24x48xf32") == 2  # the embedding, and the gradient of the tokens' last slice
+    assert shapes.pop("8x17x48xf32") == 1  # a negative one: the gradient of the embedding
+    # The nine places of the head's kernel, together and one by one, in the forward and backward pass.
+    assert {shape.split("x", 3)[3] for shape in shapes} == {"3x3x7xf32"}
 
 
 # Row -> options on a small scale, and the terms beside loss, cross_entropy, accuracy and alignment.

@@ -117,7 +117,15 @@ def test_gelu_can_be_differentiated_in_bfloat16():
     np.testing.assert_allclose(slopes.astype(jnp.float32), jax.vmap(jax.grad(vit.gelu))(x), atol=0.005)
 
 
-def test_attention_over_padded_tokens_is_attention_over_the_tokens():
-    q, k, v = (jnp.asarray(x, jnp.float32) for x in np.random.default_rng(0).normal(size=(3, 2, 13, 3, 8)))
-    expected = jax.nn.dot_product_attention(q, k, v)
-    np.testing.assert_allclose(vit.padded_attention(q, k, v, implementation="xla"), expected, atol=1e-6)
+def test_attention_is_to_the_first_tokens():
+    q, k, v = (jnp.asarray(x, jnp.float32) for x in np.random.default_rng(0).normal(size=(3, 2, 16, 3, 8)))
+    expected = jax.nn.dot_product_attention(q[:, :13], k[:, :13], v[:, :13])
+    np.testing.assert_allclose(vit.attention(q, k, v, 13)[:, :13], expected, atol=1e-6)
+
+
+def test_tokens_are_padded_to_a_multiple_of_eight_but_for_a_cpu(monkeypatch):
+    x = jnp.ones((2, 17, 3))
+    assert vit.padded(x) is x
+    monkeypatch.setattr(vit, "for_cpu", lambda: False)
+    np.testing.assert_array_equal(vit.padded(x)[..., 0], [[1.0] * 17 + [0.0] * 7] * 2)
+    assert vit.padded(x[:, :16]).shape == (2, 16, 3)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from aujax.errors import UserError
@@ -49,12 +49,12 @@ def by_process(devices: Sequence[Any]) -> list[Any]:
     return sorted(devices, key=lambda device: (device.process_index, device.id))
 
 
-def sharded(mesh: Mesh) -> NamedSharding:
+def sharded(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Returns the sharding of arrays whose first axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Returns the sharding of arrays that are replicated on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -100,7 +100,7 @@ def empty_batch(count: int, size: int) -> Batch:
     )
 
 
-def abstract(count: int, size: int, mesh: Mesh) -> Any:
+def abstract(count: int, size: int, mesh: Mesh | AbstractMesh) -> Any:
     """Returns the shapes, types and shardings of `count` faces on the mesh, for ahead-of-time compilation."""
     place = sharded(mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), empty_batch(count, size))

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from aujax.models import vit
-from aujax.models.layers import BatchNorm, Features, Images, check_divisible, convolution, torch_uniform
+from aujax.models.layers import BatchNorm, Features, Images, LayerNorm, check_divisible, convolution, torch_uniform
 from aujax.models.taps import tap
 
 # Positions in the published 14x14 grid; `tokens` is a number out of these.
@@ -112,7 +112,7 @@ class PoolingBlock(nn.Module):
     @nn.compact
     def __call__(self, x: vit.Tokens) -> Float[Array, "batch kept channels"]:
         """Returns the class token and the fraction `keep` of the patch tokens, rounded down, at least one."""
-        x, scores = vit.self_attention(x, self.heads, qkv_bias=False, dtype=self.dtype)
+        x, scores = vit.self_attention(x, self.heads, count=x.shape[1], qkv_bias=False, dtype=self.dtype)
         patches = x.shape[1] - 1
         kept = max(int(patches * self.keep), 1)
         # As in the released code, the heads' scores are summed before the softmax: scores of opposite sign cancel.
@@ -177,7 +177,7 @@ class APViT(nn.Module):
         for index in range(self.depth):
             keep = self.keep if index >= self.pooled_from else 1.0
             x = block(self.heads, self.mlp_ratio, keep, self.dtype, name=f"block{index}")(x)
-        return vit.layer_norm("norm", self.dtype)(x[:, 0])
+        return LayerNorm(self.dtype, name="norm")(x[:, 0])
 
 
 def largest(scores: Float[Array, "*batch tokens"], count: int) -> Int[Array, "*batch count"]:

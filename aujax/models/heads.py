@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from aujax import cams
-from aujax.models.layers import Features, torch_uniform
+from aujax.models.layers import Features, to_few_channels, torch_uniform
 from aujax.models.taps import tap
 
 _EXACT = "highest"  # by default, accelerators round the factors of float32 products to fewer bits
@@ -43,7 +43,15 @@ class TokenHead(nn.Module):
     @nn.compact
     def __call__(self, features: Features, expression: Expression = None) -> Logits:
         """Returns the logits."""
-        conv = nn.Conv(self.num_classes, (3, 3), padding=1, kernel_init=torch_uniform, precision=_EXACT, name="conv")
+        conv = nn.Conv(
+            self.num_classes,
+            (3, 3),
+            padding=1,
+            kernel_init=torch_uniform,
+            precision=_EXACT,
+            conv_general_dilated=to_few_channels,
+            name="conv",
+        )
         return tap(self, "class_maps", conv(features.astype(jnp.float32))).mean(axis=(1, 2))
 
 

@@ -61,9 +61,13 @@ def check_divisible(image: Images, divisor: int) -> None:
 # have a second form for CPUs, here alone; other platforms' programs contain nothing of it.
 
 
-def for_cpu() -> bool:
-    """Returns whether the program that is being traced is for CPUs: the devices of its mesh, or without one JAX's."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
+def for_cpu(mesh: Any = None) -> bool:
+    """Returns whether programs for the mesh are for CPUs; by default the mesh of the program that is being traced.
+
+    Without a mesh, a program is for JAX's default devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh.abstract_mesh
+    device = mesh.abstract_device
     return (device.device_kind if device else jax.default_backend()) == "cpu"
 
 
@@ -77,6 +81,23 @@ def convolution(x: Array, kernel: Array, strides: Any, padding: Any, *, precisio
     if for_cpu() and pays and (size, strides, tuple(padding)) == ((3, 3), (1, 1), ((1, 1), (1, 1))):
         return winograd(x, _device_varying(kernel, x))
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, precision=precision, **options)
+
+
+def to_few_channels(x: Features, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+    """Returns the convolution with stride 1 of `nn.Conv`, for a kernel (h, w, channels, out) of few output channels.
+
+    One product with the matrices of all h * w places of the kernel, and a sum of its shifted parts: a convolution to
+    seven classes alone would leave most of a matrix unit idle.
+    """
+    del strides
+    height, width, channels, out = kernel.shape
+    places = kernel.transpose(2, 0, 1, 3).reshape(channels, -1)
+    precision = options["precision"]
+    products = matrix_product(x, places, precision=precision).reshape(*x.shape[:3], height, width, out)
+    products = jnp.pad(products, ((0, 0), *padding, (0, 0), (0, 0), (0, 0)))
+    rows, columns = (length - side + 1 for length, side in zip(products.shape[1:3], (height, width), strict=True))
+    shifted = [products[:, i : i + rows, j : j + columns, i, j] for i in range(height) for j in range(width)]
+    return functools.reduce(jnp.add, shifted)
 
 
 def matrix_product(x: Array, matrix: Array, dimension_numbers: Any = None, **options: Any) -> Array:
@@ -290,9 +311,9 @@ def _backward(axis_name, relu, dtype, saved, cotangents):
     d_bias = inner.sum(axes)
     count = x.size // x.shape[-1]
     mean_d_scale, mean_d_bias = _mean_over_devices((d_scale / count, d_bias / count), axis_name)
-    # Second pass: the gradient of the input. The barrier keeps the compiler from storing `standard` and `inner` between
-    # the passes: recomputing them is cheaper than writing them to memory and reading them back.
-    standard, inner = recompute(*jax.lax.optimization_barrier((x, gradient)))
+    # Second pass: the gradient of the input. Without a ReLU, a barrier keeps the compiler from storing `standard` and
+    # `inner` between the passes: recomputing them is cheaper than writing them to memory and reading them back.
+    standard, inner = recompute(*((x, gradient) if relu else jax.lax.optimization_barrier((x, gradient))))
     centered = inner - _expand(mean_d_bias, x) - standard * _expand(mean_d_scale, x)
     return (centered * _expand(inverse * scale, x)).astype(x.dtype), d_scale, d_bias
 
@@ -302,3 +323,47 @@ def _mean_over_devices(values: Any, axis_name: str | None) -> Any:
 
 
 _batch_norm.defvjp(_forward, _backward)
+
+
+# ---- LayerNorm -------------------------------------------------------------------------------------------------------
+# The derivative is written by hand: it saves the input and two numbers per token, and passes once over the activation
+# and its gradient.
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation of the published transformers, epsilon 1e-6; statistics and parameters are float32."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
+        """Returns the normalised activation in `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return _layer_norm(x, _device_varying(scale, x), _device_varying(bias, x), jnp.dtype(self.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: Array, scale: Array, bias: Array, dtype: Any) -> Array:
+    return _layer_norm_forward(x, scale, bias, dtype)[0]
+
+
+def _layer_norm_forward(x, scale, bias, dtype):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(wide - mean).mean(axis=-1, keepdims=True) + 1e-6)
+    y = (wide - mean) * (inverse * _expand(scale, x)) + _expand(bias, x)
+    return y.astype(dtype), (x, scale, mean, inverse)
+
+
+def _layer_norm_backward(dtype, saved, gradient):
+    x, scale, mean, inverse = saved
+    axes = tuple(range(x.ndim - 1))
+    standard = (x - mean) * inverse
+    gradient = gradient.astype(jnp.float32)
+    inner = gradient * _expand(scale, x)
+    shared = inner.mean(axis=-1, keepdims=True) + standard * (inner * standard).mean(axis=-1, keepdims=True)
+    return ((inner - shared) * inverse).astype(x.dtype), (gradient * standard).sum(axes), gradient.sum(axes)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)

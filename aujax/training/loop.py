@@ -36,7 +36,6 @@ from aujax.training.step import Means, Training, TrainState
 
 log = logging.getLogger(__name__)
 
-_CALL_SECONDS = 1.0  # of steps in one call: long enough to cost nothing, short enough to be interrupted
 _IN_FLIGHT = 2  # streamed steps that wait on the devices, with their batches
 
 
@@ -73,7 +72,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
     with memory.exhaustion_explained():
         epochs = open_epochs(training, source, state)
         console.print(epochs.description)
-        validate = _validation(training, faces, state, layer=layer, keep_decoded=epochs.is_cached)
+        validate = _validation(training, faces, state, layer=layer, spare=epochs.spare)
         runs.start(workdir, config, faces)
         log = Log(workdir, step=int(state.step))
         progress = rich.progress.Progress(
@@ -181,15 +180,16 @@ def _finite(totals, epoch) -> dict[str, float]:
 
 
 class Epochs(NamedTuple):
-    """An epoch as a function, a description of where its faces are stored, and whether that is device memory.
+    """An epoch as a function, a description of where its faces are stored, and the memory that training leaves.
 
     `run(state, epoch, advance)` returns the state and the means over the epoch, which is counted from 0. It calls
-    `advance` with the number of steps that were computed since the call before.
+    `advance` with the number of steps that were computed since the call before. `spare` is the memory of each device
+    beside device-resident faces and their steps; 0 for streamed faces.
     """
 
     run: Callable[..., tuple[TrainState, Means]]
     description: str
-    is_cached: bool
+    spare: int
 
 
 def open_epochs(training: Training, source: FaceSource, state: TrainState) -> Epochs:
@@ -222,17 +222,21 @@ def _cached(training, source, state) -> Epochs:
     # Compiled for shapes alone, before the faces are loaded.
     rows, valid = feed.batch_rows(np.arange(len(source), dtype=np.int32), config.data.batch_size)
     stored = device_cache.faces_per_device(len(source), mesh) * mesh.size
-    program = memory.compiled(
-        steps.make_cached_steps(training).lower(
-            state,
-            replicate(steps.zero_means(training), mesh),
-            abstract(stored, config.resize_size, mesh),
-            *replicate((rows, valid, np.int32(0), np.int32(1)), mesh),
-        )
+    arguments = (
+        state,
+        replicate(steps.zero_means(training), mesh),
+        abstract(stored, config.resize_size, mesh),
+        *replicate((rows, valid, np.int32(0)), mesh),
     )
-    memory.check(memory.needed(program), capacity)
+    per_call = steps.steps_per_call(len(rows), mesh)
+    calls, rest = divmod(len(rows), per_call)
+    counts = [per_call] * calls + [1] * rest
+    programs = {
+        count: memory.compiled(steps.make_cached_steps(training, count).lower(*arguments)) for count in set(counts)
+    }
+    needed = max(map(memory.needed, programs.values()))
+    memory.check(needed, capacity)
     faces = device_cache.load(source, config.resize_size, mesh, threads=config.data.read_threads)
-    in_loop = steps.loops_are_fast(mesh)
 
     def run(state, epoch, advance):
         order = feed.epoch_order(config.seed, epoch, len(source)).astype(np.int32)
@@ -240,24 +244,17 @@ def _cached(training, source, state) -> Epochs:
         batches = replicate((rows, valid), mesh)
         totals = replicate(steps.zero_means(training), mesh)
         done = 0
-        count = 1  # steps in the next call
-        while done < len(rows):
-            started = time.perf_counter()
-            last = min(done + count, len(rows))
-            bounds = replicate((np.int32(done), np.int32(last)), mesh)
-            state, totals = program(state, totals, faces, *batches, *bounds)
+        for count in counts:
+            state, totals = programs[count](state, totals, faces, *batches, replicate(np.int32(done), mesh))
             jax.block_until_ready(totals)
-            if in_loop:
-                wanted = _CALL_SECONDS * (last - done) / (time.perf_counter() - started)
-                # The smallest of all processes: they must compute the same steps.
-                count = max(1, int(processes.smallest(wanted)))
-            advance(last - done)
-            done = last
+            advance(count)
+            done += count
         return state, totals
 
     sharing = device_cache.devices_per_copy(mesh.size)
     copies = f", a copy on every {sharing} devices" if sharing < mesh.size else ""
-    return Epochs(run, f"all faces in device memory, {memory.readable(size)} on each{copies}", is_cached=True)
+    where = f"all faces in device memory, {memory.readable(size)} on each{copies}"
+    return Epochs(run, where, spare=capacity - needed)
 
 
 def _streamed(training, source, state) -> Epochs:
@@ -293,10 +290,10 @@ def _streamed(training, source, state) -> Epochs:
             advance(1)
         return state, totals
 
-    return Epochs(run, f"faces loaded from disk by {config.data.read_threads} threads", is_cached=False)
+    return Epochs(run, f"faces loaded from disk by {config.data.read_threads} threads", spare=0)
 
 
-def _validation(training, faces, state, *, layer, keep_decoded) -> Callable[[TrainState], dict[str, Any]]:
+def _validation(training, faces, state, *, layer, spare) -> Callable[[TrainState], dict[str, Any]]:
     """Returns state -> summary over the split that selects the best epoch.
 
     Args:
@@ -304,20 +301,29 @@ def _validation(training, faces, state, *, layer, keep_decoded) -> Callable[[Tra
       faces: the data set.
       state: structure, shapes and types of the states to validate.
       layer: whose attention is reported.
-      keep_decoded: whether the host keeps the decoded faces between validations.
+      spare: memory of each device that training leaves. If the split fits into it, it stays there, otherwise it is
+        loaded for every validation.
     """
     model, _, config, mesh = training
+    source = faces.source(config.model_selection)
+    batch = evaluate.batch_size(config, mesh)
     forward = evaluate.make_forward(model, config, mesh)
+    capacity = memory.capacity(mesh, state.variables)
     program = memory.compile_for_batch(
         lambda size: forward.lower(state.variables, abstract(size, config.input_size, mesh)),
-        evaluate.batch_size(config, mesh),
+        batch,
         unit=mesh.size,
-        capacity=memory.capacity(mesh, state.variables),
+        capacity=capacity,
         work="data.eval_batch_size: validating",
     )
     eval_step = evaluate.make_eval_step(program, mesh)
-    split = functools.partial(evaluate.whole_split, faces.source(config.model_selection), config, mesh)
-    batches = functools.cache(lambda: list(split())) if keep_decoded else split
+
+    def load():
+        return to_mesh_ahead(evaluate.whole_split(source, config, mesh), mesh)
+
+    images = feed.num_batches(len(source), batch) * (batch // mesh.size) * config.input_size**2 * 3
+    stays = processes.smallest(min(spare, capacity - memory.needed(program)) - images) >= 0
+    batches = functools.cache(lambda: list(load())) if stays else load
 
     def validate(state):
         predictions = evaluate.predict(eval_step, state.variables, batches(), mesh=mesh)

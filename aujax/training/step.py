@@ -80,34 +80,39 @@ def make_train_step(training: Training) -> TrainStep:
     )
 
 
-def make_cached_steps(training: Training) -> Callable[..., tuple[TrainState, Means]]:
-    """Returns the jitted steps `first` to `last` (exclusive) of an epoch over device-resident faces.
+def make_cached_steps(training: Training, count: int = 1) -> Callable[..., tuple[TrainState, Means]]:
+    """Returns `count` jitted steps of an epoch over device-resident faces, from the step `first` on.
 
-    It is a function (state, means so far, faces, rows (steps, B), valid (steps, B), first, last) -> (state, means).
-    `rows` and `valid` are the faces in the batch of each step of the epoch. The means are added to those passed in,
-    whose memory is donated like that of the state. Where `loops_are_fast` is false, only one step is computed, `first`.
+    It is a function (state, means so far, faces, rows (steps, B), valid (steps, B), first) -> (state, means). `rows`
+    and `valid` are the faces in the batch of each step of the epoch. The means are added to those passed in, whose
+    memory is donated like that of the state.
     """
     step = _device_step(training)
-    in_loop = loops_are_fast(training.mesh)
 
-    def steps(state, totals, faces, rows, valid, first, last):
-        def body(index, carry):
+    def steps(state, totals, faces, rows, valid, first):
+        def body(carry, index):
             state, means = step(carry[0], device_cache.take(faces, rows[index], valid[index]))
-            return state, jax.tree.map(jnp.add, carry[1], means)
+            return (state, jax.tree.map(jnp.add, carry[1], means)), None
 
-        if not in_loop:
-            return body(first, (state, totals))
-        # Not `scan`, whose length is part of the program: this program computes any number of steps.
-        return jax.lax.fori_loop(first, last, body, (state, totals))
+        if count == 1:
+            return body((state, totals), first)[0]
+        # The length is part of the program: after each step of a loop of unknown length a GPU waits for the host.
+        return jax.lax.scan(body, (state, totals), first + jnp.arange(count))[0]
 
-    specs = (_REPLICATED, _REPLICATED, _SHARDED, *[_REPLICATED] * 4)
+    specs = (_REPLICATED, _REPLICATED, _SHARDED, *[_REPLICATED] * 3)
     mapped = jax.shard_map(steps, mesh=training.mesh, in_specs=specs, out_specs=_REPLICATED)
     return jax.jit(mapped, donate_argnums=(0, 1))
 
 
-def loops_are_fast(mesh: Mesh) -> bool:
-    """Returns whether a step may be inside a compiled loop: on a CPU, convolutions there are many times slower."""
-    return mesh.devices.flat[0].platform != "cpu"
+def steps_per_call(total: int, mesh: Mesh) -> int:
+    """Returns how many of the `total` steps of an epoch are one program: on a CPU 1, otherwise about 16.
+
+    On a CPU, convolutions inside a compiled loop are many times slower. A divisor of `total` needs no second program,
+    of one step, for the rest of the epoch.
+    """
+    if for_cpu(mesh):
+        return 1
+    return max((count for count in range(8, 33) if total % count == 0), default=16)
 
 
 def zero_means(training: Training) -> Means:
@@ -188,7 +193,7 @@ def _device_step(training) -> TrainStep:
             (batch, views),
         )
         carry = (zeros, statistics, zero_means(training))
-        if loops_are_fast(mesh) and parts > 1:
+        if parts > 1 and not for_cpu(mesh):
             carry, _ = jax.lax.scan(add_part, carry, faces)
         else:  # not an unrolled `scan`, whose gradients are rounded differently
             for index in range(parts):
@@ -233,18 +238,18 @@ def training_views(
     maps, has_map = au_maps.batch_au_maps(
         batch.landmarks, batch.expression, batch.has_landmarks & batch.valid, size=size, codebook=book
     )
-    image = jnp.asarray(batch.image, jnp.float32) / 255.0
     order = jax.random.permutation(order_key, 4)
     # Position in the global batch, so that an image has the same key on any number of devices.
     position = jax.lax.axis_index(DATA_AXIS) * len(batch.index) + jnp.arange(len(batch.index))
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, position)
 
     def view(face):
-        key, image, au_map = face
-        return augment.training_view(key, order, image, au_map, size=config.input_size, policy=config.augment)
+        return augment.training_view(*face, size=config.input_size, policy=config.augment)
 
-    # One by one, an image stays in a CPU's cache, and a change that is not drawn for it is not computed.
+    # One by one, an image stays in a CPU's cache, and a change that is not drawn for it is not computed. With an order
+    # of each face's own, a GPU computes all changes: at a branch it would wait for the host.
     over_faces = functools.partial(jax.lax.map, view) if for_cpu() else jax.vmap(view)
-    image, maps = over_faces((keys, image, maps))
+    orders = jnp.broadcast_to(order, (len(keys), len(order)))
+    image, maps = over_faces((keys, orders, jnp.asarray(batch.image), maps))
     image = augment.normalize(image, config.normalization)
     return augment.Views(image, maps, has_map, jax.nn.one_hot(batch.expression, num_classes))
