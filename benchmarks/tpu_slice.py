@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import timing
 from jax.experimental import topologies
-from scaling import exchanged
+from scaling import listed, sent
 
 from aujax import methods, runs
 from aujax.config import Config, DataConfig
@@ -76,9 +76,8 @@ def main() -> None:
         seconds = time.perf_counter() - started
         faces = STEPS * options.batch // mesh.size
         size = memory.needed(program)
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in exchanged(program).items()) or "nothing"
         print(f"{name}: {memory.readable(size)} a chip for a batch of {options.batch}, {faces} resident faces among it")
-        print(f"  numbers exchanged in a step: {kinds}; compiled in {seconds:.0f} s", flush=True)
+        print(f"  sent by each in a step: {listed(sent(program, mesh.size))}; compiled in {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

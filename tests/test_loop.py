@@ -263,9 +263,11 @@ def test_tensorboard_gets_numbers_and_nothing_else(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tensorboard.SummaryWriter, "add_scalar", record)
     numbers = {"split": "test", "accuracy": 0.5, "cam_cos": None, "att_cos_by_layer": {"layer4": None, "layer5": 0.25}}
-    Log(tmp_path, step=0).write("validation", 3, numbers)
+    with Log(tmp_path, step=0) as log:
+        log.write("validation", 3, numbers)
     assert written == {"validation/accuracy": (0.5, 3), "validation/att_cos_by_layer.layer5": (0.25, 3)}
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+    (events,) = (tmp_path / "tensorboard").glob("events.*")
+    assert b"validation/accuracy" in events.read_bytes()
 
 
 @pytest.fixture(scope="module")

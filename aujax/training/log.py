@@ -1,5 +1,6 @@
 """The log of a run: log.jsonl, and TensorBoard's event files where `tensorboardX` is installed."""
 
+import contextlib
 import json
 import pathlib
 from typing import Any
@@ -7,15 +8,16 @@ from typing import Any
 from aujax import processes, run_files
 
 
-class Log:
+class Log(contextlib.AbstractContextManager):
     """Appends numbers to log.jsonl, and to TensorBoard's event files where `tensorboardX` is installed.
 
-    Of several processes, process 0 does.
+    Of several processes, process 0 does. The end of the context completes the event files.
     """
 
     def __init__(self, workdir: pathlib.Path, *, step: int):
         """Opens the log and drops what was written after `step`, from which training continues."""
         self._path = workdir / run_files.LOG
+        self._board = None
         if not processes.is_first():
             return
         kept = [line for line in run_files.read_log(self._path) if line["step"] <= step]
@@ -27,7 +29,11 @@ class Log:
 
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
         except ImportError:
-            self._board = None
+            pass
+
+    def __exit__(self, *exception: object) -> None:
+        if self._board:
+            self._board.close()
 
     def write(self, kind: str, step: int, numbers: dict[str, Any]) -> None:
         """Appends one line.

@@ -74,7 +74,6 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
         console.print(epochs.description)
         validate = _validation(training, faces, state, layer=layer, spare=epochs.spare)
         runs.start(workdir, config, faces)
-        log = Log(workdir, step=int(state.step))
         progress = rich.progress.Progress(
             "{task.description}",
             rich.progress.BarColumn(),
@@ -84,7 +83,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
             rich.progress.TimeRemainingColumn(),
             console=console,
         )
-        with Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints) as checkpoints, progress:
+        saved = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
+        with Log(workdir, step=int(state.step)) as log, saved as checkpoints, progress:
             task = progress.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
             for epoch in range(first_epoch + 1, config.epochs + 1):
                 started = time.perf_counter()
