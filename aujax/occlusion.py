@@ -164,7 +164,7 @@ def _neighbour_sum(x: Array) -> Array:
 class Effects(NamedTuple):
     """Probability drops of every class by occlusion of each AU's region, and by occlusion of control regions.
 
-    A drop is 0 where `has_region` or `has_control` is False.
+    A drop is 0 where `has_region` or `has_control` is False. `of_targets` differ in the fields about targets alone.
     """
 
     probability: Float[Array, "batch classes"]  # for the whole image
@@ -173,6 +173,7 @@ class Effects(NamedTuple):
     control_drop: Float[Array, "batch controls classes"]
     has_control: Bool[Array, "batch controls"]
     is_target: Bool[Array, "batch aus"]  # whether the AU, or one with the same region, is a target AU of the face
+    of_targets: tuple["Effects", ...] = ()  # the same for each of the further `targets` of `occlude_aus`
 
 
 def occlude_aus(
@@ -184,7 +185,7 @@ def occlude_aus(
     codebook: Codebook,
     imputation: str = "blur",
     aus: Sequence[int] | None = None,
-    targets: Bool[Array, "batch aus"] | None = None,
+    targets: Sequence[Bool[Array | np.ndarray, "batch aus"]] = (),
     num_controls: int = NUM_CONTROLS,
 ) -> Effects:
     """Returns the probability drops by occlusion of each of `aus` (default: all of the codebook), per face in `where`.
@@ -193,9 +194,10 @@ def occlude_aus(
     effect of occluding as large a part elsewhere on the face: an AU matters as far as its drop exceeds those of the
     controls. A control is the region of a target AU, moved within the face to where it covers the least of the regions
     of target AUs. Up to `num_controls` target AUs, spread over the list of AUs, have a control. Target AUs are those
-    that the codebook lists for the predicted expression or, if given, `targets`: which of `aus` each face has, such as
-    those that a coder found active. AUs with the same region share one forward pass: the twenty AUs of `FACS` have
-    sixteen regions, which makes 21 passes with four controls and the whole image.
+    that the codebook lists for the predicted expression. `targets` are further sets of target AUs, such as those that a
+    coder found active: which of `aus` each face has. Each set has controls of its own, in `Effects.of_targets`. AUs
+    with the same region share one forward pass: the twenty AUs of `FACS` have sixteen regions, which makes 21 passes
+    with four controls and the whole image, and four more for each further set.
 
     >>> from aujax.codebook import FACS
     >>> classifier = lambda image: jnp.zeros((len(image), 7))
@@ -208,38 +210,41 @@ def occlude_aus(
     aus = codebook.all_aus if aus is None else tuple(aus)
     au_codebook = single_aus(aus, geometry=codebook)
     groups = codebook.same_region(aus)
+    in_group = np.array([[number in group for group in groups] for number in aus])
     probability = jax.nn.softmax(classifier(image))
     predicted = probability.argmax(-1)
+    listed = jnp.array([[number in listed for number in aus] for listed in codebook.aus.values()])
+    # Of every set, which regions are those of target AUs.
+    target_sets = [(jnp.asarray(shown)[:, :, None] & in_group[None]).any(1) for shown in (listed[predicted], *targets)]
+
     size = image.shape[1:3]
+    no_shift = jnp.zeros((len(image), 2))
+    face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
+    # One AU of every distinct region, as an index into `aus`.
+    first_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
+    region_aus = jnp.broadcast_to(first_aus[:, None], (len(groups), len(image)))
 
     def draw(au_index: Array, shift: Array) -> tuple[Array, Array]:
         shifted = landmarks + shift[:, None, :]
         return au_maps.batch_au_maps(shifted, au_index, where, size=size, codebook=au_codebook)
 
-    no_shift = jnp.zeros((len(image), 2))
-    if targets is None:
-        targets = jnp.array([[number in listed for number in aus] for listed in codebook.aus.values()])[predicted]
-        target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
-    else:
-        everywhere = jnp.broadcast_to(jnp.arange(len(aus))[:, None], targets.T.shape)
+    def add_region(so_far: Array, group: tuple[Array, Array]) -> tuple[Array, None]:
+        au_index, is_target = group
+        return jnp.maximum(so_far, draw(au_index, no_shift)[0] * is_target[:, None, None]), None
 
-        def add(so_far: Array, au: tuple[Array, Array]) -> tuple[Array, None]:
-            au_index, shown = au
-            return jnp.maximum(so_far, draw(au_index, no_shift)[0] * shown[:, None, None]), None
+    def controls(is_target: Array, target_map: Array) -> tuple[Array, Array]:
+        control_aus = _control_aus(is_target, first_aus, num_controls).T
+        # Controls keep off the target AUs, and off hair and background, which no expression depends on.
+        avoid = jnp.maximum(target_map, 1.0 - face)
+        return control_aus, jax.lax.map(lambda au: _control_shift(draw(au, no_shift)[0], avoid), control_aus)
 
-        target_map, _ = jax.lax.scan(add, jnp.zeros((len(image), *size)), (everywhere, targets.T))
-    in_group = np.array([[number in group for group in groups] for number in aus])
-    group_is_target = (targets[:, :, None] & in_group[None]).any(1)
-
-    # What each pass draws, as indices into `aus`: first one AU of every distinct region, then the AUs of the controls.
-    region_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
-    control_aus = _control_aus(group_is_target, region_aus, num_controls).T
-    region_aus = jnp.broadcast_to(region_aus[:, None], (len(groups), len(image)))
-
-    # Controls keep off the target AUs, and off hair and background, which no expression depends on.
-    face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
-    avoid = jnp.maximum(target_map, 1.0 - face)
-    control_shifts = jax.lax.map(lambda au_index: _control_shift(draw(au_index, no_shift)[0], avoid), control_aus)
+    # The AU that each forward pass occludes, and how far its region is moved: first every region, then the controls.
+    passes = [(region_aus, jnp.zeros((*region_aus.shape, 2)))]
+    target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
+    passes.append(controls(target_sets[0], target_map))
+    for is_target in target_sets[1:]:
+        target_map, _ = jax.lax.scan(add_region, jnp.zeros_like(face), (region_aus, is_target.T))
+        passes.append(controls(is_target, target_map))
     occluder = make_occluder(image, imputation)
 
     def drop(occlusion: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -248,18 +253,16 @@ def occlude_aus(
         lost = probability - jax.nn.softmax(classifier(occluder(mask)))
         return jnp.where(has_region[:, None], lost, 0.0), has_region
 
-    shifts = jnp.concatenate([jnp.zeros((len(groups), *no_shift.shape)), control_shifts])
-    drops, drawn = jax.lax.map(drop, (jnp.concatenate([region_aus, control_aus]), shifts))
-    drops, drawn = jnp.moveaxis(drops, 0, 1), jnp.moveaxis(drawn, 0, 1)
+    drops, drawn = jax.lax.map(drop, jax.tree.map(lambda *parts: jnp.concatenate(parts), *passes))
+    starts = len(groups) + num_controls * np.arange(len(target_sets))
+    region_drops, *control_drops = jnp.split(jnp.moveaxis(drops, 0, 1), starts, axis=1)
+    has_region, *has_control = jnp.split(drawn.T, starts, axis=1)
     group_of = in_group.argmax(1)
-    return Effects(
-        probability=probability,
-        probability_drop=drops[:, group_of],
-        has_region=drawn[:, group_of],
-        control_drop=drops[:, len(groups) :],
-        has_control=drawn[:, len(groups) :],
-        is_target=group_is_target[:, group_of],
-    )
+    first, *others = [
+        Effects(probability, region_drops[:, group_of], has_region[:, group_of], *of_controls, is_target[:, group_of])
+        for *of_controls, is_target in zip(control_drops, has_control, target_sets, strict=True)
+    ]
+    return first._replace(of_targets=tuple(others))
 
 
 def _control_aus(

@@ -7,6 +7,7 @@ validation needs, `make_full_eval_step` everything that `eval.py` reports.
 
 import contextlib
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -71,7 +72,7 @@ def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.s
     book = codebook.load(config.codebook)
 
     def forward(variables: methods.Variables, batch: Batch) -> tuple[methods.Forward, Array, Array]:
-        return _forward(model, config, variables, batch), *draw_au_maps(batch, book, batch.expression)
+        return forward_batch(model, config, variables, batch), *draw_au_maps(batch, book, batch.expression)
 
     return jax.jit(forward, out_shardings=sharded(mesh))
 
@@ -127,10 +128,10 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     def forward_both(
         variables: methods.Variables, batch: Batch
     ) -> tuple[methods.Forward, Array | None, dict[str, AuMaps]]:
-        forward = _forward(model, config, variables, batch)
+        forward = forward_batch(model, config, variables, batch)
         predicted = forward.logits.argmax(-1)
         # The compiler shares the forward pass: only what depends on the expression is computed again.
-        of_predicted = _forward(model, config, variables, batch._replace(expression=predicted))
+        of_predicted = forward_batch(model, config, variables, batch._replace(expression=predicted))
         drawn = {
             "label": draw_au_maps(batch, book, batch.expression),
             "predicted": draw_au_maps(batch, book, predicted),
@@ -173,8 +174,16 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     return eval_step
 
 
-def _forward(model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch) -> methods.Forward:
-    image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
+def float_images(batch: Batch) -> Float[Array, "batch height width 3"]:
+    """Returns the images of a batch with values in [0, 1]."""
+    return jnp.asarray(batch.image, jnp.float32) / 255.0
+
+
+def forward_batch(
+    model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch
+) -> methods.Forward:
+    """Returns the forward pass of a batch; the CAM is that of its expressions."""
+    image = augment.normalize(float_images(batch), config.normalization)
     return methods.forward(model, variables, image, batch.expression)
 
 
@@ -207,9 +216,9 @@ def class_mean_cosines(
     return np.concatenate([np.asarray(cosines(batch))[np.asarray(batch.valid)] for batch in batches])
 
 
-def batch_size(config: Config, mesh: Mesh) -> int:
-    """Returns the eval batch size: the configured one, rounded up to a multiple of the devices."""
-    return -(-config.data.eval_batch_size // mesh.size) * mesh.size
+def batch_size(config: Config, mesh: Mesh, *, most: float = math.inf) -> int:
+    """Returns the eval batch size: the configured one, or `most` if that is less, and a multiple of the devices."""
+    return -(-min(config.data.eval_batch_size, most) // mesh.size) * mesh.size
 
 
 def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:
