@@ -256,11 +256,18 @@ def occlude_aus(
     drops, drawn = jax.lax.map(drop, jax.tree.map(lambda *parts: jnp.concatenate(parts), *passes))
     starts = len(groups) + num_controls * np.arange(len(target_sets))
     region_drops, *control_drops = jnp.split(jnp.moveaxis(drops, 0, 1), starts, axis=1)
-    has_region, *has_control = jnp.split(drawn.T, starts, axis=1)
+    has_region, *drawn_controls = jnp.split(drawn.T, starts, axis=1)
     group_of = in_group.argmax(1)
     first, *others = [
-        Effects(probability, region_drops[:, group_of], has_region[:, group_of], *of_controls, is_target[:, group_of])
-        for *of_controls, is_target in zip(control_drops, has_control, target_sets, strict=True)
+        Effects(
+            probability,
+            region_drops[:, group_of],
+            has_region[:, group_of],
+            control_drop,
+            has_control,
+            is_target[:, group_of],
+        )
+        for control_drop, has_control, is_target in zip(control_drops, drawn_controls, target_sets, strict=True)
     ]
     return first._replace(of_targets=tuple(others))
 

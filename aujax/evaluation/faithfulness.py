@@ -151,13 +151,13 @@ def make_measurement(
         "shifted": (jax.jit(shift), functools.partial(shift_similarity, size=(size, size))),
     }
 
-    def classifier(variables: Variables) -> occlusion.Classifier:
-        return lambda image: model.apply(variables, augment.normalize(image, config.normalization)) / temperature
+    def logits(variables: Variables, image: Array) -> Array:
+        return model.apply(variables, augment.normalize(image, config.normalization)) / temperature  # type: ignore
 
     @functools.partial(jax.jit, out_shardings=whole)
     def occlude_aus(variables: Variables, batch: Batch, active: Array | None) -> dict[str, Array]:
         effects = occlusion.occlude_aus(
-            classifier(variables),
+            functools.partial(logits, variables),
             evaluate.float_images(batch),
             batch.landmarks,
             batch.has_landmarks & batch.valid,
@@ -181,8 +181,9 @@ def make_measurement(
 
     @functools.partial(jax.jit, out_shardings=whole)
     def curves(variables: Variables, batch: Batch, maps: MapsByName) -> dict[str, MapsByName]:
-        image = evaluate.float_images(batch)
-        perturb = functools.partial(occlusion.perturbation_curves, classifier(variables), image, maps, batch.expression)
+        image, expression = evaluate.float_images(batch), jnp.asarray(batch.expression)
+        classifier = functools.partial(logits, variables)
+        perturb = functools.partial(occlusion.perturbation_curves, classifier, image, maps, expression)
         road = perturb(kinds=("deletion",), imputation="road")["deletion"]
         return perturb(imputation=imputation) | {"road": road}
 
@@ -202,17 +203,14 @@ def make_measurement(
         orderings = {name: maps[name] for name in (run.attention_layer, CAM) if name in maps} | baseline
         curves_of_maps = curves(variables, of_predicted, orderings)
         scores: dict[ScoreKey, Array] = {}
-
-        def add(metric: str, condition: str, similarities: MapsByName) -> None:
-            for name, values in similarities.items():
-                scores[ScoreKey(metric, name, _PREDICTED, condition)] = values
-
         for stage, stage_variables in mixed.items():
             _, others = forward(stage_variables, of_predicted)
-            add("randomisation_similarity", stage, compare_maps(similarity, maps, others))
+            for name, values in compare_maps(similarity, maps, others).items():
+                scores[ScoreKey("randomisation_similarity", name, _PREDICTED, stage)] = values
         for view, (transform, compare) in views.items():
             again, others = forward(variables, of_predicted._replace(image=transform(batch.image)))
-            add("view_similarity", view, compare_maps(compare, maps, others))
+            for name, values in compare_maps(compare, maps, others).items():
+                scores[ScoreKey("view_similarity", name, _PREDICTED, view)] = values
             scores[ScoreKey("same_prediction", condition=view)] = (again == predicted).astype(jnp.float32)
         # Only now, when all work of the devices has been started, does the host wait for results.
         occluded, curves_of_maps = jax.device_get((occluded, curves_of_maps))
