@@ -60,7 +60,7 @@ def make_occluder(image: Image, imputation: str) -> Fill:
         raise ValueError(f"imputation must be one of {', '.join(IMPUTATIONS)}, got {imputation!r}")
     fill = IMPUTATIONS[imputation](image)
 
-    def occluded(mask: Mask) -> Image:
+    def occluded(mask):
         weight = mask[..., None]
         return image * (1 - weight) + fill(mask) * weight
 
@@ -91,7 +91,7 @@ def road_imputation(image: Image) -> Fill:
     """
     noise = NOISE * jax.random.normal(jax.random.key(0), image.shape[1:])
 
-    def fill(mask: Mask) -> Image:
+    def fill(mask):
         unknown = (mask > 0).astype(jnp.float32)[..., None]
         known = image * (1 - unknown)
         count = (1 - unknown).sum((1, 2), keepdims=True)
@@ -133,7 +133,7 @@ def _solve_road(image: Array, unknown: Array, start: Array) -> Array:
     degree = _neighbour_sum(jnp.ones_like(unknown))  # less than 1 at the border, where some neighbours are missing
 
     # The system's matrix: symmetric and positive definite, as conjugate gradients need; the identity on known pixels.
-    def system(x: Array) -> Array:
+    def system(x):
         return unknown * (degree * x - _neighbour_sum(unknown * x)) + (1 - unknown) * x
 
     # The tolerance stops only an iteration that has converged, where the next step would divide by zero.
@@ -151,7 +151,7 @@ def _solve_road(image: Array, unknown: Array, start: Array) -> Array:
 def _neighbour_sum(x: Array) -> Array:
     """Returns the weighted sum of each pixel's neighbours: 1/6 for each of the direct, 1/12 for the diagonal ones."""
 
-    def sides(x: Array, axis: int) -> Array:
+    def sides(x, axis):
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(3)])
         n = x.shape[axis]
         return jax.lax.slice_in_dim(padded, 0, n, axis=axis) + jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
@@ -224,15 +224,15 @@ def occlude_aus(
     first_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
     region_aus = jnp.broadcast_to(first_aus[:, None], (len(groups), len(image)))
 
-    def draw(au_index: Array, shift: Array) -> tuple[Array, Array]:
+    def draw(au_index, shift):
         shifted = landmarks + shift[:, None, :]
         return au_maps.batch_au_maps(shifted, au_index, where, size=size, codebook=au_codebook)
 
-    def add_region(so_far: Array, group: tuple[Array, Array]) -> tuple[Array, None]:
+    def add_region(so_far, group):
         au_index, is_target = group
         return jnp.maximum(so_far, draw(au_index, no_shift)[0] * is_target[:, None, None]), None
 
-    def controls(is_target: Array, target_map: Array) -> tuple[Array, Array]:
+    def controls(is_target, target_map):
         control_aus = _control_aus(is_target, first_aus, num_controls).T
         # Controls keep off the target AUs, and off hair and background, which no expression depends on.
         avoid = jnp.maximum(target_map, 1.0 - face)
@@ -247,7 +247,7 @@ def occlude_aus(
         passes.append(controls(is_target, target_map))
     occluder = make_occluder(image, imputation)
 
-    def drop(occlusion: tuple[Array, Array]) -> tuple[Array, Array]:
+    def drop(occlusion):
         region, has_region = draw(*occlusion)
         mask = jnp.minimum(region / metrics.REGION, 1.0)
         lost = probability - jax.nn.softmax(classifier(occluder(mask)))
@@ -347,7 +347,7 @@ def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codeboo
     largest = jnp.where(effects.has_region, drop, -jnp.inf).max(-1, keepdims=True)
     top = weight * (drop == largest) * (largest > 0)
 
-    def mean(values: Array, weight: Array) -> Array:
+    def mean(values, weight):
         total = weight.sum(-1)
         return (weight * values).sum(-1) / jnp.where(total > 0, total, 1.0)
 
@@ -395,7 +395,7 @@ def perturbation_curves(
 
     # A point of a curve occludes the cells of one map whose rank is in [low, high). The whole image and the fully
     # occluded image are the same for all maps, so that each takes one forward pass.
-    points: list[tuple[int, float, float]] = []
+    points = []
     for kind in kinds:
         if kind not in ("deletion", "insertion"):
             raise ValueError(f"kind must be deletion or insertion, got {kind!r}")
@@ -408,7 +408,7 @@ def perturbation_curves(
                     points.append((map_index if high - low < 1 else 0, low, high))
     distinct, row_of_point = np.unique(np.array(points), axis=0, return_inverse=True)
 
-    def probability(point: Float[Array, "3"]) -> PerFace:
+    def probability(point: Float[Array, "3"]):
         map_index, low, high = point
         order = ranks[map_index.astype(jnp.int32)]
         mask = resize.nearest(((order >= low) & (order < high)).astype(jnp.float32), size)
@@ -441,5 +441,4 @@ def random_maps(index: Int[Array, " batch"]) -> Float[Array, "batch GRID GRID"]:
 
     The map depends on the face's `index` in the split alone, and so is the same in every batch and run.
     """
-    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(0), i), (GRID, GRID)))
-    return draw(index)
+    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(0), i), (GRID, GRID)))(index)

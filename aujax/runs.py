@@ -252,7 +252,7 @@ def _check_codebook(workdir, config, manifest):
         )
 
 
-def _read_manifest(workdir) -> dict[str, Any]:
+def _read_manifest(workdir):
     """Returns the content of manifest.json; a run folder of another schema version is a UserError."""
     path = workdir / run_files.MANIFEST
     manifest = run_files.read_json(path, remedy=_DAMAGED)

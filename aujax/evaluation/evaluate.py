@@ -71,7 +71,7 @@ def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.s
     """
     book = codebook.load(config.codebook)
 
-    def forward(variables: methods.Variables, batch: Batch) -> Any:
+    def forward(variables, batch):
         return forward_batch(model, config, variables, batch), *draw_au_maps(batch, book, batch.expression)
 
     return jax.jit(forward, out_shardings=sharded(mesh))
@@ -81,7 +81,7 @@ def make_eval_step(forward: Callable[..., Any], mesh: Mesh) -> EvalStep:
     """Returns the eval step of a validation, from what `make_forward` returned, jitted or ahead-of-time compiled."""
     jitted_compare = jax.jit(compare, out_shardings=replicated(mesh))
 
-    def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
+    def eval_step(variables, batch):
         outputs, au_map, has_map = forward(variables, batch)
         columns, scores = jitted_compare(batch, outputs, au_map, has_map)
         return Outputs(columns, scores, {}, None, {})
@@ -125,7 +125,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     """
     book = codebook.load(config.codebook)
 
-    def forward_both(variables: methods.Variables, batch: Batch) -> Any:
+    def forward_both(variables, batch):
         forward = forward_batch(model, config, variables, batch)
         predicted = forward.logits.argmax(-1)
         # The compiler shares the forward pass: only what depends on the expression is computed again.
@@ -139,9 +139,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
 
     # Two programs, as in `make_forward`. Besides, where one program both draws AU maps and sums them over the batch,
     # the compiler makes the batch their innermost axis, and drawing takes ten times as long.
-    def compare_all(
-        batch: Batch, forward: methods.Forward, predicted_cam: Array | None, drawn: dict[str, AuMaps]
-    ) -> Any:
+    def compare_all(batch, forward, predicted_cam, drawn):
         au_map, has_map = drawn["label"]
         columns, scores = compare(batch, forward, au_map, has_map)
         columns["has_predicted_map"] = drawn["predicted"][1]
@@ -164,7 +162,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     jitted_forward = jax.jit(forward_both, out_shardings=sharded(mesh))
     jitted_compare = jax.jit(compare_all, out_shardings=replicated(mesh))
 
-    def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
+    def eval_step(variables, batch):
         forward, predicted_cam, drawn = jitted_forward(variables, batch)
         columns, scores, maps, class_sums = jitted_compare(batch, forward, predicted_cam, drawn)
         maps = {name: maps[name] for name in all_maps(forward)}  # JAX returns dictionaries sorted by key
@@ -208,7 +206,7 @@ def class_mean_cosines(
     """Returns the cosine of each face's AU map with the mean AU map of its class; pixels are not used."""
 
     @jax.jit
-    def cosines(batch: Batch) -> Array:
+    def cosines(batch):
         au_map, _ = draw_au_maps(batch, book, batch.expression)
         return metrics.cosine(jnp.asarray(means)[batch.expression], au_map)
 
@@ -248,7 +246,7 @@ def predict(
     columns: list[dict[str, np.ndarray]] = []
     scores: list[Scores] = []
 
-    def started() -> Iterator[tuple[Batch, Outputs]]:
+    def started():
         for batch in batches:
             yield batch, eval_step(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
 
@@ -262,7 +260,7 @@ def predict(
         for sink in sinks:
             sink(batch, outputs)
 
-    def joined(parts: Sequence[dict[Any, np.ndarray]]) -> dict[Any, np.ndarray]:
+    def joined(parts):
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     return Predictions(joined(columns), joined(scores))
@@ -310,7 +308,7 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str, *, all_m
     with MapCollector(len(source), attention_layer=layer, directory=maps_in) as collector:
         with scores_file as writer:
 
-            def write_batch(batch: Batch, outputs: Outputs) -> None:
+            def write_batch(batch, outputs):
                 if writer is not None:
                     write_scores(writer, outputs)
                 # Without the pixels, of which only the size is needed; a slice would keep all of them in memory.
@@ -337,7 +335,7 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str, *, all_m
     return directory
 
 
-def _write(run: Run, faces: Faces, workdir, metadata, columns, scores, arrays):
+def _write(run, faces, workdir, metadata, columns, scores, arrays):
     """Writes the files of an evaluation but for its scores, and the temperature if it is of the validation split."""
     split, source = metadata["split"], faces.source(metadata["split"])
     # The columns of faces.csv that are taken from the scores.
@@ -373,7 +371,7 @@ def evaluate_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
     return evaluate(run, runs.open_data(run, None), workdir, split)
 
 
-def _validation_predictions(workdir, metadata) -> tuple[summary.Faces, float] | None:
+def _validation_predictions(workdir, metadata):
     """Returns the predictions of the same weights on the validation split, and the temperature; None without them."""
     path = workdir / "eval" / "validation"
     if not (path / schema.METADATA).is_file():

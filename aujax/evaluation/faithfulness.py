@@ -49,7 +49,7 @@ def stages(model: nn.Module, size: int) -> tuple[str, ...]:
     """
     prefixes: dict[str, None] = {}
 
-    def init() -> Variables:
+    def init():
         variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
         # Recorded here, in the order of the calls: JAX sorts the keys of the tree that it returns.
         prefixes.update(dict.fromkeys(name.split("_")[0] for name in variables["params"]["backbone"]))
@@ -65,7 +65,7 @@ def randomised(variables: Variables, fresh: Variables, names: Collection[str]) -
     Cascading randomisation goes from the head down (Adebayo et al. 2018): pass `stages(...)[:n]` for n = 1, 2, ...
     """
 
-    def select(path: tuple[Any, ...], trained: Any, new: Any) -> Any:
+    def select(path, trained, new):
         _, part, name = (entry.key for entry in path[:3])  # such as "params", "backbone", "stage4_block0"
         stage = "head" if part == "head" else name.split("_")[0]
         return new if stage in names else trained
@@ -79,8 +79,7 @@ def similarity(first: Maps, second: Maps) -> Float[Array, " batch"]:
     >>> similarity(jnp.eye(4)[None], 3 - jnp.eye(4)[None])
     Array([-1.], dtype=float32)
     """
-    flat = [cams.normalize(maps).reshape(len(maps), -1) for maps in (first, second)]
-    return metrics.pearson(flat[0], flat[1])
+    return metrics.pearson(*(cams.normalize(maps).reshape(len(maps), -1) for maps in (first, second)))
 
 
 def mirror(images: Images) -> Images:
@@ -94,26 +93,24 @@ def mirror_similarity(maps: Maps, of_mirrored: Maps) -> Float[Array, " batch"]:
 
 
 def shift(images: Images) -> Images:
-    """Returns the images moved by `SHIFT` to the right and down; the border is repeated."""
-    down, right = (np.maximum(np.arange(n) - _shift_pixels(n), 0) for n in images.shape[1:3])
-    return images[:, down][:, :, right]
+    """Returns the square images moved by `SHIFT` to the right and down; the border is repeated."""
+    side = images.shape[1]
+    source = np.maximum(np.arange(side) - _shift_pixels(side), 0)
+    return images[:, source][:, :, source]
 
 
-def shift_similarity(maps: Maps, of_shifted: Maps, *, size: resize.Size) -> Float[Array, " batch"]:
-    """Returns the similarity of maps, moved like images of `size`, and those of the shifted images.
+def shift_similarity(maps: Maps, of_shifted: Maps, *, side: int) -> Float[Array, " batch"]:
+    """Returns the similarity of maps, moved like images of `side` pixels, and those of the shifted images.
 
     It is computed where both maps show the face.
     """
-    offsets, weights = [], []
-    for n, cells in zip(size, maps.shape[1:], strict=True):
-        offset = _shift_pixels(n) * cells / n
-        # Linear interpolation between the cells that lie `offset` before each cell.
-        source = np.clip(np.arange(cells) - offset, 0, cells - 1)
-        weights.append(np.maximum(1 - np.abs(source[:, None] - np.arange(cells)[None, :]), 0.0).astype(np.float32))
-        offsets.append(int(np.ceil(offset)))
-    moved = resize.separable(maps, *weights)
-    top, left = offsets
-    return similarity(moved[:, top:, left:], of_shifted[:, top:, left:])
+    cells = maps.shape[1]
+    offset = _shift_pixels(side) * cells / side
+    # Linear interpolation between the cells that lie `offset` before each cell.
+    source = np.clip(np.arange(cells) - offset, 0, cells - 1)
+    weights = np.maximum(1 - np.abs(source[:, None] - np.arange(cells)[None, :]), 0.0).astype(np.float32)
+    seen = slice(int(np.ceil(offset)), None)
+    return similarity(resize.separable(maps, weights, weights)[:, seen, seen], of_shifted[:, seen, seen])
 
 
 def _shift_pixels(side: int) -> int:
@@ -148,14 +145,14 @@ def make_measurement(
     whole, divided = replicated(mesh), sharded(mesh)
     views = {
         "mirrored": (jax.jit(mirror), mirror_similarity),
-        "shifted": (jax.jit(shift), functools.partial(shift_similarity, size=(size, size))),
+        "shifted": (jax.jit(shift), functools.partial(shift_similarity, side=size)),
     }
 
-    def logits(variables: Variables, image: Array) -> Array:
+    def logits(variables, image):
         return model.apply(variables, augment.normalize(image, config.normalization)) / temperature  # type: ignore
 
     @functools.partial(jax.jit, out_shardings=whole)
-    def occlude_aus(variables: Variables, batch: Batch, active: Array | None) -> dict[str, Array]:
+    def occlude_aus(variables, batch, active):
         effects = occlusion.occlude_aus(
             functools.partial(logits, variables),
             evaluate.float_images(batch),
@@ -175,12 +172,12 @@ def make_measurement(
         return occluded
 
     @functools.partial(jax.jit, out_shardings=divided)
-    def forward(variables: Variables, batch: Batch) -> tuple[Array, MapsByName]:
+    def forward(variables, batch):
         outputs = evaluate.forward_batch(model, config, variables, batch)
         return outputs.logits.argmax(-1), evaluate.all_maps(outputs)
 
     @functools.partial(jax.jit, out_shardings=whole)
-    def curves(variables: Variables, batch: Batch, maps: MapsByName) -> dict[str, MapsByName]:
+    def curves(variables, batch, maps):
         image, expression = evaluate.float_images(batch), jnp.asarray(batch.expression)
         classifier = functools.partial(logits, variables)
         perturb = functools.partial(occlusion.perturbation_curves, classifier, image, maps, expression)
@@ -195,7 +192,7 @@ def make_measurement(
     order = stages(model, size)
     mixed = {stage: randomised(trained, fresh, order[: i + 1]) for i, stage in enumerate(order)}
 
-    def measure(variables: Variables, batch: Batch) -> Outputs:
+    def measure(variables, batch):
         occluded = occlude_aus(variables, batch, active)
         baseline, occluded["has_map"] = baselines(batch)
         predicted, maps = forward(variables, batch._replace(expression=jax.device_put(occluded["predicted"], divided)))
@@ -248,7 +245,7 @@ def occlusion_scores(
     scores: Scores = {}
     whole = curves["deletion"][RANDOM][:, 0]
 
-    def add(metric: str, values: np.ndarray, name: str = "", *, imputed: Any = 0.0) -> None:
+    def add(metric, values, name="", *, imputed: Any = 0.0):
         """Adds a score as it is and, from its value when everything is imputed, normalised."""
         (target,) = METRICS[metric].targets
         scores[ScoreKey(metric, name, target)] = values
@@ -346,7 +343,7 @@ def evaluate_faithfulness(
     done = 0
     with schema.ScoreWriter(directory / schema.FAITHFULNESS_SCORES) as writer:
 
-        def write_batch(_: Batch, outputs: Outputs) -> None:
+        def write_batch(_, outputs):
             nonlocal done
             evaluate.write_scores(writer, outputs)
             before, done = done, done + int(outputs.columns["valid"].sum())

@@ -129,7 +129,7 @@ def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
     return Translated(from_config_dict(config), method, str(options.get("dataset", "")), unmapped)
 
 
-def _sentences(options, differences, method) -> tuple[str, ...]:
+def _sentences(options, differences, method):
     """Returns a sentence for each option with a value that aujax has no equivalent of."""
     sentences = []
     for name, difference in differences.items():

@@ -11,7 +11,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from aujax import checkpoints, codebook, processes, run_files, runs, weight_file
 from aujax.config import Config
 from aujax.data import device_cache, feed
 from aujax.data.batch import abstract, check_divisible, data_mesh, replicate, replicated, to_mesh_ahead
-from aujax.data.store import Faces, FaceSource, open_faces
+from aujax.data.store import FaceSource, open_faces
 from aujax.errors import UserError
 from aujax.evaluation import evaluate
 from aujax.models import pretrained
@@ -117,7 +117,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 )
 
 
-def _open_data(config) -> Faces:
+def _open_data(config):
     """Returns the data set, after the checks that it has what the options need."""
     if not config.data.dir:
         raise UserError(
@@ -148,7 +148,7 @@ def _open_data(config) -> Faces:
     return faces
 
 
-def _shared_facts(config, faces, workdir) -> dict[str, Any]:
+def _shared_facts(config, faces, workdir):
     """Returns what must be the same in all processes of a run, by names that a user knows."""
     facts = {f"config.{name}": value for name, value in run_files.flat(dataclasses.asdict(config)).items()}
     for name in ("config.data.dir", "config.data.read_threads"):  # each process may have its own
@@ -244,8 +244,7 @@ def _cached(training, source, state) -> Epochs:
         while done < len(rows):
             started = time.perf_counter()
             last = min(done + count, len(rows))
-            bounds = replicate((np.int32(done), np.int32(last)), mesh)
-            state, totals = program(state, totals, faces, *batches, *bounds)
+            state, totals = program(state, totals, faces, *batches, *replicate((np.int32(done), np.int32(last)), mesh))
             jax.block_until_ready(totals)
             if in_loop:
                 wanted = _CALL_SECONDS * (last - done) / (time.perf_counter() - started)
@@ -296,7 +295,7 @@ def _streamed(training, source, state) -> Epochs:
     return Epochs(run, f"faces loaded from disk by {config.data.read_threads} threads", is_cached=False)
 
 
-def _validation(training, faces, state, *, layer, keep_decoded) -> Callable[[TrainState], dict[str, Any]]:
+def _validation(training, faces, state, *, layer, keep_decoded):
     """Returns state -> summary over the split that selects the best epoch.
 
     Args:
