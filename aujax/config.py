@@ -241,12 +241,9 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
         option = OPTIONS[name]
         kind = typing.get_origin(option.kind) or option.kind
         # An int is accepted for a float, and a list (of JSON) for a tuple. A bool is an int for Python, but not here.
-        is_bool = isinstance(value, bool)
-        if kind is float and isinstance(value, int) and not is_bool:
-            value = float(value)
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
-        if not isinstance(value, kind) or (kind is int and is_bool):
+        if (kind, type(value)) in ((float, int), (tuple, list)):
+            value = kind(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise UserError(f"--config.{name}: expected {kind.__name__}, got {value!r}")
         if option.check and not option.check.holds(value):
             raise UserError(f"--config.{name}: expected {option.check.expected}, got {value!r}")
