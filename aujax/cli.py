@@ -73,9 +73,8 @@ class Parser(argparse.ArgumentParser):
 
     def option_names(self) -> set[str]:
         """Returns all options, with those of subcommands."""
-        names = set()
+        names = set(self._option_string_actions)
         for action in self._actions:
-            names.update(action.option_strings)
             if isinstance(action.choices, dict):  # subcommands by name
                 names.update(*(child.option_names() for child in action.choices.values()))
         return names
@@ -196,7 +195,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     config.add_arguments(parser)
 
 
-def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_process_arguments(parser):
     from aujax import processes
     from aujax.data.sources import whole_number
 
@@ -225,7 +224,7 @@ def _add_process_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _join_processes(options: argparse.Namespace) -> None:
+def _join_processes(options):
     """Joins the other processes if the options describe some."""
     from aujax import processes
 

@@ -149,7 +149,7 @@ class Config:
     @property
     def weight_files(self) -> tuple[str, ...]:
         """The separate files or ids of `weights`."""
-        return tuple(filter(None, (source.strip() for source in self.weights.split(","))))
+        return tuple(filter(None, map(str.strip, self.weights.split(","))))
 
     def to_config_dict(self) -> ml_collections.ConfigDict:
         """Returns the same options as a locked ConfigDict, for `configs/*.py`."""
@@ -241,12 +241,9 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
         option = OPTIONS[name]
         kind = typing.get_origin(option.kind) or option.kind
         # An int is accepted for a float, and a list (of JSON) for a tuple. A bool is an int for Python, but not here.
-        is_bool = isinstance(value, bool)
-        if kind is float and isinstance(value, int) and not is_bool:
-            value = float(value)
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
-        if not isinstance(value, kind) or (kind is int and is_bool):
+        if (kind, type(value)) in ((float, int), (tuple, list)):
+            value = kind(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise UserError(f"--config.{name}: expected {kind.__name__}, got {value!r}")
         if option.check and not option.check.holds(value):
             raise UserError(f"--config.{name}: expected {option.check.expected}, got {value!r}")
@@ -258,14 +255,13 @@ def from_config_dict(options: ml_collections.ConfigDict | Mapping[str, Any]) -> 
     return config
 
 
-def _check_together(config: Config) -> None:
+def _check_together(config):
     """Raises a UserError where the method, its options, its layers and the codebook do not fit together."""
     try:
         book = codebook.load(config.codebook)
     except ValueError as error:
         raise UserError(f"--config.codebook: {error}") from error
-    row = methods.METHODS[config.method]
-    options = method_options(config)
+    row, options = methods.METHODS[config.method], method_options(config)
     try:
         row.with_options(options)
     except ValueError as error:
@@ -293,10 +289,10 @@ def method_options(config: Config) -> dict[str, float]:
         name, _, number = part.partition("=")
         try:
             values[name] = float(number)
-        except ValueError as error:
+        except ValueError:
             raise UserError(
                 f"--config.method_options: expected NAME=NUMBER, separated by commas, got {part!r}"
-            ) from error
+            ) from None
     return values
 
 

@@ -13,6 +13,7 @@ a pixel that is not finite) and any map compared with an empty region have the s
 and 0.5 for `auc`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -170,13 +171,10 @@ def _iou_and_auc(values: Array, inside: Array) -> tuple[Array, Array]:
     area = jnp.minimum(covered[..., -1:], count)  # of the region, in cells
 
     # For each of the sorted values, the index where the run of its equals begins, and where it has ended.
-    index = jnp.broadcast_to(jnp.arange(count), values.shape)
-    changes = values[..., 1:] != values[..., :-1]
-    edge = jnp.ones_like(changes[..., :1])
-    starts, ends = jnp.concatenate([edge, changes], axis=-1), jnp.concatenate([changes, edge], axis=-1)
-    axis = values.ndim - 1
-    first = jax.lax.cummax(jnp.where(starts, index, 0), axis=axis)
-    last = jax.lax.cummin(jnp.where(ends, index + 1, count), axis=axis, reverse=True)
+    first, last = (
+        jnp.vectorize(functools.partial(jnp.searchsorted, side=side), signature="(n),(n)->(n)")(-values, -values)
+        for side in ("left", "right")
+    )
     covered_first, covered_last = (jnp.take_along_axis(covered, place, axis=-1) for place in (first, last))
 
     # The part of the outside that has a lower value than a given cell is all of the outside, less the part before the
@@ -204,6 +202,5 @@ def pearson(first: Float[Array, "*batch n"], second: Float[Array, "*batch n"]) -
     >>> pearson(jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 0.0, -2.0]))
     Array(-1., dtype=float32)
     """
-    first, second = (x - x.mean(-1, keepdims=True) for x in (first, second))
-    norms = [jnp.sqrt(jnp.maximum((x**2).sum(-1), _FLOOR**2)) for x in (first, second)]
-    return jnp.clip((first * second).sum(-1) / (norms[0] * norms[1]), -1.0, 1.0)
+    centred = ((x - x.mean(-1, keepdims=True))[..., None, :] for x in (first, second))
+    return jnp.clip(cosine(*centred), -1.0, 1.0)

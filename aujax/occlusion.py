@@ -60,7 +60,7 @@ def make_occluder(image: Image, imputation: str) -> Fill:
         raise ValueError(f"imputation must be one of {', '.join(IMPUTATIONS)}, got {imputation!r}")
     fill = IMPUTATIONS[imputation](image)
 
-    def occluded(mask: Mask) -> Image:
+    def occluded(mask):
         weight = mask[..., None]
         return image * (1 - weight) + fill(mask) * weight
 
@@ -91,7 +91,7 @@ def road_imputation(image: Image) -> Fill:
     """
     noise = NOISE * jax.random.normal(jax.random.key(0), image.shape[1:])
 
-    def fill(mask: Mask) -> Image:
+    def fill(mask):
         unknown = (mask > 0).astype(jnp.float32)[..., None]
         known = image * (1 - unknown)
         count = (1 - unknown).sum((1, 2), keepdims=True)
@@ -133,7 +133,7 @@ def _solve_road(image: Array, unknown: Array, start: Array) -> Array:
     degree = _neighbour_sum(jnp.ones_like(unknown))  # less than 1 at the border, where some neighbours are missing
 
     # The system's matrix: symmetric and positive definite, as conjugate gradients need; the identity on known pixels.
-    def system(x: Array) -> Array:
+    def system(x):
         return unknown * (degree * x - _neighbour_sum(unknown * x)) + (1 - unknown) * x
 
     # The tolerance stops only an iteration that has converged, where the next step would divide by zero.
@@ -151,7 +151,7 @@ def _solve_road(image: Array, unknown: Array, start: Array) -> Array:
 def _neighbour_sum(x: Array) -> Array:
     """Returns the weighted sum of each pixel's neighbours: 1/6 for each of the direct, 1/12 for the diagonal ones."""
 
-    def sides(x: Array, axis: int) -> Array:
+    def sides(x, axis):
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(3)])
         n = x.shape[axis]
         return jax.lax.slice_in_dim(padded, 0, n, axis=axis) + jax.lax.slice_in_dim(padded, 2, n + 2, axis=axis)
@@ -164,7 +164,7 @@ def _neighbour_sum(x: Array) -> Array:
 class Effects(NamedTuple):
     """Probability drops of every class by occlusion of each AU's region, and by occlusion of control regions.
 
-    A drop is 0 where `has_region` or `has_control` is False.
+    A drop is 0 where `has_region` or `has_control` is False. `of_targets` differ in the fields about targets alone.
     """
 
     probability: Float[Array, "batch classes"]  # for the whole image
@@ -173,6 +173,7 @@ class Effects(NamedTuple):
     control_drop: Float[Array, "batch controls classes"]
     has_control: Bool[Array, "batch controls"]
     is_target: Bool[Array, "batch aus"]  # whether the AU, or one with the same region, is a target AU of the face
+    of_targets: tuple["Effects", ...] = ()  # the same for each of the further `targets` of `occlude_aus`
 
 
 def occlude_aus(
@@ -184,7 +185,7 @@ def occlude_aus(
     codebook: Codebook,
     imputation: str = "blur",
     aus: Sequence[int] | None = None,
-    targets: Bool[Array, "batch aus"] | None = None,
+    targets: Sequence[Bool[Array | np.ndarray, "batch aus"]] = (),
     num_controls: int = NUM_CONTROLS,
 ) -> Effects:
     """Returns the probability drops by occlusion of each of `aus` (default: all of the codebook), per face in `where`.
@@ -193,9 +194,10 @@ def occlude_aus(
     effect of occluding as large a part elsewhere on the face: an AU matters as far as its drop exceeds those of the
     controls. A control is the region of a target AU, moved within the face to where it covers the least of the regions
     of target AUs. Up to `num_controls` target AUs, spread over the list of AUs, have a control. Target AUs are those
-    that the codebook lists for the predicted expression or, if given, `targets`: which of `aus` each face has, such as
-    those that a coder found active. AUs with the same region share one forward pass: the twenty AUs of `FACS` have
-    sixteen regions, which makes 21 passes with four controls and the whole image.
+    that the codebook lists for the predicted expression. `targets` are further sets of target AUs, such as those that a
+    coder found active: which of `aus` each face has. Each set has controls of its own, in `Effects.of_targets`. AUs
+    with the same region share one forward pass: the twenty AUs of `FACS` have sixteen regions, which makes 21 passes
+    with four controls and the whole image, and four more for each further set.
 
     >>> from aujax.codebook import FACS
     >>> classifier = lambda image: jnp.zeros((len(image), 7))
@@ -208,58 +210,66 @@ def occlude_aus(
     aus = codebook.all_aus if aus is None else tuple(aus)
     au_codebook = single_aus(aus, geometry=codebook)
     groups = codebook.same_region(aus)
+    in_group = np.array([[number in group for group in groups] for number in aus])
     probability = jax.nn.softmax(classifier(image))
     predicted = probability.argmax(-1)
-    size = image.shape[1:3]
+    listed = jnp.array([[number in listed for number in aus] for listed in codebook.aus.values()])
+    # Of every set, which regions are those of target AUs.
+    target_sets = [(jnp.asarray(shown)[:, :, None] & in_group[None]).any(1) for shown in (listed[predicted], *targets)]
 
-    def draw(au_index: Array, shift: Array) -> tuple[Array, Array]:
+    size = image.shape[1:3]
+    no_shift = jnp.zeros((len(image), 2))
+    face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
+    # One AU of every distinct region, as an index into `aus`.
+    first_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
+    region_aus = jnp.broadcast_to(first_aus[:, None], (len(groups), len(image)))
+
+    def draw(au_index, shift):
         shifted = landmarks + shift[:, None, :]
         return au_maps.batch_au_maps(shifted, au_index, where, size=size, codebook=au_codebook)
 
-    no_shift = jnp.zeros((len(image), 2))
-    if targets is None:
-        targets = jnp.array([[number in listed for number in aus] for listed in codebook.aus.values()])[predicted]
-        target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
-    else:
-        everywhere = jnp.broadcast_to(jnp.arange(len(aus))[:, None], targets.T.shape)
+    def add_region(so_far, group):
+        au_index, is_target = group
+        return jnp.maximum(so_far, draw(au_index, no_shift)[0] * is_target[:, None, None]), None
 
-        def add(so_far: Array, au: tuple[Array, Array]) -> tuple[Array, None]:
-            au_index, shown = au
-            return jnp.maximum(so_far, draw(au_index, no_shift)[0] * shown[:, None, None]), None
+    def controls(is_target, target_map):
+        control_aus = _control_aus(is_target, first_aus, num_controls).T
+        # Controls keep off the target AUs, and off hair and background, which no expression depends on.
+        avoid = jnp.maximum(target_map, 1.0 - face)
+        return control_aus, jax.lax.map(lambda au: _control_shift(draw(au, no_shift)[0], avoid), control_aus)
 
-        target_map, _ = jax.lax.scan(add, jnp.zeros((len(image), *size)), (everywhere, targets.T))
-    in_group = np.array([[number in group for group in groups] for number in aus])
-    group_is_target = (targets[:, :, None] & in_group[None]).any(1)
-
-    # What each pass draws, as indices into `aus`: first one AU of every distinct region, then the AUs of the controls.
-    region_aus = jnp.array([aus.index(group[0]) for group in groups], jnp.int32)
-    control_aus = _control_aus(group_is_target, region_aus, num_controls).T
-    region_aus = jnp.broadcast_to(region_aus[:, None], (len(groups), len(image)))
-
-    # Controls keep off the target AUs, and off hair and background, which no expression depends on.
-    face = jax.vmap(functools.partial(au_maps.face_outline, size=size))(landmarks)
-    avoid = jnp.maximum(target_map, 1.0 - face)
-    control_shifts = jax.lax.map(lambda au_index: _control_shift(draw(au_index, no_shift)[0], avoid), control_aus)
+    # The AU that each forward pass occludes, and how far its region is moved: first every region, then the controls.
+    passes = [(region_aus, jnp.zeros((*region_aus.shape, 2)))]
+    target_map, _ = au_maps.batch_au_maps(landmarks, predicted, where, size=size, codebook=codebook)
+    passes.append(controls(target_sets[0], target_map))
+    for is_target in target_sets[1:]:
+        target_map, _ = jax.lax.scan(add_region, jnp.zeros_like(face), (region_aus, is_target.T))
+        passes.append(controls(is_target, target_map))
     occluder = make_occluder(image, imputation)
 
-    def drop(occlusion: tuple[Array, Array]) -> tuple[Array, Array]:
+    def drop(occlusion):
         region, has_region = draw(*occlusion)
         mask = jnp.minimum(region / metrics.REGION, 1.0)
         lost = probability - jax.nn.softmax(classifier(occluder(mask)))
         return jnp.where(has_region[:, None], lost, 0.0), has_region
 
-    shifts = jnp.concatenate([jnp.zeros((len(groups), *no_shift.shape)), control_shifts])
-    drops, drawn = jax.lax.map(drop, (jnp.concatenate([region_aus, control_aus]), shifts))
-    drops, drawn = jnp.moveaxis(drops, 0, 1), jnp.moveaxis(drawn, 0, 1)
+    drops, drawn = jax.lax.map(drop, jax.tree.map(lambda *parts: jnp.concatenate(parts), *passes))
+    starts = len(groups) + num_controls * np.arange(len(target_sets))
+    region_drops, *control_drops = jnp.split(jnp.moveaxis(drops, 0, 1), starts, axis=1)
+    has_region, *drawn_controls = jnp.split(drawn.T, starts, axis=1)
     group_of = in_group.argmax(1)
-    return Effects(
-        probability=probability,
-        probability_drop=drops[:, group_of],
-        has_region=drawn[:, group_of],
-        control_drop=drops[:, len(groups) :],
-        has_control=drawn[:, len(groups) :],
-        is_target=group_is_target[:, group_of],
-    )
+    first, *others = [
+        Effects(
+            probability,
+            region_drops[:, group_of],
+            has_region[:, group_of],
+            control_drop,
+            has_control,
+            is_target[:, group_of],
+        )
+        for control_drop, has_control, is_target in zip(control_drops, drawn_controls, target_sets, strict=True)
+    ]
+    return first._replace(of_targets=tuple(others))
 
 
 def _control_aus(
@@ -337,7 +347,7 @@ def target_au_summary(effects: Effects, *, aus: Sequence[int], codebook: Codeboo
     largest = jnp.where(effects.has_region, drop, -jnp.inf).max(-1, keepdims=True)
     top = weight * (drop == largest) * (largest > 0)
 
-    def mean(values: Array, weight: Array) -> Array:
+    def mean(values, weight):
         total = weight.sum(-1)
         return (weight * values).sum(-1) / jnp.where(total > 0, total, 1.0)
 
@@ -385,7 +395,7 @@ def perturbation_curves(
 
     # A point of a curve occludes the cells of one map whose rank is in [low, high). The whole image and the fully
     # occluded image are the same for all maps, so that each takes one forward pass.
-    points: list[tuple[int, float, float]] = []
+    points = []
     for kind in kinds:
         if kind not in ("deletion", "insertion"):
             raise ValueError(f"kind must be deletion or insertion, got {kind!r}")
@@ -398,7 +408,7 @@ def perturbation_curves(
                     points.append((map_index if high - low < 1 else 0, low, high))
     distinct, row_of_point = np.unique(np.array(points), axis=0, return_inverse=True)
 
-    def probability(point: Float[Array, "3"]) -> PerFace:
+    def probability(point: Float[Array, "3"]):
         map_index, low, high = point
         order = ranks[map_index.astype(jnp.int32)]
         mask = resize.nearest(((order >= low) & (order < high)).astype(jnp.float32), size)
@@ -431,5 +441,4 @@ def random_maps(index: Int[Array, " batch"]) -> Float[Array, "batch GRID GRID"]:
 
     The map depends on the face's `index` in the split alone, and so is the same in every batch and run.
     """
-    draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(0), i), (GRID, GRID)))
-    return draw(index)
+    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(jax.random.key(0), i), (GRID, GRID)))(index)

@@ -65,20 +65,14 @@ def smallest(value: float) -> float:
     return float(multihost_utils.process_allgather(np.float32(value)).min())
 
 
-def total(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the sum of each array over all processes, of the same type, the same in all of them."""
-    if jax.process_count() == 1:
-        return dict(arrays)
-    gathered = {name: multihost_utils.process_allgather(array) for name, array in arrays.items()}
-    return {name: parts.sum(0, dtype=parts.dtype) for name, parts in gathered.items()}
+def total(array: np.ndarray) -> np.ndarray:
+    """Returns the sum of an array over all processes, of the same type, the same in all of them."""
+    return multihost_utils.process_allgather(array).sum(0, dtype=array.dtype)
 
 
-def own_part(array: jax.Array | np.ndarray) -> np.ndarray:
-    """Returns this process's rows of an array that is divided over the devices, or the whole array of one process."""
-    if not isinstance(array, jax.Array) or array.is_fully_addressable:
-        return np.asarray(array)
-    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+def gathered(array: jax.Array | np.ndarray) -> np.ndarray:
+    """Returns all rows of a `jax.Array` that is divided over the devices, or of host arrays, each process's part."""
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
@@ -105,6 +99,7 @@ def difference(facts: Sequence[Mapping[str, Any]]) -> str | None:
     >>> difference([{"config.au_weight": 4.0}, {"config.au_weight": 0.0}])
     'process 1 has config.au_weight=0.0, process 0 has 4.0'
     """
+
     differing = {}
     for name in dict.fromkeys(itertools.chain(*facts)):
         # As text, so that nan equals nan; "" in a process without that fact.

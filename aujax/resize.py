@@ -19,9 +19,8 @@ Maps = Float[Array, "*batch h w"]
 Resized = Float[Array, "*batch height width"]
 
 # Accelerators would otherwise round float32 products to fewer bits.
-_exact_einsum = functools.partial(jnp.einsum, precision="highest")
-_resample_rows = functools.partial(_exact_einsum, "...hw,Hh->...Hw")
-_resample_columns = functools.partial(_exact_einsum, "...hw,Ww->...hW")
+_resample_rows = functools.partial(jnp.einsum, "...hw,Hh->...Hw", precision="highest")
+_resample_columns = functools.partial(jnp.einsum, "...hw,Ww->...hW", precision="highest")
 
 
 @functools.lru_cache
@@ -33,13 +32,9 @@ def torch_aligned_matrix(n_in: int, n_out: int) -> Matrix:
     """
     scale = (n_in - 1) / (n_out - 1) if n_out > 1 else 0.0
     support = max(scale, 1.0)
-    weights = np.zeros((n_out, n_in))
-    for i in range(n_out):
-        centre = scale * (i + 0.5)
-        taps = np.arange(max(int(centre - support + 0.5), 0), min(int(centre + support + 0.5), n_in))
-        row = np.maximum(0.0, 1.0 - np.abs(taps - centre + 0.5) / support)
-        weights[i, taps] = row / row.sum()
-    return weights.astype(np.float32)
+    centres = scale * (np.arange(n_out) + 0.5)
+    weights = np.maximum(0.0, 1.0 - np.abs(np.arange(n_in)[None, :] - centres[:, None] + 0.5) / support)
+    return (weights / weights.sum(1, keepdims=True)).round(12).astype(np.float32)  # rounding errors are not weights
 
 
 @functools.lru_cache
@@ -95,10 +90,8 @@ def weighted_rows(maps: Maps, rows: Matrix) -> Float[Array, "*batch height w"]:
            [5.]], dtype=float32)
     """
     first, weights = _taps(rows)
-    shape = *[1] * (maps.ndim - 2), len(rows), 1
-    return functools.reduce(
-        jnp.add, [maps[..., first + i, :] * weight.reshape(shape) for i, weight in enumerate(weights.T)]
-    )
+    weights = weights.T.reshape(-1, *[1] * (maps.ndim - 2), len(rows), 1)
+    return functools.reduce(jnp.add, [maps[..., first + i, :] * weight for i, weight in enumerate(weights)])
 
 
 def _taps(rows: Matrix) -> tuple[np.ndarray, Matrix]:
@@ -136,8 +129,9 @@ def banded(maps: Maps, rows: Matrix, columns: Matrix) -> Maps:
 
 
 def _resample(maps: Maps, size: Size, matrix: Callable[[int, int], Matrix]) -> Resized:
-    rows, columns = map(matrix, maps.shape[-2:], size)
-    return separable(maps, rows, columns)
+    if maps.shape[-2:] == size:
+        return maps
+    return separable(maps, *map(matrix, maps.shape[-2:], size))
 
 
 def torch_aligned(maps: Maps, size: Size) -> Resized:
@@ -146,7 +140,7 @@ def torch_aligned(maps: Maps, size: Size) -> Resized:
     >>> torch_aligned(jnp.eye(28), (14, 14)).shape
     (14, 14)
     """
-    return maps if maps.shape[-2:] == size else _resample(maps, size, torch_aligned_matrix)
+    return _resample(maps, size, torch_aligned_matrix)
 
 
 def bilinear(maps: Maps, size: Size) -> Resized:
@@ -161,7 +155,7 @@ def area_resize(maps: Maps, size: Size) -> Resized:
     Array([[0.5, 0. ],
            [0. , 0.5]], dtype=float32)
     """
-    return maps if maps.shape[-2:] == size else _resample(maps, size, area_matrix)
+    return _resample(maps, size, area_matrix)
 
 
 def nearest(maps: Maps, size: Size) -> Resized:

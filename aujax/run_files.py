@@ -24,15 +24,13 @@ CALIBRATION = "calibration.json"
 SCHEMA_VERSION = 1
 
 # Options that affect no number: they may differ between a run and its continuation, or between compared runs.
-FREE_OPTIONS = frozenset(
-    {
-        "data.dir",
-        "data.read_threads",
-        "data.eval_batch_size",
-        "data.cache",
-        "keep_checkpoints",
-        "rematerialize",
-    }
+FREE_OPTIONS = (
+    "data.dir",
+    "data.read_threads",
+    "data.eval_batch_size",
+    "data.cache",
+    "keep_checkpoints",
+    "rematerialize",
 )
 
 

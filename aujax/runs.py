@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aujax import codebook, methods, processes, run_files
-from aujax.checkpoints import Checkpoints
+from aujax import checkpoints, codebook, methods, processes, run_files
 from aujax.config import Config, from_config_dict, method_options
 from aujax.data.batch import DATA_AXIS, data_mesh, replicated
 from aujax.data.store import Faces, open_faces
@@ -62,7 +61,8 @@ def load_run(workdir: str | pathlib.Path, *, which: str = "best") -> Run:
     config = from_config_dict(run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED))
     _check_codebook(workdir, config, manifest)
     model = build_model(config, len(manifest["expressions"]))
-    restored = restore(workdir, abstract_variables(model, config), replicated(data_mesh()), which=which)
+    like = abstract_variables(model, config)
+    restored = checkpoints.restore(workdir / run_files.CHECKPOINTS, like, replicated(data_mesh()), which=which)
     if restored is None:
         raise UserError(f"--workdir: {workdir} has no checkpoint yet; the first is written at the first validation")
     step, variables, metrics = restored
@@ -99,19 +99,18 @@ def temperature(run: Run, workdir: pathlib.Path, *, fingerprint: str | None) -> 
     remedy = "evaluate the validation split again with `aujax eval`"
     content = run_files.read_json(path, remedy=remedy)
     try:
-        value = content["temperature"]
-        step = content["checkpoint"]["step"]
+        value, step = content["temperature"], content["checkpoint"]["step"]
         data = content.get("data", {})
         fitted_on = data.get("fingerprint")
-        usable = value is not True and 0 < value < math.inf
-    except (KeyError, TypeError, AttributeError):
-        usable = False
-    if not usable:
-        raise UserError(f"{path}: expected a temperature above 0 and its checkpoint, got {content!r:.60}; {remedy}")
+        if value is True or not 0 < value < math.inf:
+            raise ValueError
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        message = f"{path}: expected a temperature above 0 and its checkpoint, got {content!r:.60}; {remedy}"
+        raise UserError(message) from error
     unused = f"No temperature is used: the one in {run_files.CALIBRATION}"
     if step != run.checkpoint["step"]:
-        weights = f"those of step {step} instead of step {run.checkpoint['step']}"
-        return None, f"{unused} belongs to other weights, {weights}."
+        used = run.checkpoint["step"]
+        return None, f"{unused} belongs to other weights, those of step {step} instead of step {used}."
     if fingerprint and fitted_on not in (None, fingerprint):
         return None, f"{unused} was fitted to other data, {data.get('dir', 'unknown')}."
     return float(value), ""
@@ -152,34 +151,6 @@ def abstract_variables(model: methods.Classifier, config: Config) -> dict[str, A
         raise UserError(f"--config.image_size: {error}") from error
 
 
-def restore(
-    workdir: pathlib.Path, like: Any, sharding: jax.sharding.Sharding, *, which: str
-) -> tuple[int, Any, dict[str, float]] | None:
-    """Returns step, state and validation metrics of a checkpoint; None before the first one.
-
-    Args:
-      workdir: the run folder.
-      like: structure, shapes and types of what is restored, all of the state or a part.
-      sharding: where its arrays are placed.
-      which: "best" or "latest".
-    """
-    directory = workdir / run_files.CHECKPOINTS
-    if not directory.is_dir():
-        return None
-    with Checkpoints(directory) as checkpoints:
-        return checkpoints.restore(which, like, sharding)
-
-
-def check_expressions(config: Config, faces: Faces) -> None:
-    """Raises a UserError unless the codebook has the class list of the data set."""
-    book = codebook.load(config.codebook)
-    if book.expressions != faces.expressions:
-        raise UserError(
-            f"--config.codebook: {config.codebook} has the expressions {', '.join(book.expressions)}, but the data set "
-            f"{faces.directory} has {', '.join(faces.expressions)}; give a codebook file with the data set's class list"
-        )
-
-
 def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
     """Raises a UserError unless the folder is new, or its run was started with these options and data."""
     if workdir.exists() and not workdir.is_dir():
@@ -194,14 +165,12 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
             f"--workdir: {workdir} holds a released model, imported from {imported['from']}, which is evaluated and "
             "not trained further; choose a new folder"
         )
-    before = run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED)
     # An option that did not exist yet when the run was started had its default.
-    defaults = run_files.training_options(dataclasses.asdict(Config()))
-    before = defaults | run_files.training_options(before)
-    now = run_files.training_options(dataclasses.asdict(config))
-    changed = sorted(name for name in before if before[name] != now.get(name))
-    if changed:
-        name = changed[0]
+    defaults, now = (run_files.training_options(dataclasses.asdict(options)) for options in (Config(), config))
+    stored = run_files.read_json(workdir / run_files.CONFIG, remedy=_DAMAGED)
+    before = defaults | run_files.training_options(stored)
+    if changed := [name for name in before if before[name] != now.get(name)]:
+        name = min(changed)
         raise UserError(
             f"--workdir: {workdir} was started with config.{name}={before[name]!r}, now it is {now.get(name)!r}; "
             "choose another folder or the same options"
@@ -231,7 +200,7 @@ def start(workdir: pathlib.Path, config: Config, faces: Faces) -> None:
     while not (workdir / run_files.CONFIG).exists():
         if time.monotonic() > deadline:
             raise UserError(f"--workdir: {workdir} is not on a disk that all processes see; choose a folder that is")
-        time.sleep(min(1.0, _VISIBLE_WITHIN / 10))
+        time.sleep(_VISIBLE_WITHIN / 60)
 
 
 def write_imported(
@@ -241,9 +210,9 @@ def write_imported(
 
     The manifest stores their origin (`imported`) and the name of the training data, whose content is not known.
     """
-    with Checkpoints(workdir / run_files.CHECKPOINTS) as checkpoints:
+    with checkpoints.Checkpoints(workdir / run_files.CHECKPOINTS) as writer:
         # Accuracy and epoch are not known; there is no other checkpoint to compare with.
-        checkpoints.save(0, jax.device_put(variables, replicated(data_mesh())), {"accuracy": 0.0, "epoch": 0})
+        writer.save(0, jax.device_put(variables, replicated(data_mesh())), {"accuracy": 0.0, "epoch": 0})
     data = {"dir": config.data.dir, "name": dataset, "fingerprint": None, "splits": {}}
     expressions = list(codebook.load(config.codebook).expressions)
     _write(workdir, config, {"imported": imported, "expressions": expressions, "data": data})
@@ -251,9 +220,8 @@ def write_imported(
 
 def _write(workdir, config, about):
     """Writes manifest.json, with versions and devices added, and config.json, which makes the folder a run."""
-    manifest = {
-        "schema_version": run_files.SCHEMA_VERSION,
-        **about,
+    manifest = {"schema_version": run_files.SCHEMA_VERSION} | about
+    manifest |= {
         "codebook": codebook_content(config),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -284,7 +252,7 @@ def _check_codebook(workdir, config, manifest):
         )
 
 
-def _read_manifest(workdir) -> dict[str, Any]:
+def _read_manifest(workdir):
     """Returns the content of manifest.json; a run folder of another schema version is a UserError."""
     path = workdir / run_files.MANIFEST
     manifest = run_files.read_json(path, remedy=_DAMAGED)

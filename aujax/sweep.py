@@ -181,8 +181,7 @@ def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
         return "to train"
     remedy = "`aujax train` writes it; remove the folder to train the row again"
     started_with = run_files.read_json(folder / run_files.CONFIG, remedy=remedy)
-    options = dataclasses.asdict(row.config)
-    if run_files.training_options(started_with) != run_files.training_options(options):
+    if run_files.training_options(started_with) != run_files.training_options(dataclasses.asdict(row.config)):
         return "started with other options"
     manifest = run_files.read_json(folder / run_files.MANIFEST, remedy=remedy)
     if manifest["data"]["fingerprint"] != faces.fingerprint:
@@ -193,9 +192,9 @@ def state(row: Row, out: pathlib.Path, faces: Faces) -> str:
         return f"to continue after epoch {last_step // steps_per_epoch} of {row.config.epochs}"
     # An evaluation older than the last checkpoint is one of another checkpoint.
     trained = (folder / run_files.CHECKPOINTS / str(last_step)).stat().st_mtime_ns
-    for split in _EVALUATED:
+    for split in faces.splits.keys() & _EVALUATED:
         metrics = folder / "eval" / split / "metrics.json"
-        if split in faces.splits and not (metrics.is_file() and metrics.stat().st_mtime_ns >= trained):
+        if not metrics.is_file() or metrics.stat().st_mtime_ns < trained:
             return "to evaluate"
     return FINISHED
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from aujax import checkpoints
 from aujax.checkpoints import Checkpoints
 from aujax.data.batch import data_mesh, replicated
 from aujax.errors import UserError
@@ -16,9 +17,9 @@ SHARDING = replicated(data_mesh(jax.devices()[:1]))
 @pytest.fixture
 def after_a_worse_epoch(tmp_path):
     """Four epochs; the second is the best, equalled by the third."""
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints") as saved:
         for epoch, accuracy in enumerate([0.3, 0.6, 0.6, 0.4], start=1):
-            checkpoints.save(10 * epoch, {"weights": jnp.full(3, float(epoch))}, {"accuracy": accuracy, "epoch": epoch})
+            saved.save(10 * epoch, {"weights": jnp.full(3, float(epoch))}, {"accuracy": accuracy, "epoch": epoch})
     return tmp_path / "checkpoints"
 
 
@@ -26,8 +27,7 @@ LIKE = {"weights": jax.ShapeDtypeStruct((3,), jnp.float32)}
 
 
 def restored(path, which):
-    with Checkpoints(path) as checkpoints:
-        return checkpoints.restore(which, LIKE, SHARDING)
+    return checkpoints.restore(path, LIKE, SHARDING, which=which)
 
 
 def test_the_latest_is_restored(after_a_worse_epoch):
@@ -43,9 +43,9 @@ def test_nothing_else_is_kept(after_a_worse_epoch):
 
 
 def test_more_can_be_kept(tmp_path):
-    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as saved:
         for epoch, accuracy in enumerate([0.9, 0.2, 0.3, 0.4], start=1):
-            checkpoints.save(epoch, {"weights": jnp.zeros(3)}, {"accuracy": accuracy, "epoch": epoch})
+            saved.save(epoch, {"weights": jnp.zeros(3)}, {"accuracy": accuracy, "epoch": epoch})
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == [1, 3, 4]
 
 
@@ -56,8 +56,8 @@ def test_metrics_are_returned_with_the_step(after_a_worse_epoch):
 
 def test_a_part_of_the_state_is_restored(tmp_path):
     state = {"weights": jnp.ones(3), "momentum": {"weights": jnp.zeros(3)}}
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(1, state, {"accuracy": 0.5, "epoch": 1})
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, state, {"accuracy": 0.5, "epoch": 1})
     _, part, _ = restored(tmp_path, "best")
     assert list(part) == ["weights"]
     assert part["weights"].tolist() == [1.0] * 3

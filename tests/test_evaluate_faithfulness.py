@@ -306,7 +306,7 @@ def _smooth(size):
 
 VIEWS = {
     "mirrored": (faithfulness.mirror, faithfulness.mirror_similarity),
-    "shifted": (faithfulness.shift, functools.partial(faithfulness.shift_similarity, size=(56, 56))),
+    "shifted": (faithfulness.shift, functools.partial(faithfulness.shift_similarity, side=56)),
 }
 
 

@@ -202,9 +202,15 @@ def test_output_stride_of_a_transformer_is_refused(with_options, tmp_path):
         train_and_evaluate(with_options(method="TS-CAM", backbone="vit_tiny", output_stride=8), tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
-    with pytest.raises(UserError, match=r"the loss of epoch 3 is nan: training diverged; .*learning_rate"):
-        loop._finite({"loss": Mean(np.float32("nan"), np.float32(1))}, 3)
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, monkeypatch):
+    def run(state, epoch, advance):
+        return state, {"loss": Mean(np.float32("nan" if epoch == 1 else 0), np.float32(1))}
+
+    monkeypatch.setattr(loop, "open_epochs", lambda *_: loop.Epochs(run, "", is_cached=False))
+    monkeypatch.setattr(loop, "_validation", lambda *_, **__: None)
+    config = dataclasses.replace(tiny_config, epochs=3, validate_every=3)
+    with pytest.raises(UserError, match=r"the loss of epoch 2 is nan: training diverged; .*learning_rate"):
+        train_and_evaluate(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

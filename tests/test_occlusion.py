@@ -183,17 +183,19 @@ def test_aus_with_the_same_region_share_a_pass_and_a_drop():
     assert drops[23] == drops[24] == drops[26] == drops[27] != drops[25]
 
 
-def test_aus_and_controls_take_at_most_one_pass_each():
+@pytest.mark.parametrize("sets", [0, 1])
+def test_aus_and_controls_take_at_most_one_pass_each(sets):
     passes = []
+    targets = [np.ones((1, 20), bool)] * sets
 
     def classifier(image):
         jax.debug.callback(lambda: passes.append(1))
         return _classifier(MOUTH)(image)
 
-    run = jax.jit(functools.partial(occlusion.occlude_aus, classifier, codebook=FACS))
+    run = jax.jit(functools.partial(occlusion.occlude_aus, classifier, codebook=FACS, targets=targets))
     jax.block_until_ready(run(CHECKERBOARD, POINTS[None], HAS_LANDMARKS))
     jax.effects_barrier()
-    assert len(passes) == 1 + 16 + 4 <= 1 + len(FACS.all_aus)
+    assert len(passes) == 1 + 16 + 4 + 4 * sets
 
 
 def test_controls_have_the_size_of_a_target_region_and_another_place():
@@ -207,15 +209,18 @@ def test_controls_have_the_size_of_a_target_region_and_another_place():
 def test_the_aus_of_a_prediction_given_as_targets_change_nothing():
     targets = np.array([[number in FACS.aus["Happiness"] for number in FACS.all_aus]])
     run = functools.partial(occlusion.occlude_aus, _classifier(ANYWHERE), codebook=FACS, imputation="mean")
-    found = jax.jit(lambda *face: run(*face[:3], targets=face[3]))(CHECKERBOARD, POINTS[None], HAS_LANDMARKS, targets)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), found, _effects(ANYWHERE))
+    found = jax.jit(lambda *face: run(*face[:3], targets=face[3:]))(CHECKERBOARD, POINTS[None], HAS_LANDMARKS, targets)
+    same = functools.partial(np.testing.assert_allclose, atol=1e-6)
+    jax.tree.map(same, found.of_targets[0], _effects(ANYWHERE))
+    jax.tree.map(same, found._replace(of_targets=()), _effects(ANYWHERE))
 
 
 def test_targets_of_a_face_have_controls_of_their_own():
     # Happiness is predicted, but the face shows AU4 alone: its region has one control, that of AU4's size.
     targets = np.array([[number == 4 for number in FACS.all_aus]])
     run = functools.partial(occlusion.occlude_aus, _classifier(ANYWHERE), codebook=FACS, imputation="mean")
-    found = jax.jit(lambda *face: run(*face[:3], targets=face[3]))(CHECKERBOARD, POINTS[None], HAS_LANDMARKS, targets)
+    both = jax.jit(lambda *face: run(*face[:3], targets=face[3:]))(CHECKERBOARD, POINTS[None], HAS_LANDMARKS, targets)
+    (found,) = both.of_targets
     assert found.has_control.tolist() == [[True, False, False, False]]
     assert np.array(FACS.all_aus)[np.asarray(found.is_target[0])].tolist() == [4]
     np.testing.assert_allclose(found.control_drop[0, 0, HAPPINESS], _drops(found)[4], rtol=0.15)

@@ -8,7 +8,8 @@ validation needs, `make_full_eval_step` everything that `eval.py` reports.
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +40,9 @@ class Outputs(NamedTuple):
     Attributes:
       columns: predictions, a row per face; replicated.
       scores: values of map metrics, a row per face, NaN where a face has none; replicated.
-      maps: attention by layer and "cam", (B, h, w); sharded. Empty in a measurement of faithfulness.
-      au_map: the AU map of the label, (B, H, W); sharded. None in a measurement of faithfulness.
-      class_sums: sums of the maps over the faces of each class, (K, h, w); replicated. Only in a full evaluation.
+      maps: attention by layer and "cam", (B, h, w); replicated. Only in a full evaluation, as all that follow.
+      au_map: the AU map of the label, (B, H, W); sharded.
+      class_sums: sums of the maps over the faces of each class, (K, h, w); replicated.
     """
 
     columns: dict[str, Any]
@@ -70,20 +71,20 @@ def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.s
     """
     book = codebook.load(config.codebook)
 
-    def forward(variables: methods.Variables, batch: Batch) -> tuple[methods.Forward, Array, Array]:
-        return _forward(model, config, variables, batch), *draw_au_maps(batch, book, batch.expression)
+    def forward(variables, batch):
+        return forward_batch(model, config, variables, batch), *draw_au_maps(batch, book, batch.expression)
 
     return jax.jit(forward, out_shardings=sharded(mesh))
 
 
-def make_eval_step(forward: Callable[..., tuple[methods.Forward, Array, Array]], mesh: Mesh) -> EvalStep:
+def make_eval_step(forward: Callable[..., Any], mesh: Mesh) -> EvalStep:
     """Returns the eval step of a validation, from what `make_forward` returned, jitted or ahead-of-time compiled."""
     jitted_compare = jax.jit(compare, out_shardings=replicated(mesh))
 
-    def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
+    def eval_step(variables, batch):
         outputs, au_map, has_map = forward(variables, batch)
         columns, scores = jitted_compare(batch, outputs, au_map, has_map)
-        return Outputs(columns, scores, all_maps(outputs), au_map, {})
+        return Outputs(columns, scores, {}, None, {})
 
     return eval_step
 
@@ -124,13 +125,11 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
     """
     book = codebook.load(config.codebook)
 
-    def forward_both(
-        variables: methods.Variables, batch: Batch
-    ) -> tuple[methods.Forward, Array | None, dict[str, AuMaps]]:
-        forward = _forward(model, config, variables, batch)
+    def forward_both(variables, batch):
+        forward = forward_batch(model, config, variables, batch)
         predicted = forward.logits.argmax(-1)
         # The compiler shares the forward pass: only what depends on the expression is computed again.
-        of_predicted = _forward(model, config, variables, batch._replace(expression=predicted))
+        of_predicted = forward_batch(model, config, variables, batch._replace(expression=predicted))
         drawn = {
             "label": draw_au_maps(batch, book, batch.expression),
             "predicted": draw_au_maps(batch, book, predicted),
@@ -140,9 +139,7 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
 
     # Two programs, as in `make_forward`. Besides, where one program both draws AU maps and sums them over the batch,
     # the compiler makes the batch their innermost axis, and drawing takes ten times as long.
-    def compare_all(
-        batch: Batch, forward: methods.Forward, predicted_cam: Array | None, drawn: dict[str, AuMaps]
-    ) -> tuple[dict[str, Array], dict[ScoreKey, Array], dict[str, Array]]:
+    def compare_all(batch, forward, predicted_cam, drawn):
         au_map, has_map = drawn["label"]
         columns, scores = compare(batch, forward, au_map, has_map)
         columns["has_predicted_map"] = drawn["predicted"][1]
@@ -160,21 +157,30 @@ def make_full_eval_step(model: methods.Classifier, config: Config, mesh: Mesh) -
         sum_by_class = functools.partial(jnp.einsum, "bk,bhw->khw", one_hot, precision=jax.lax.Precision.HIGHEST)
         class_sums = {name: sum_by_class(cams.normalize(map_)) for name, map_ in all_maps(forward).items()}
         class_sums["au_map"] = sum_by_class(au_map)
-        return columns, scores, class_sums
+        return columns, scores, all_maps(forward), class_sums
 
     jitted_forward = jax.jit(forward_both, out_shardings=sharded(mesh))
     jitted_compare = jax.jit(compare_all, out_shardings=replicated(mesh))
 
-    def eval_step(variables: methods.Variables, batch: Batch) -> Outputs:
+    def eval_step(variables, batch):
         forward, predicted_cam, drawn = jitted_forward(variables, batch)
-        columns, scores, class_sums = jitted_compare(batch, forward, predicted_cam, drawn)
-        return Outputs(columns, scores, all_maps(forward), drawn["label"][0], class_sums)
+        columns, scores, maps, class_sums = jitted_compare(batch, forward, predicted_cam, drawn)
+        maps = {name: maps[name] for name in all_maps(forward)}  # JAX returns dictionaries sorted by key
+        return Outputs(columns, scores, maps, drawn["label"][0], class_sums)
 
     return eval_step
 
 
-def _forward(model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch) -> methods.Forward:
-    image = augment.normalize(jnp.asarray(batch.image, jnp.float32) / 255.0, config.normalization)
+def float_images(batch: Batch) -> Float[Array, "batch height width 3"]:
+    """Returns the images of a batch with values in [0, 1]."""
+    return jnp.asarray(batch.image, jnp.float32) / 255.0
+
+
+def forward_batch(
+    model: methods.Classifier, config: Config, variables: methods.Variables, batch: Batch
+) -> methods.Forward:
+    """Returns the forward pass of a batch; the CAM is that of its expressions."""
+    image = augment.normalize(float_images(batch), config.normalization)
     return methods.forward(model, variables, image, batch.expression)
 
 
@@ -200,16 +206,16 @@ def class_mean_cosines(
     """Returns the cosine of each face's AU map with the mean AU map of its class; pixels are not used."""
 
     @jax.jit
-    def cosines(batch: Batch) -> Array:
+    def cosines(batch):
         au_map, _ = draw_au_maps(batch, book, batch.expression)
         return metrics.cosine(jnp.asarray(means)[batch.expression], au_map)
 
     return np.concatenate([np.asarray(cosines(batch))[np.asarray(batch.valid)] for batch in batches])
 
 
-def batch_size(config: Config, mesh: Mesh) -> int:
-    """Returns the eval batch size: the configured one, rounded up to a multiple of the devices."""
-    return -(-config.data.eval_batch_size // mesh.size) * mesh.size
+def batch_size(config: Config, mesh: Mesh, *, most: int = sys.maxsize) -> int:
+    """Returns the eval batch size: the configured one, or `most` if that is less, and a multiple of the devices."""
+    return -(-min(config.data.eval_batch_size, most) // mesh.size) * mesh.size
 
 
 def whole_split(source: FaceSource, config: Config, mesh: Mesh) -> Iterator[Batch]:
@@ -240,7 +246,7 @@ def predict(
     columns: list[dict[str, np.ndarray]] = []
     scores: list[Scores] = []
 
-    def started() -> Iterator[tuple[Batch, Outputs]]:
+    def started():
         for batch in batches:
             yield batch, eval_step(variables, batch if isinstance(batch.image, jax.Array) else to_mesh(batch, mesh))
 
@@ -249,14 +255,15 @@ def predict(
         # In the order of the eval step; JAX returns dictionaries sorted by key.
         outputs = outputs._replace(columns=rows, scores={key: values[key] for key in outputs.scores})
         columns.append({name: column[rows["valid"]] for name, column in rows.items() if name != "valid"})
-        kept = [key for key in outputs.scores if keep is None or key.metric in keep]
-        scores.append({key: outputs.scores[key][rows["valid"]] for key in kept})
+        kept = {key: value for key, value in outputs.scores.items() if keep is None or key.metric in keep}
+        scores.append({key: value[rows["valid"]] for key, value in kept.items()})
         for sink in sinks:
             sink(batch, outputs)
-    return Predictions(
-        {name: np.concatenate([rows[name] for rows in columns]) for name in columns[0]},
-        {key: np.concatenate([values[key] for values in scores]) for key in scores[0]},
-    )
+
+    def joined(parts):
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    return Predictions(joined(columns), joined(scores))
 
 
 def write_scores(writer: schema.ScoreWriter, outputs: Outputs) -> None:
@@ -293,15 +300,15 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str, *, all_m
     layer = metadata["attention_layer"]
     landmarks: list[Batch] = []
 
+    scores_file = contextlib.nullcontext()
     if processes.is_first():
         schema.remove_metadata(directory, schema.METADATA)
-    processes.wait_for_all("folder made")
-    own_faces = MapCollector(len(source), attention_layer=layer, directory=directory if all_maps else None)
-    scores_file = schema.ScoreWriter(directory / schema.SCORES) if processes.is_first() else contextlib.nullcontext()
-    with own_faces as collector:
+        scores_file = schema.ScoreWriter(directory / schema.SCORES)
+    maps_in = directory if all_maps and processes.is_first() else None
+    with MapCollector(len(source), attention_layer=layer, directory=maps_in) as collector:
         with scores_file as writer:
 
-            def write_batch(batch: Batch, outputs: Outputs) -> None:
+            def write_batch(batch, outputs):
                 if writer is not None:
                     write_scores(writer, outputs)
                 # Without the pixels, of which only the size is needed; a slice would keep all of them in memory.
@@ -319,27 +326,16 @@ def evaluate(run: Run, faces: Faces, workdir: pathlib.Path, split: str, *, all_m
             own = np.concatenate([batch.index[batch.valid] for batch in landmarks])
             class_mean = np.zeros(len(source), np.float32)
             class_mean[own] = class_mean_cosines(landmarks, means["class_mean/au_map"], codebook.load(config.codebook))
-            class_mean = np.where(columns["has_map"], processes.total({"": class_mean})[""], np.nan)
+            class_mean = np.where(columns["has_map"], processes.total(class_mean), np.nan)
             if writer is not None:
                 writer.add(columns["face"], {ScoreKey("cosine", "class_mean_au_map", "label"): class_mean})
-        arrays = collector.arrays()
         if processes.is_first():
-            arrays = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")} | arrays | means
-            _write(run, faces, workdir, metadata, columns, scores, arrays)
-        # Until then process 0 reads the other processes' files of maps.
-        processes.wait_for_all("evaluation written")
+            arrays = {name: columns[name] for name in ("face", "expression", "predicted", "has_map")}
+            _write(run, faces, workdir, metadata, columns, scores, arrays | collector.arrays() | means)
     return directory
 
 
-def _write(
-    run: Run,
-    faces: Faces,
-    workdir: pathlib.Path,
-    metadata: dict[str, Any],
-    columns: dict[str, np.ndarray],
-    scores: Scores,
-    arrays: dict[str, np.ndarray | schema.StreamedArray],
-) -> None:
+def _write(run, faces, workdir, metadata, columns, scores, arrays):
     """Writes the files of an evaluation but for its scores, and the temperature if it is of the validation split."""
     split, source = metadata["split"], faces.source(metadata["split"])
     # The columns of faces.csv that are taken from the scores.
@@ -352,21 +348,20 @@ def _write(
         "degenerate": np.array([" ".join(np.array(names)[row]) for row in degenerate], object),
     }
     # Without the images.
-    records = [
-        {name: record[name] for name in ("id", "subject_id", "attributes")}
-        for record in map(source.__getitem__, columns["face"].tolist())
-    ]
+    rows = map(source.__getitem__, columns["face"].tolist())
+    records = [{name: record[name] for name in ("id", "subject_id", "attributes")} for record in rows]
     table = schema.face_table(columns, faces.expressions, records)
     if split == "validation":
         temperature = calibration.fit_temperature(columns["logits"].astype(float), columns["expression"])
         kept = {name: metadata[name] for name in ("split", "model_selection", "checkpoint", "data")}
         schema.write_json(workdir / run_files.CALIBRATION, {"temperature": temperature} | kept)
         # It is not judged on the faces that it was fitted to.
-        judged = None, "The temperature is fitted on this split."
+        value, problem = None, "The temperature is fitted on this split."
     else:
-        judged = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
-    metadata["temperature"] = dict(zip(("value", "problem"), judged, strict=True))
-    validation = _validation_predictions(workdir, metadata)
+        value, problem = runs.temperature(run, workdir, fingerprint=faces.fingerprint)
+    metadata["temperature"] = {"value": value, "problem": problem}
+    # An operating point needs calibrated probabilities of both splits.
+    validation = None if value is None else _validation_predictions(workdir, metadata)
     summary.write_evaluation(workdir / "eval" / split, metadata, table, arrays, validation=validation)
 
 
@@ -376,18 +371,17 @@ def evaluate_run(workdir: pathlib.Path, split: str) -> pathlib.Path:
     return evaluate(run, runs.open_data(run, None), workdir, split)
 
 
-def _validation_predictions(workdir: pathlib.Path, metadata: Mapping[str, Any]) -> tuple[summary.Faces, float] | None:
+def _validation_predictions(workdir, metadata):
     """Returns the predictions of the same weights on the validation split, and the temperature; None without them."""
-    value = metadata["temperature"]["value"]
     path = workdir / "eval" / "validation"
-    # An operating point needs calibrated probabilities of both splits.
-    if value is None or not (path / schema.METADATA).is_file():
+    if not (path / schema.METADATA).is_file():
         return None
     remedy = f"run {schema.eval_command(workdir, 'validation')}"
     other = schema.read_metadata(path / schema.METADATA, remedy=remedy)
     same_weights = other["checkpoint"]["step"] == metadata["checkpoint"]["step"]
     if not same_weights or other["expressions"] != metadata["expressions"]:
         return None
+    value = metadata["temperature"]["value"]
     faces = schema.read_faces(path / schema.FACES, other["expressions"], remedy=remedy)
     return schema.predictions(faces, other["expressions"], temperature=value), value
 
@@ -396,9 +390,7 @@ def describe(run: Run, split: str, faces: Faces) -> dict[str, Any]:
     """Returns the metadata of an evaluation: what was evaluated, on which data, with which versions."""
     config = run.config
     method = run.model.method
-    maps = dict.fromkeys(method.layers, ATTENTION)
-    if method.readout is not None:
-        maps[CAM] = CAM
+    maps = dict.fromkeys(method.layers, ATTENTION) | ({CAM: CAM} if method.readout else {})
     return {
         "split": split,
         "model_selection": config.model_selection,

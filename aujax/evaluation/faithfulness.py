@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Real
 
 from aujax import augment, cams, codebook, methods, metrics, occlusion, resize
 from aujax.data import feed
@@ -36,9 +36,8 @@ from aujax.runs import Run
 MIN_FULL_DROP = 0.1  # below it, the probability hardly depends on the image, and a share of it is noise
 SHIFT = 1 / 28  # of the image's side: 8 of 224 pixels
 _PREDICTED = "predicted"  # the target of all these scores, but those of active AUs
-_ACTIVE = ("target_drop", "control_drop", "has_target", "has_control")
 
-Images = Float[Array, "batch height width 3"]
+Images = Real[Array, "batch height width 3"]
 Maps = Float[Array, "batch h w"]
 MapsByName = dict[str, Array]
 
@@ -50,7 +49,7 @@ def stages(model: nn.Module, size: int) -> tuple[str, ...]:
     """
     prefixes: dict[str, None] = {}
 
-    def init() -> Variables:
+    def init():
         variables = model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
         # Recorded here, in the order of the calls: JAX sorts the keys of the tree that it returns.
         prefixes.update(dict.fromkeys(name.split("_")[0] for name in variables["params"]["backbone"]))
@@ -66,7 +65,7 @@ def randomised(variables: Variables, fresh: Variables, names: Collection[str]) -
     Cascading randomisation goes from the head down (Adebayo et al. 2018): pass `stages(...)[:n]` for n = 1, 2, ...
     """
 
-    def select(path: tuple[Any, ...], trained: Any, new: Any) -> Any:
+    def select(path, trained, new):
         _, part, name = (entry.key for entry in path[:3])  # such as "params", "backbone", "stage4_block0"
         stage = "head" if part == "head" else name.split("_")[0]
         return new if stage in names else trained
@@ -80,8 +79,7 @@ def similarity(first: Maps, second: Maps) -> Float[Array, " batch"]:
     >>> similarity(jnp.eye(4)[None], 3 - jnp.eye(4)[None])
     Array([-1.], dtype=float32)
     """
-    flat = [cams.normalize(maps).reshape(len(maps), -1) for maps in (first, second)]
-    return metrics.pearson(flat[0], flat[1])
+    return metrics.pearson(*(cams.normalize(maps).reshape(len(maps), -1) for maps in (first, second)))
 
 
 def mirror(images: Images) -> Images:
@@ -95,27 +93,24 @@ def mirror_similarity(maps: Maps, of_mirrored: Maps) -> Float[Array, " batch"]:
 
 
 def shift(images: Images) -> Images:
-    """Returns the images moved by `SHIFT` to the right and down; the border is repeated."""
-    down, right = (_shift_pixels(n) for n in images.shape[1:3])
-    padded = jnp.pad(images, ((0, 0), (down, 0), (right, 0), (0, 0)), mode="edge")
-    return padded[:, : images.shape[1], : images.shape[2]]
+    """Returns the square images moved by `SHIFT` to the right and down; the border is repeated."""
+    side = images.shape[1]
+    source = np.maximum(np.arange(side) - _shift_pixels(side), 0)
+    return images[:, source][:, :, source]
 
 
-def shift_similarity(maps: Maps, of_shifted: Maps, *, size: resize.Size) -> Float[Array, " batch"]:
-    """Returns the similarity of maps, moved like images of `size`, and those of the shifted images.
+def shift_similarity(maps: Maps, of_shifted: Maps, *, side: int) -> Float[Array, " batch"]:
+    """Returns the similarity of maps, moved like images of `side` pixels, and those of the shifted images.
 
     It is computed where both maps show the face.
     """
-    offsets, weights = [], []
-    for n, cells in zip(size, maps.shape[1:], strict=True):
-        offset = _shift_pixels(n) * cells / n
-        # Linear interpolation between the cells that lie `offset` before each cell.
-        source = np.clip(np.arange(cells) - offset, 0, cells - 1)
-        weights.append(np.maximum(1 - np.abs(source[:, None] - np.arange(cells)[None, :]), 0.0).astype(np.float32))
-        offsets.append(int(np.ceil(offset)))
-    moved = resize.separable(maps, *weights)
-    top, left = offsets
-    return similarity(moved[:, top:, left:], of_shifted[:, top:, left:])
+    cells = maps.shape[1]
+    offset = _shift_pixels(side) * cells / side
+    # Linear interpolation between the cells that lie `offset` before each cell.
+    source = np.clip(np.arange(cells) - offset, 0, cells - 1)
+    weights = np.maximum(1 - np.abs(source[:, None] - np.arange(cells)[None, :]), 0.0).astype(np.float32)
+    seen = slice(int(np.ceil(offset)), None)
+    return similarity(resize.separable(maps, weights, weights)[:, seen, seen], of_shifted[:, seen, seen])
 
 
 def _shift_pixels(side: int) -> int:
@@ -146,55 +141,50 @@ def make_measurement(
     """
     config, model = run.config, run.model
     book = codebook.load(config.codebook)
-    layer = run.attention_layer
     size = config.input_size
     whole, divided = replicated(mesh), sharded(mesh)
+    views = {
+        "mirrored": (jax.jit(mirror), mirror_similarity),
+        "shifted": (jax.jit(shift), functools.partial(shift_similarity, side=size)),
+    }
 
-    @functools.partial(jax.jit, out_shardings=divided)
-    def to_float(batch: Batch) -> Array:
-        return jnp.asarray(batch.image, jnp.float32) / 255.0
-
-    def logits(variables: Variables, image: Array) -> Array:
-        scaled = augment.normalize(image, config.normalization)
-        return model.apply(variables, scaled) / temperature  # type: ignore[operator]
+    def logits(variables, image):
+        return model.apply(variables, augment.normalize(image, config.normalization)) / temperature  # type: ignore
 
     @functools.partial(jax.jit, out_shardings=whole)
-    def occlude_aus(
-        variables: Variables, image: Array, batch: Batch, active: Bool[Array, "faces aus"] | None = None
-    ) -> dict[str, Array]:
-        classifier = functools.partial(logits, variables)
-        where = batch.has_landmarks & batch.valid
-        targets = None if active is None else active[batch.index]
+    def occlude_aus(variables, batch, active):
         effects = occlusion.occlude_aus(
-            classifier, image, batch.landmarks, where, codebook=book, imputation=imputation, targets=targets
+            functools.partial(logits, variables),
+            evaluate.float_images(batch),
+            batch.landmarks,
+            batch.has_landmarks & batch.valid,
+            codebook=book,
+            imputation=imputation,
+            targets=() if active is None else (active[batch.index],),
         )
+        summarize = functools.partial(occlusion.target_au_summary, aus=book.all_aus, codebook=book)
         predicted = effects.probability.argmax(-1)
         drop = jnp.take_along_axis(effects.probability_drop, predicted[:, None, None], axis=-1)[..., 0]
-        summarised = occlusion.target_au_summary(effects, aus=book.all_aus, codebook=book)
-        return {"predicted": predicted, "drop": drop, "has_region": effects.has_region, **summarised._asdict()}
+        occluded = {"predicted": predicted, "drop": drop, "has_region": effects.has_region}
+        occluded |= summarize(effects)._asdict()
+        for of_active in effects.of_targets:
+            occluded |= {f"active_{name}": values for name, values in summarize(of_active)._asdict().items()}
+        return occluded
 
     @functools.partial(jax.jit, out_shardings=divided)
-    def forward(variables: Variables, image: Array, expression: Array) -> tuple[Array, MapsByName]:
-        outputs = methods.forward(model, variables, augment.normalize(image, config.normalization), expression)
+    def forward(variables, batch):
+        outputs = evaluate.forward_batch(model, config, variables, batch)
         return outputs.logits.argmax(-1), evaluate.all_maps(outputs)
 
     @functools.partial(jax.jit, out_shardings=whole)
-    def curves(variables: Variables, image: Array, maps: MapsByName, expression: Array) -> dict[str, MapsByName]:
+    def curves(variables, batch, maps):
+        image, expression = evaluate.float_images(batch), jnp.asarray(batch.expression)
         classifier = functools.partial(logits, variables)
         perturb = functools.partial(occlusion.perturbation_curves, classifier, image, maps, expression)
         road = perturb(kinds=("deletion",), imputation="road")["deletion"]
         return perturb(imputation=imputation) | {"road": road}
 
-    def of_each_map(compare: Callable[[Array, Array], Array]) -> Callable[[MapsByName, MapsByName], MapsByName]:
-        return jax.jit(lambda first, second: {name: compare(first[name], second[name]) for name in first})
-
-    # Small programs of their own, so that a similarity does not compile another forward pass.
     baselines = jax.jit(functools.partial(baseline_orderings, book=book), out_shardings=divided)
-    same_place = of_each_map(similarity)
-    views = {
-        "mirrored": (jax.jit(mirror), of_each_map(mirror_similarity)),
-        "shifted": (jax.jit(shift), of_each_map(functools.partial(shift_similarity, size=(size, size)))),
-    }
     # Differs from the key of the training's initialisation.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     fresh = methods.init(model, key, jnp.zeros((1, size, size, 3)))
@@ -202,23 +192,21 @@ def make_measurement(
     order = stages(model, size)
     mixed = {stage: randomised(trained, fresh, order[: i + 1]) for i, stage in enumerate(order)}
 
-    def measure(variables: Variables, batch: Batch) -> Outputs:
-        image = to_float(batch)
-        occluded = occlude_aus(variables, image, batch)
-        if active is not None:
-            of_active = occlude_aus(variables, image, batch, active)
-            occluded |= {f"active_{name}": of_active[name] for name in _ACTIVE}
-        predicted, maps = forward(variables, image, occluded["predicted"])
+    def measure(variables, batch):
+        occluded = occlude_aus(variables, batch, active)
         baseline, occluded["has_map"] = baselines(batch)
-        orderings = {name: maps[name] for name in (layer, CAM) if name in maps} | baseline
-        curves_of_maps = curves(variables, image, orderings, predicted)
+        predicted, maps = forward(variables, batch._replace(expression=jax.device_put(occluded["predicted"], divided)))
+        of_predicted = batch._replace(expression=predicted)
+        orderings = {name: maps[name] for name in (run.attention_layer, CAM) if name in maps} | baseline
+        curves_of_maps = curves(variables, of_predicted, orderings)
         scores: dict[ScoreKey, Array] = {}
         for stage, stage_variables in mixed.items():
-            for name, values in same_place(maps, forward(stage_variables, image, predicted)[1]).items():
+            _, others = forward(stage_variables, of_predicted)
+            for name, values in compare_maps(similarity, maps, others).items():
                 scores[ScoreKey("randomisation_similarity", name, _PREDICTED, stage)] = values
         for view, (transform, compare) in views.items():
-            again, others = forward(variables, transform(image), predicted)
-            for name, values in compare(maps, others).items():
+            again, others = forward(variables, of_predicted._replace(image=transform(batch.image)))
+            for name, values in compare_maps(compare, maps, others).items():
                 scores[ScoreKey("view_similarity", name, _PREDICTED, view)] = values
             scores[ScoreKey("same_prediction", condition=view)] = (again == predicted).astype(jnp.float32)
         # Only now, when all work of the devices has been started, does the host wait for results.
@@ -234,6 +222,12 @@ def make_measurement(
     return measure
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def compare_maps(compare: Callable[[Maps, Maps], Array], first: MapsByName, second: MapsByName) -> MapsByName:
+    """Returns the similarity of each map with that of the same name: a program without a forward pass."""
+    return {name: compare(first[name], second[name]) for name in first}
+
+
 def occlusion_scores(
     occluded: Mapping[str, np.ndarray], curves: Mapping[str, Mapping[str, np.ndarray]], book: codebook.Codebook
 ) -> Scores:
@@ -243,14 +237,15 @@ def occlusion_scores(
 
     Args:
       occluded: "drop" (batch, AUs) of the predicted class, "has_region" (batch, AUs), "has_map" (batch,): whether the
-        label has an AU map, and the fields of `occlusion.TargetAUSummary`; those in `_ACTIVE` also after "active_",
-        with the AUs that a face shows as target AUs, if these are known.
+        label has an AU map, and the fields of `occlusion.TargetAUSummary`; these also after "active_", with the AUs
+        that a face shows as target AUs, if these are known.
       curves: probabilities (batch, fractions), by kind and map.
       book: the codebook of the AUs.
     """
     scores: Scores = {}
+    whole = curves["deletion"][RANDOM][:, 0]
 
-    def add(metric: str, values: np.ndarray, full_drop: np.ndarray, name: str = "", *, imputed: Any = 0.0) -> None:
+    def add(metric, values, name="", *, imputed: Any = 0.0):
         """Adds a score as it is and, from its value when everything is imputed, normalised."""
         (target,) = METRICS[metric].targets
         scores[ScoreKey(metric, name, target)] = values
@@ -267,37 +262,39 @@ def occlusion_scores(
     target, non_target, control = (
         np.where(complete, occluded[metric], np.nan) for metric in ("target_drop", "non_target_drop", "control_drop")
     )
-    whole, imputed = curves["deletion"][RANDOM][:, 0], curves["deletion"][RANDOM][:, -1]
-    scores[ScoreKey("full_drop", "", _PREDICTED, "occlusion")] = whole - imputed
-    add("target_drop", target, whole - imputed)
-    add("non_target_drop", non_target, whole - imputed)
-    add("control_drop", control, whole - imputed)
-    add("target_over_non_target", target - non_target, whole - imputed)
-    add("target_over_control", target - control, whole - imputed)
+    drops = {
+        "target_drop": target,
+        "non_target_drop": non_target,
+        "control_drop": control,
+        "target_over_non_target": target - non_target,
+        "target_over_control": target - control,
+    }
     if "active_target_drop" in occluded:
         complete = occluded["active_has_target"] & occluded["active_has_control"]
-        drop = np.where(complete, occluded["active_target_drop"], np.nan)
-        control = np.where(complete, occluded["active_control_drop"], np.nan)
-        add("active_drop", drop, whole - imputed)
-        add("active_control_drop", control, whole - imputed)
-        add("active_over_control", drop - control, whole - imputed)
+        active, control = (
+            np.where(complete, occluded[metric], np.nan) for metric in ("active_target_drop", "active_control_drop")
+        )
+        drops |= {"active_drop": active, "active_control_drop": control, "active_over_control": active - control}
+    full_drop = whole - curves["deletion"][RANDOM][:, -1]
+    scores[ScoreKey("full_drop", "", _PREDICTED, "occlusion")] = full_drop
+    for metric, values in drops.items():
+        add(metric, values)
     for metric, values in (("top_au_is_target", "top_is_target"), ("top_au_is_target_by_chance", "target_share")):
         scores[ScoreKey(metric, "", _PREDICTED)] = np.where(occluded["has_target"], occluded[values], np.nan)
 
-    for kind, sign in (("deletion", -1), ("insertion", 1), ("road", -1)):
+    for kind, imputed_by, sign in (("deletion", "deletion", -1), ("insertion", "deletion", 1), ("road", "road", -1)):
+        imputed = curves[imputed_by][RANDOM][:, -1]
+        full_drop = whole - imputed
         if kind == "road":
-            imputed = curves[kind][RANDOM][:, -1]
-            scores[ScoreKey("full_drop", "", _PREDICTED, "road")] = whole - imputed
+            scores[ScoreKey("full_drop", "", _PREDICTED, "road")] = full_drop
         areas = {name: np.trapezoid(curve, occlusion.FRACTIONS, axis=-1) for name, curve in curves[kind].items()}
         for name, curve in curves[kind].items():
             exists = occluded["has_map"] if name == "label_au_map" else True
-            add(kind, np.where(exists, areas[name], np.nan), whole - imputed, name, imputed=imputed)
+            add(kind, np.where(exists, areas[name], np.nan), name, imputed=imputed)
             if name != RANDOM:
-                gain = sign * (areas[name] - areas[RANDOM])
-                add(f"{kind}_gain", np.where(exists, gain, np.nan), whole - imputed, name)
-            for place, fraction in enumerate(occlusion.FRACTIONS):
-                values = np.where(exists, curve[:, place], np.nan)
-                scores[ScoreKey(f"{kind}_curve", name, _PREDICTED, f"{fraction:g}")] = values
+                add(f"{kind}_gain", np.where(exists, sign * (areas[name] - areas[RANDOM]), np.nan), name)
+            for fraction, values in zip(occlusion.FRACTIONS, curve.T, strict=True):
+                scores[ScoreKey(f"{kind}_curve", name, _PREDICTED, f"{fraction:g}")] = np.where(exists, values, np.nan)
     return scores
 
 
@@ -327,9 +324,12 @@ def evaluate_faithfulness(
     source, mesh, config = faces.source(split), data_mesh(), run.config
     directory = workdir / "eval" / split
     sampled = np.sort(np.random.default_rng(0).permutation(len(source))[:limit])
-    batch_size = -(-min(config.data.eval_batch_size, len(sampled)) // mesh.size) * mesh.size
     batches = feed.batches(
-        source, sampled, batch_size=batch_size, size=config.input_size, threads=config.data.read_threads
+        source,
+        sampled,
+        batch_size=evaluate.batch_size(config, mesh, most=len(sampled)),
+        size=config.input_size,
+        threads=config.data.read_threads,
     )
     book = codebook.load(config.codebook)
     subjects, active = [], np.zeros((len(source), len(book.all_aus)), bool)
@@ -343,7 +343,7 @@ def evaluate_faithfulness(
     done = 0
     with schema.ScoreWriter(directory / schema.FAITHFULNESS_SCORES) as writer:
 
-        def write_batch(_: Batch, outputs: Outputs) -> None:
+        def write_batch(_, outputs):
             nonlocal done
             evaluate.write_scores(writer, outputs)
             before, done = done, done + int(outputs.columns["valid"].sum())

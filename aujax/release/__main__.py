@@ -10,7 +10,6 @@ folder for each. `aujax eval --workdir=RUN --data-dir=DIR` evaluates a run folde
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
 
 import rich.console
 import rich.progress
@@ -72,18 +71,18 @@ def run(options: argparse.Namespace) -> None:
     if imported:
         _print(imported, verbose=options.verbose)
     if mistakes:
-        lines = "\n".join(mistakes)
-        raise UserError(
-            f"{len(mistakes)} of {len(sources)} released folders were not imported; fix each, and import it alone:\n"
-            f"{lines}"
+        heading = (
+            f"{len(mistakes)} of {len(sources)} released folders were not imported; fix each, and import it alone:"
         )
+        raise UserError("\n".join([heading, *mistakes]))
 
 
-def _print(imported: Sequence[folders.Imported], *, verbose: bool) -> None:
+def _print(imported, *, verbose):
     """Prints a table of the run folders and the released options that their configurations do not express."""
     console = rich.console.Console(highlight=False, markup=False, soft_wrap=True)
-    columns = [rich.table.Column(name, overflow="fold") for name in ("run", "method", "data", "AU cues")]
-    table = rich.table.Table(*columns)
+    table = rich.table.Table(
+        *(rich.table.Column(name, overflow="fold") for name in ("run", "method", "data", "AU cues"))
+    )
     for run, (config, _, dataset, _) in imported:
         table.add_row(str(run), config.method, dataset, f"weight {config.au_weight:g}" if config.au_weight else "none")
     console.print(table)

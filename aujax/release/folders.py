@@ -5,6 +5,7 @@ Reading it runs nothing.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -14,7 +15,6 @@ import shutil
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax.traverse_util import flatten_dict
 
 import aujax
@@ -49,9 +49,9 @@ def find(directory: pathlib.Path) -> list[pathlib.Path]:
     """
     if not directory.is_dir():
         raise UserError(f"{directory}: expected a released folder, or one with such folders below it; correct the path")
-    if any((directory / name).is_file() for name in (WEIGHTS, OPTIONS)):
-        return [directory]
     released = sorted({path.parent for name in (WEIGHTS, OPTIONS) for path in directory.rglob(name)})
+    if directory in released:
+        return [directory]
     if not released:
         raise UserError(
             f"{directory}: expected {WEIGHTS} and {OPTIONS} in it or below, found {folder_contents(directory)}; unpack "
@@ -121,8 +121,6 @@ def import_folder(source: pathlib.Path, out: pathlib.Path, *, backbone: str = ""
         partial.mkdir(parents=True)
         runs.write_imported(partial, config, variables, origin, dataset=translated.dataset or "unknown")
         partial.rename(folder)
-    except UserError:
-        raise
     # ValueError: the checkpoint writer raises it when the disk is full.
     except (OSError, ValueError) as error:
         raise UserError(f"--out: {folder} cannot be written ({error}); choose another folder") from error
@@ -153,16 +151,15 @@ def export(run: pathlib.Path, out: pathlib.Path, *, names: str = "aujax", which:
         raise UserError(str(error).replace("--workdir", "RUN")) from error
     config = loaded.config
     variables = jax.device_get(loaded.variables)
+    tensors: Any = flatten_dict(variables, sep="/")
     if names == "reference":
         tensors = pretrained.to_reference(variables, config.method, backbone=config.backbone or None)
-    else:
-        tensors = {path: np.asarray(leaf) for path, leaf in flatten_dict(variables, sep="/").items()}
     metadata = {
         "aujax": aujax.__version__,
         "names": names,
         "method": config.method,
         "backbone": config.backbone or methods.method(config.method).backbone,
         "expressions": ",".join(loaded.manifest["expressions"]),
-        "config": json.dumps(config.to_config_dict().to_dict()),
+        "config": json.dumps(dataclasses.asdict(config)),
     }
     weight_files.write(out, tensors, metadata)

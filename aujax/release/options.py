@@ -7,7 +7,7 @@ released options and of what they mean here.
 
 import math
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import yaml
@@ -61,12 +61,11 @@ def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
       UserError: an option is missing, or has a value that no released model has.
     """
     reader = _Reader(options)
-    method = METHODS[reader.choice("method", METHODS)]
+    method = METHODS[reader.choice("method", list(METHODS))]
     row = row_of(method)
     if not backbone:
-        reader.choice(
-            "model.encoder_name", [name for name, ours in _TABLES["encoders"].items() if ours == row.backbone]
-        )
+        encoders = [name for name, ours in _TABLES["encoders"].items() if ours == row.backbone]
+        reader.choice("model.encoder_name", encoders)
     elif backbone not in row.backbones:
         raise UserError(f"--backbone must be one of {', '.join(row.backbones)} for {row.name}, got {backbone!r}")
     if (classes := reader.number("num_classes", int, CLASSES)) != CLASSES:
@@ -86,12 +85,11 @@ def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
         config["output_stride"] = 8 if reader.flag("model.large_maps") else 32
 
     published = {option.name: option.value for option in row.options}
-    changed = []
-    for theirs, ours in _TABLES["hyperparameters"].get(method, {}).items():
-        value = reader.number(theirs, float, published[ours])
-        if value != published[ours]:
-            changed.append(f"{ours}={value:g}")
-    config["method_options"] = ",".join(changed)
+    names = _TABLES["hyperparameters"].get(method, {})
+    values = {ours: reader.number(theirs, float, published[ours]) for theirs, ours in names.items()}
+    config["method_options"] = ",".join(
+        f"{name}={values[name]:g}" for name in values if values[name] != published[name]
+    )
 
     # A loss that aujax lacks is fine as long as it is off.
     no_loss = {"equivalent": [False], "here": "there is no such loss"}
@@ -113,10 +111,9 @@ def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
         layers = tuple(taps[number] for number in numbers)
         config["au_layers"] = () if layers == row.aligned() else layers
 
-    config["optimizer.schedule"] = "constant"
-    if reader.flag("optimizer.opt__lr_scheduler", True):
-        schedule = str(options.get("optimizer.opt__name_lr_scheduler", "mystep"))
-        config["optimizer.schedule"] = _TABLES["schedules"].get(schedule, "step")
+    schedule = str(options.get("optimizer.opt__name_lr_scheduler"))
+    decays = reader.flag("optimizer.opt__lr_scheduler", True)
+    config["optimizer.schedule"] = _TABLES["schedules"].get(schedule, "step") if decays else "constant"
     for theirs, ours in _TABLES["numbers"].items():
         if theirs in options:
             config[ours] = reader.number(theirs, OPTIONS[ours].kind)
@@ -132,7 +129,7 @@ def translate(options: Mapping[str, Any], *, backbone: str = "") -> Translated:
     return Translated(from_config_dict(config), method, str(options.get("dataset", "")), unmapped)
 
 
-def _sentences(options: Mapping[str, Any], differences: Mapping[str, Any], method: str) -> tuple[str, ...]:
+def _sentences(options, differences, method):
     """Returns a sentence for each option with a value that aujax has no equivalent of."""
     sentences = []
     for name, difference in differences.items():
@@ -157,11 +154,10 @@ class _Reader:
             raise UserError(f"expected the option {name}, found none; is it the file of a released model?")
         return self.options.get(name, default)
 
-    def choice(self, name: str, known: Collection[str]) -> str:
+    def choice(self, name: str, known: list[str]) -> str:
         """Returns a value that must be one of `known`."""
         value = self.value(name)
-        # As a list: `in` a dict fails for a value that is a list.
-        if value not in [*known]:
+        if value not in known:
             raise UserError(f"{name} must be {'one of ' if len(known) > 1 else ''}{', '.join(known)}, got {value!r}")
         return value
 

@@ -11,7 +11,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,11 @@ import numpy as np
 import rich.console
 import rich.progress
 
-from aujax import processes, run_files, runs, weight_files
-from aujax.checkpoints import Checkpoints
+from aujax import checkpoints, codebook, processes, run_files, runs, weight_files
 from aujax.config import Config
 from aujax.data import device_cache, feed
 from aujax.data.batch import abstract, check_divisible, data_mesh, replicate, replicated, to_mesh_ahead
-from aujax.data.store import Faces, FaceSource, open_faces
+from aujax.data.store import FaceSource, open_faces
 from aujax.errors import UserError
 from aujax.evaluation import evaluate
 from aujax.models import pretrained
@@ -83,13 +82,19 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
             rich.progress.TimeRemainingColumn(),
             console=console,
         )
-        saved = Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
-        with Log(workdir, step=int(state.step)) as log, saved as checkpoints, progress:
+        saved = checkpoints.Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
+        with Log(workdir, step=int(state.step)) as log, saved, progress:
             task = progress.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
             for epoch in range(first_epoch + 1, config.epochs + 1):
                 started = time.perf_counter()
                 state, totals = epochs.run(state, epoch - 1, functools.partial(progress.advance, task))
-                means = _finite(totals, epoch)
+                means = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
+                if not np.isfinite(means["loss"]):
+                    raise UserError(
+                        f"the loss of epoch {epoch} is {means['loss']}: training diverged; train again "
+                        "in a new --workdir with a lower --config.optimizer.learning_rate, or set "
+                        "--config.optimizer.clip_norm=1"
+                    )
                 seconds = time.perf_counter() - started
                 step = epoch * steps_per_epoch
                 rates = {
@@ -102,7 +107,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
 
                 scores = validate(state)
                 log.write("validation", step, {"epoch": epoch, "split": config.model_selection} | scores)
-                checkpoints.save(step, state, {"accuracy": scores["accuracy"], "epoch": epoch})
+                saved.save(step, state, {"accuracy": scores["accuracy"], "epoch": epoch})
                 attention = "" if scores["att_cos"] is None else f", att_cos {scores['att_cos']:.3f} ({layer})"
                 console.print(
                     f"epoch {epoch}/{config.epochs}: loss {means['loss']:.3f}; "
@@ -110,7 +115,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 )
 
 
-def _open_data(config) -> Faces:
+def _open_data(config):
     """Returns the data set, after the checks that it has what the options need."""
     if not config.data.dir:
         raise UserError(
@@ -118,7 +123,12 @@ def _open_data(config) -> Faces:
             "`aujax prepare synthetic --out data/synthetic` and give its folder"
         )
     faces = open_faces(config.data.dir)
-    runs.check_expressions(config, faces)
+    book = codebook.load(config.codebook)
+    if book.expressions != faces.expressions:
+        raise UserError(
+            f"--config.codebook: {config.codebook} has the expressions {', '.join(book.expressions)}, but the data set "
+            f"{faces.directory} has {', '.join(faces.expressions)}; give a codebook file with the data set's class list"
+        )
     faces.source("train")
     split = config.model_selection
     if split not in faces.splits:
@@ -136,7 +146,7 @@ def _open_data(config) -> Faces:
     return faces
 
 
-def _shared_facts(config, faces, workdir) -> dict[str, Any]:
+def _shared_facts(config, faces, workdir):
     """Returns what must be the same in all processes of a run, by names that a user knows."""
     facts = {f"config.{name}": value for name, value in run_files.flat(dataclasses.asdict(config)).items()}
     for name in ("config.data.dir", "config.data.read_threads"):  # each process may have its own
@@ -155,7 +165,7 @@ def _starting_state(training: Training, workdir) -> TrainState:
     """Returns the latest saved state, or the first one: random from the seed, with pretrained weights if configured."""
     model, tx, config, mesh = training
     like = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
-    if checkpoint := runs.restore(workdir, like, replicated(mesh), which="latest"):
+    if checkpoint := checkpoints.restore(workdir / run_files.CHECKPOINTS, like, replicated(mesh), which="latest"):
         return checkpoint[1]
     variables = random = runs.initial_variables(model, config)
     for source in config.weight_files:
@@ -166,17 +176,6 @@ def _starting_state(training: Training, workdir) -> TrainState:
     if config.weight_files and (missing := pretrained.not_loaded(random, variables)):
         log.warning("--config.weights has no values for %s: initialized at random", ", ".join(missing))
     return replicate(steps.create_state(variables, tx), mesh)
-
-
-def _finite(totals, epoch) -> dict[str, float]:
-    """Returns the means of an epoch as numbers; a loss that is not finite is a UserError."""
-    means = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
-    if not np.isfinite(means["loss"]):
-        raise UserError(
-            f"the loss of epoch {epoch} is {means['loss']}: training diverged; train again "
-            "in a new --workdir with a lower --config.optimizer.learning_rate, or set --config.optimizer.clip_norm=1"
-        )
-    return means
 
 
 class Epochs(NamedTuple):
