@@ -115,7 +115,7 @@ def test_photograph_without_landmarks_is_resized_to_a_square():
 def test_thumbnail_shows_the_face_with_a_margin():
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[40:60, 100:120] = 255
-    found = face_crops.FaceLocation((100.0, 40.0, 120.0, 60.0), None)
+    found = face_crops.DetectedFace((100.0, 40.0, 120.0, 60.0), None)
     crop = only(load(pixels, find=lambda _: [found])).thumbnail
     assert crop.shape == (39, 39, 3)
     assert (crop[:9] == 0).all()
@@ -184,7 +184,7 @@ def test_cropped_face_is_kept_whole_and_a_face_in_a_photograph_is_warped():
 
 
 def test_face_outside_the_photograph_is_a_problem():
-    far = face_crops.FaceLocation((500.0, 500.0, 600.0, 600.0), None)
+    far = face_crops.DetectedFace((500.0, 500.0, 600.0, 600.0), None)
     assert "lies outside the photograph of 32 x 24 pixels" in only(load(blocks(1), find=lambda _: [far])).reason
 
 

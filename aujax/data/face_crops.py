@@ -20,7 +20,7 @@ from PIL import Image
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
 from aujax.data.images import Pixels
-from aujax.data.landmarks import DETECTORS, Box, Landmarks, PooledDetector, read_landmarks
+from aujax.data.landmarks import DETECTORS, Box, DetectedFace, Landmarks, pooled, read_landmarks
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
 
@@ -53,13 +53,6 @@ class InputImage(NamedTuple):
     second: float | None = None
 
 
-class FaceLocation(NamedTuple):
-    """The bounding box of a face, and its landmarks if they are known."""
-
-    box: Box
-    landmarks: Landmarks | None
-
-
 class FaceCrop(NamedTuple):
     """A face in the form of the network's input, and its place in the photograph.
 
@@ -79,14 +72,14 @@ class FaceCrop(NamedTuple):
     number: int
     count: int
     unselected: int
-    location: FaceLocation
+    location: DetectedFace
     thumbnail: Pixels
     aligned: Pixels
     example: Batch
     enlargement: float
 
 
-Finder = Callable[[InputImage], Sequence[FaceLocation]]
+Finder = Callable[[InputImage], Sequence[DetectedFace]]
 Source = str | Path | np.ndarray
 
 
@@ -96,20 +89,20 @@ def landmark_finder(landmarks: Mapping[str, Landmarks | None]) -> Finder:
     A photograph without landmarks is one face as a whole, as with `whole_image`.
     """
 
-    def find(image: InputImage) -> Sequence[FaceLocation]:
+    def find(image: InputImage) -> Sequence[DetectedFace]:
         points = landmarks.get(image.name)
         if points is None:
             return whole_image(image)
         left, top, right, bottom = map(float, [*points.min(0), *points.max(0)])
-        return [FaceLocation((left, top, right, bottom), points.astype(np.float32))]
+        return [DetectedFace((left, top, right, bottom), points.astype(np.float32))]
 
     return find
 
 
-def whole_image(image: InputImage) -> Sequence[FaceLocation]:
+def whole_image(image: InputImage) -> Sequence[DetectedFace]:
     """Returns the whole photograph as one face without landmarks."""
     height, width = image.pixels.shape[:2]
-    return [FaceLocation((0.0, 0.0, float(width), float(height)), None)]
+    return [DetectedFace((0.0, 0.0, float(width), float(height)), None)]
 
 
 def face_finder(
@@ -134,9 +127,8 @@ def face_finder(
         detector = DETECTORS[landmarks].load(model_file)
         if detector is None:
             return whole_image
-        if pool is not None:
-            detector = PooledDetector(detector, pool)
-        return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
+        find = detector.faces if pool is None else pooled(detector, pool)
+        return lambda image: find(image.pixels)
     names = [str(source) for source in sources if not isinstance(source, np.ndarray)]
     return landmark_finder(read_landmarks(Path(landmarks), names))
 
@@ -329,7 +321,7 @@ def _check_megapixels(data: bytes) -> None:
             return  # the decoder reports what is wrong with the file
 
 
-def _is_cropped(image: InputImage, location: FaceLocation) -> bool:
+def _is_cropped(image: InputImage, location: DetectedFace) -> bool:
     """Returns whether the face fills the photograph; without landmarks it is assumed to."""
     if location.landmarks is None:
         return True

@@ -194,10 +194,10 @@ def _from_fields(fields: Sequence[str], where: str) -> Landmarks | None:
 
 
 class DetectedFace(NamedTuple):
-    """The bounding box and the 68 landmarks of a face."""
+    """The bounding box of a face, and its 68 landmarks if they are known."""
 
     box: Box
-    landmarks: Landmarks
+    landmarks: Landmarks | None
 
 
 @runtime_checkable
@@ -213,20 +213,9 @@ class Detector(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PooledDetector:
-    """A detector for several threads, which finds faces in a pool of processes: dlib holds the interpreter lock."""
-
-    detector: Detector
-    pool: Pool
-
-    def faces(self, pixels: Pixels) -> list[DetectedFace]:
-        """Returns what `detector` finds."""
-        return self.pool.apply(self.detector.faces, (pixels,))
-
-    def settings(self) -> str:
-        """Returns the settings of `detector`."""
-        return self.detector.settings()
+def pooled(detector: Detector, pool: Pool) -> Callable[[Pixels], list[DetectedFace]]:
+    """Returns the detector's `faces` for several threads, run in a pool of processes: dlib holds the interpreter lock."""
+    return lambda pixels: pool.apply(detector.faces, (pixels,))
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from aujax import cli
-from aujax.data import alignment, store, synthetic
+from aujax.data import store, synthetic
 from aujax.data.landmarks import DETECTORS, read_landmarks
-from aujax.data.prepare.prepare import Options, prepare
+from aujax.data.prepare.prepare import prepare
 from aujax.data.sources import affectnet, folder, folds, rafdb, whole_number
 from aujax.data.workers import processors
 from aujax.errors import UserError
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument("--out", required=True, metavar="DIR", help="folder to write, for --config.data.dir")
         child.add_argument(
             "--align",
-            choices=["none", *alignment.FITS],
+            choices=list(_ALIGNMENTS),
             default="none",
             help="warp faces by five points (default: none)",
         )
@@ -163,19 +163,11 @@ def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> s
         ("alignment", _ALIGNMENTS[options.align]),
         ("landmarks", f"{landmarks}. {landmark_terms}"),
     ]
-    shared = Options(
-        align=options.align if options.align in alignment.FITS else "",
-        detector=detector,
-        landmarks_size=landmarks_size,
-        validation=options.validation,
-        test=options.test,
-        seed=options.seed,
-        jobs=options.jobs,
-        allow_unreadable=options.allow_unreadable,
-    )
     # What pages about a trained model quote.
     about = {**about, "terms": source.terms, "cropped": source.cropped, "detector_terms": landmark_terms}
-    return prepare(listing, out, shared, headings=headings, about=about)
+    return prepare(
+        listing, out, options, detector=detector, landmarks_size=landmarks_size, headings=headings, about=about
+    )
 
 
 def _is_prepared(out: Path, about: dict[str, Any]) -> bool:

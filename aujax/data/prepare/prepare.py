@@ -13,8 +13,8 @@ otherwise in an order sampled from the seed, to the split that is furthest below
 the classes stay in proportion as well as the units allow.
 """
 
+import argparse
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -22,8 +22,7 @@ import pickle
 import shutil
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -33,7 +32,7 @@ from scipy.sparse.csgraph import connected_components
 
 from aujax.codebook import rescale_landmarks
 from aujax.data import alignment, images, store
-from aujax.data.landmarks import Detection, Detector, LandmarkCache, Landmarks, PooledDetector
+from aujax.data.landmarks import DetectedFace, Detection, Detector, LandmarkCache, Landmarks, pooled
 from aujax.data.sources import Listing, SourceImage
 from aujax.data.workers import parallel_map, process_pool
 from aujax.errors import UserError
@@ -43,47 +42,28 @@ _SAMPLE_SIZE = 200  # images whose landmarks are compared with the size of the i
 _OFF_MIDDLE = 0.07  # of the width, from which landmarks are not those of centred faces
 _UNREADABLE_SHARE = 0.01
 _MAX_LISTED = 20  # lines of each list in the report
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of `aujax prepare` that are the same for all sources.
-
-    Attributes:
-      align: warps faces by five points, a row of `alignment.FITS`; a face without landmarks is resized to the same
-        size. "": faces are not aligned.
-      detector: for images without landmarks; None leaves them without.
-      landmarks_size: (width, height) of the images that given landmarks belong to; "own": these images; None: these
-        images, which is checked.
-      validation, test, seed: see `assign_splits`.
-      jobs: the number of threads or processes.
-      allow_unreadable: the accepted number of unreadable images; None: one in a hundred, and at least one.
-    """
-
-    align: str
-    detector: Detector | None
-    landmarks_size: tuple[int, int] | Literal["own"] | None
-    validation: float
-    test: float
-    seed: int
-    jobs: int
-    allow_unreadable: int | None
+# (width, height) of the images that landmarks were detected on; "own" or None: of the images themselves.
+Size = tuple[int, int] | Literal["own"] | None
 
 
 class StoredFace(NamedTuple):
     """The face of one image.
 
     Attributes:
-      data: the encoded face; empty if there is a problem.
+      problem: why the image cannot be used, "" if it can; then all else is empty.
+      content: a hash of the image's bytes and face box.
+      key: of its detection in the cache.
+      data: the encoded face.
       landmarks: in its pixels, or None.
       detection: in pixels of the image that the detector was given; None if the detector was not run.
-      problem: why the image cannot be used, "" if it can.
     """
 
+    problem: str = ""
+    content: str = ""
+    key: str = ""
     data: bytes = b""
     landmarks: Landmarks | None = None
     detection: Detection | None = None
-    problem: str = ""
 
 
 class ReportedFace(NamedTuple):
@@ -96,9 +76,27 @@ class ReportedFace(NamedTuple):
 
 
 def prepare(
-    listing: Listing, out: Path, options: Options, *, headings: Sequence[tuple[str, str]], about: dict[str, Any]
+    listing: Listing,
+    out: Path,
+    options: argparse.Namespace,
+    *,
+    detector: Detector | None,
+    landmarks_size: Size,
+    headings: Sequence[tuple[str, str]],
+    about: dict[str, Any],
 ) -> str:
     """Writes the faces of a listing to the folder `out`, and returns a report that begins with the headings.
+
+    Args:
+      listing: the faces.
+      out: the folder.
+      options: those of the command that are the same for all sources. `align` is a row of `alignment.FITS`, by which
+        faces are warped (a face without landmarks is resized to the same size), or "none". `allow_unreadable` is the
+        accepted number of unreadable images; None: one in a hundred, and at least one.
+      detector: for images without landmarks; None leaves them without.
+      landmarks_size: of the images that given landmarks belong to; None: these images, which is checked.
+      headings: of the report, each with its text.
+      about: see `store.Faces`.
 
     Raises:
       UserError: too many unreadable images, landmarks of images of another size, an empty split, a full disk.
@@ -109,14 +107,14 @@ def prepare(
 
     # Mistakes are reported before the work.
     _sampled_shares([image.split for image in listing.images], options.validation, options.test)
-    _check_landmark_sizes(listing.images, options.landmarks_size)
+    _check_landmark_sizes(listing.images, landmarks_size)
     cache = LandmarkCache(out / store.LANDMARK_CACHE)
     problems = []  # unusable images, each with the reason
     stored: list[ReportedFace] = []
     try:
         # Nameless, so that nothing of it is left behind.
         with tempfile.TemporaryFile(dir=out) as spool:
-            readable = _read_faces(listing.images, cache, options, problems, spool)
+            readable = _read_faces(listing.images, cache, options, detector, landmarks_size, problems, spool)
             splits = assign_splits(
                 [face.image.expression for face in readable],
                 [face.image.split for face in readable],
@@ -144,24 +142,7 @@ def prepare(
     return _report([*headings, ("fingerprint", faces.fingerprint[:16])], listing, problems, stored)
 
 
-def _check_problems(problems: list[str], total: int, allowed: int | None) -> None:
-    if allowed is None:
-        allowed = max(1, int(_UNREADABLE_SHARE * total))
-    if len(problems) > allowed:
-        raise UserError(
-            f"{len(problems)} of {total} images cannot be read, at most {allowed} were expected "
-            f"({_first_problems(problems)}). Is the data set copied in full? Copy these files again, "
-            f"or continue without them with --allow-unreadable={len(problems)}"
-        )
-
-
-def _first_problems(problems: list[str]) -> str:
-    return "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-
-
-def _check_landmark_sizes(
-    readable: Sequence[SourceImage], landmarks_size: tuple[int, int] | Literal["own"] | None
-) -> None:
+def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: Size) -> None:
     """Raises a UserError if given landmarks cannot belong to the images.
 
     Those of most sampled images lie outside the image or in a corner of it, or look like a face only with x and y
@@ -218,13 +199,8 @@ def _misfit(landmarks: Landmarks) -> float:
     return float(np.linalg.norm(moved - alignment.TEMPLATE))
 
 
-def _given_landmarks(
-    image: SourceImage, size: tuple[int, int] | Literal["own"] | None, pixels: images.Pixels
-) -> Landmarks | None:
-    """Returns the landmarks that come with an image, in its pixels.
-
-    `size` is (width, height) of the image that they were detected on; "own" or None: this image.
-    """
+def _given_landmarks(image: SourceImage, size: Size, pixels: images.Pixels) -> Landmarks | None:
+    """Returns the landmarks that come with an image, in its pixels; `size` is that of the image they belong to."""
     if image.landmarks is None or size is None or size == "own":
         return image.landmarks
     return rescale_landmarks(image.landmarks, np.divide(pixels.shape[1::-1], size, dtype=np.float32))
@@ -328,7 +304,9 @@ def join_units(*keys: Sequence[str]) -> list[int]:
 def _read_faces(
     listed: Sequence[SourceImage],
     cache: LandmarkCache,
-    options: Options,
+    options: argparse.Namespace,
+    detector: Detector | None,
+    landmarks_size: Size,
     problems: list[str],
     spool: BinaryIO,
 ) -> list[ReportedFace]:
@@ -339,33 +317,40 @@ def _read_faces(
     Raises:
       UserError: there are more problems than allowed, or no usable face.
     """
-    detector = options.detector
+    find, settings = (detector.faces, detector.settings()) if detector is not None else (None, "")
     detecting = detector is not None and any(image.landmarks is None for image in listed)
     readable = []
     with contextlib.ExitStack() as stack:
         if detector is not None and detecting and options.jobs > 1:
-            pool = stack.enter_context(process_pool(options.jobs))
-            options = dataclasses.replace(options, detector=PooledDetector(detector, pool))
+            find = pooled(detector, stack.enter_context(process_pool(options.jobs)))
         results = parallel_map(
-            functools.partial(_read_face, options, detector.settings() if detector is not None else "", cache),
+            functools.partial(_read_face, options.align, landmarks_size, find, settings, cache),
             listed,
             jobs=options.jobs,
             description="Detecting landmarks" if detecting else "Reading images",
         )
         stack.enter_context(contextlib.closing(results))
-        for image, (content, key, face) in zip(listed, results, strict=True):
+        for image, face in zip(listed, results, strict=True):
             if face.problem:
                 problems.append(f"{image.id}: {face.problem}")
                 continue
             if face.detection is not None:
-                cache.add(key, face.detection)
-            readable.append(ReportedFace(image, "", content, face.landmarks is not None))
+                cache.add(face.key, face.detection)
+            readable.append(ReportedFace(image, "", face.content, face.landmarks is not None))
             pickle.dump((face.data, face.landmarks), spool)
-    _check_problems(problems, len(listed), options.allow_unreadable)
+    first_problems = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+    allowed = options.allow_unreadable
+    if allowed is None:
+        allowed = max(1, int(_UNREADABLE_SHARE * len(listed)))
+    if len(problems) > allowed:
+        raise UserError(
+            f"{len(problems)} of {len(listed)} images cannot be read, at most {allowed} were expected "
+            f"({first_problems}). Is the data set copied in full? Copy these files again, "
+            f"or continue without them with --allow-unreadable={len(problems)}"
+        )
     if not readable:
         raise UserError(
-            "expected images to prepare, but the source has none that can be read "
-            f"({_first_problems(problems)}); check --source"
+            f"expected images to prepare, but the source has none that can be read ({first_problems}); check --source"
         )
     return readable
 
@@ -389,47 +374,39 @@ def _records(stored: Sequence[ReportedFace], spool: BinaryIO) -> Iterator[tuple[
 
 
 def _read_face(
-    options: Options, settings: str, cache: LandmarkCache, image: SourceImage
-) -> tuple[str, str, StoredFace]:
-    """Returns a hash of the image's bytes and face box, the key of its detection in the cache, and the face.
-
-    `settings` are those of the detector.
-    """
-    try:
-        data = image.read()
-        pixels = images.decode(data)
-    except (OSError, ValueError) as error:
-        return "", "", StoredFace(problem=images.read_problem(error))
-    digest = hashlib.sha256(data)
-    if image.box is not None:
-        digest.update(repr(image.box).encode())
-    content = digest.hexdigest()
-    # The detector is given the image after an alignment by annotated points: the detection depends on them.
-    points = (options.align, image.points.tolist()) if options.align and image.points is not None else None
-    key = hashlib.sha256(f"{content} {points} {settings}".encode()).hexdigest()
-    return content, key, _store_face(options, image, data, pixels, cache.get(key))
-
-
-def _store_face(
-    options: Options, image: SourceImage, data: bytes, pixels: images.Pixels, detection: Detection | None
+    align: str,
+    landmarks_size: Size,
+    find: Callable[[images.Pixels], list[DetectedFace]] | None,
+    settings: str,
+    cache: LandmarkCache,
+    image: SourceImage,
 ) -> StoredFace:
     """Returns the face of one image, cropped or aligned, with its landmarks; problems are returned, not raised.
 
-    `data` are those of the image, and `pixels` the decoded ones; `detection` is that in the cache, if there is one.
+    `find` detects faces, with these `settings`; None detects none.
 
     Raises:
       UserError: the detector cannot be used at all.
     """
     try:
-        landmarks = _given_landmarks(image, options.landmarks_size, pixels)
+        data = image.read()
+        pixels = images.decode(data)
+        content = hashlib.sha256(data + (repr(image.box).encode() if image.box else b"")).hexdigest()
+        fit = alignment.FITS.get(align)
+        # The detector is given the image after an alignment by annotated points: the detection depends on them.
+        annotated = (align, image.points.tolist()) if fit and image.points is not None else None
+        key = hashlib.sha256(f"{content} {annotated} {settings}".encode()).hexdigest()
+
+        landmarks = _given_landmarks(image, landmarks_size, pixels)
         points = image.points
         if points is None and landmarks is not None:
             points = alignment.five_points(landmarks)
-
-        face, matrix = pixels, None
-        if options.align and points is not None:
-            matrix = alignment.FITS[options.align](points, alignment.TEMPLATE)
+        face = pixels
+        if fit and points is not None:
+            matrix = fit(points, alignment.TEMPLATE)
             face = alignment.warp(pixels, matrix)
+            if landmarks is not None:
+                landmarks = alignment.move_landmarks(landmarks, matrix)
         elif image.box is not None:
             if not np.isfinite(image.box).all():
                 raise ValueError(f"its face box {image.box} is not finite")
@@ -438,35 +415,35 @@ def _store_face(
             if right - left < 2 or bottom - top < 2:
                 raise ValueError(f"its face box {image.box} lies outside the image of {width} x {height} pixels")
             face = np.ascontiguousarray(pixels[top:bottom, left:right])
-            matrix = np.array([(1.0, 0.0, -left), (0.0, 1.0, -top)])
-        if landmarks is not None and matrix is not None:
-            landmarks = alignment.move_landmarks(landmarks, matrix)
+            if landmarks is not None:
+                landmarks = landmarks - np.array([left, top])
 
         new_detection = None
-        if landmarks is None and options.detector is not None:
+        if landmarks is None and find is not None:
+            detection = cache.get(key)
             if detection is None:
-                detected = options.detector.faces(face)
+                detected = find(face)
                 detection = new_detection = Detection(detected[0].landmarks if detected else None)
             landmarks = detection.landmarks
 
-        if options.align and points is None:
+        if fit and points is None:
             # There were no points to align by before the detection.
             if landmarks is None:
                 face, _ = alignment.resize_to_square(face)
             else:
-                matrix = alignment.FITS[options.align](alignment.five_points(landmarks), alignment.TEMPLATE)
+                matrix = fit(alignment.five_points(landmarks), alignment.TEMPLATE)
                 face = alignment.warp(face, matrix)
                 landmarks = alignment.move_landmarks(landmarks, matrix)
 
         if face is not pixels or not images.is_plain(data, pixels):
-            data = images.encode(face, lossless=images.is_lossless(data) and not options.align)
+            data = images.encode(face, lossless=images.is_lossless(data) and not fit)
         if landmarks is not None:
             landmarks = landmarks.astype(np.float32)
-        return StoredFace(data, landmarks, new_detection)
+        return StoredFace("", content, key, data, landmarks, new_detection)
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        return StoredFace(problem=images.read_problem(error))
+        return StoredFace(images.read_problem(error))
 
 
 def _report(

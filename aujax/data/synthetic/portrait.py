@@ -106,18 +106,18 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     canvas.tint(points[:17] + canvas.offset(0.0, 0.16), 0.66, 0.62, 0.62)  # the shadow on the neck
     canvas.tint(outline, 1.0, 1.0, 1.0)
     canvas.fill(outline, person.skin)
-    canvas.fill_layer(canvas.head, outline, 1.0)
+    canvas.fill(outline, 1.0, canvas.head)
     eyes = np.split(points[36:48], 2)
     for eye in eyes:
-        canvas.raise_disc(eye.mean(0), 0.3, -1.1)
+        canvas.disc(eye.mean(0), 0.3, -1.1, canvas.relief)
     for brow in np.split(points[17:27], 2):
-        canvas.fill_layer(canvas.relief, ribbon(brow, np.full(5, 0.16 * unit)), 0.7)
-    canvas.fill_layer(canvas.relief, points[[27, 31, 33, 35]], 2.4)
-    canvas.raise_disc(points[30], 0.13, 3.6)
+        canvas.fill(ribbon(brow, np.full(5, 0.16 * unit)), 0.7, canvas.relief)
+    canvas.fill(points[[27, 31, 33, 35]], 2.4, canvas.relief)
+    canvas.disc(points[30], 0.13, 3.6, canvas.relief)
     for wing in (31, 35):
-        canvas.raise_disc(points[wing] - [0, 0.04 * unit], 0.09, 2.0)
-    canvas.fill_layer(canvas.relief, points[48:60], 1.1)
-    canvas.raise_disc(points[8] * 0.7 + points[57] * 0.3, 0.22, 0.8)
+        canvas.disc(points[wing] - [0, 0.04 * unit], 0.09, 2.0, canvas.relief)
+    canvas.fill(points[48:60], 1.1, canvas.relief)
+    canvas.disc(points[8] * 0.7 + points[57] * 0.3, 0.22, 0.8, canvas.relief)
 
     # In the skin: blush, shadows of sockets, nose and lip, freckles, stubble.
     for cheek, x in ((41, -0.12), (46, 0.12)):
@@ -159,7 +159,7 @@ def paint_wrinkles(
     centres = view(_anchored(points3, BULGES[:, 1], BULGES[:, None, 2:4])[:, 0])
     for (au, *_, radius, height), centre in zip(BULGES, centres, strict=True):
         if intensities.get(au, 0.0) > 0.1:
-            canvas.raise_disc(centre, radius, height * intensities[au])
+            canvas.disc(centre, radius, height * intensities[au], canvas.relief)
 
 
 def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: np.ndarray) -> None:
@@ -169,8 +169,7 @@ def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: 
     lower = curve(points[[first, first + 5, first + 4, first + 3]], steps=4)
     iris = points[IRISES][side] + gaze * canvas.unit
 
-    with canvas.clipped(_between(upper, lower)):
-        canvas.fill(_between(upper, lower), _PAINT["eyeball"])
+    with canvas.clipped(_between(upper, lower), _PAINT["eyeball"]):
         canvas.disc(iris, 0.112, shade(person.iris, 0.5))
         canvas.disc(iris, 0.095, person.iris)
         canvas.disc(iris, 0.047, _PAINT["pupil"])
@@ -235,8 +234,7 @@ def paint_mouth(
     gap = float(points[66, 1] - points[62, 1]) / unit
 
     if gap > 0.02:
-        with canvas.clipped(_between(inner_top, inner_bottom)):
-            canvas.fill(_between(inner_top, inner_bottom), _PAINT["mouth"])
+        with canvas.clipped(_between(inner_top, inner_bottom), _PAINT["mouth"]):
             canvas.disc(points[66] + canvas.offset(0.0, 0.06), 0.2, _PAINT["tongue"])
             if intensities.keys() & {16, 20}:  # the AUs that bare the lower teeth
                 floor = curve(view(points3[[60, 67, 66, 65, 64]] + np.array([0, -0.045, 0], np.float32)))
