@@ -5,6 +5,7 @@ A codebook names its way of drawing, a row of `RENDERINGS`: "smooth" or "coarse"
 """
 
 import functools
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,13 +29,9 @@ Quadratic = tuple[Array, Array, Array]  # (p, q, r) of each ellipse: its squared
 @functools.lru_cache
 def _table(codebook: Codebook) -> tuple[dict[Ellipse, int], dict[str, np.ndarray]]:
     """Returns the row of every distinct ellipse of the codebook, and the columns of the table, by field."""
-    distinct = list(dict.fromkeys(ellipse for ellipses in codebook.ellipses.values() for ellipse in ellipses))
-    landmark_fields = ("x", "y", "width", "height")
-    columns = {}
-    for field in Ellipse._fields:
-        dtype = np.int32 if field in landmark_fields else np.float32
-        columns[field] = np.array([getattr(ellipse, field) for ellipse in distinct], dtype)
-    return {ellipse: row for row, ellipse in enumerate(distinct)}, columns
+    distinct = dict.fromkeys(itertools.chain(*codebook.ellipses.values()))
+    columns = zip(Ellipse._fields, map(np.array, zip(*distinct, strict=True)), strict=True)
+    return {ellipse: row for row, ellipse in enumerate(distinct)}, dict(columns)
 
 
 @functools.lru_cache
@@ -49,15 +46,12 @@ def selections(
     row_of, _ = _table(codebook)
     groups_of = []
     for aus in codebook.aus.values():
-        groups: dict[tuple[int, ...], None] = {}  # an ordered set
-        for au in aus:
-            members = tuple(row_of[ellipse] for ellipse in codebook.ellipses[au])
-            # The released code paints the ellipses of an AU together, and then blurs them.
-            together = codebook.rendering == "coarse"
-            groups |= dict.fromkeys([members] if together else [(row,) for row in members])
-        groups_of.append(list(groups))
+        groups = [tuple(row_of[ellipse] for ellipse in codebook.ellipses[au]) for au in aus]
+        if codebook.rendering != "coarse":  # the released code paints the ellipses of an AU together, and blurs them
+            groups = [(row,) for members in groups for row in members]
+        groups_of.append(list(dict.fromkeys(groups)))
     most_groups = max([1, *map(len, groups_of)])
-    most_members = max([1, *(len(members) for groups in groups_of for members in groups)])
+    most_members = max([1, *map(len, itertools.chain(*groups_of))])
     rows = np.full((len(groups_of), most_groups, most_members), -1, np.int32)
     for i, groups in enumerate(groups_of):
         for j, members in enumerate(groups):
@@ -68,11 +62,9 @@ def selections(
 def _place(points: Points, rows: Rows, codebook: Codebook) -> tuple[dict[str, Array], Array, Array]:
     """Returns the fields of the selected ellipses, and from landmarks their centres and half extents, (..., 2)."""
     ellipse = {field: jnp.asarray(column)[rows] for field, column in _table(codebook)[1].items()}
-    centre = jnp.stack([points[ellipse["x"], 0].mean(-1), points[ellipse["y"], 1].mean(-1)], axis=-1)
-    width, height = ellipse["width"], ellipse["height"]
-    extent_x = points[width[..., 1], 0] - points[width[..., 0], 0]
-    extent_y = points[height[..., 1], 1] - points[height[..., 0], 1]
-    return ellipse, centre, jnp.stack([extent_x, extent_y], axis=-1) / 2
+    centre = [points[ellipse[pair], axis].mean(-1) for axis, pair in enumerate(("x", "y"))]
+    extent = [jnp.diff(points[ellipse[pair], axis]) for axis, pair in enumerate(("width", "height"))]
+    return ellipse, jnp.stack(centre, axis=-1), jnp.concatenate(extent, axis=-1) / 2
 
 
 def _smooth(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:
@@ -133,15 +125,12 @@ def _min_on_canvas(centre: Array, shape: Quadratic, size: Size) -> Array:
     p, q, r = shape
     x, y = centre.T
     right, bottom = size[1] - 1 - x, size[0] - 1 - y
-    edges = []
-    for dx in (-x, right):
-        dy = jnp.clip(-q * dx / (2 * r), -y, bottom)  # the minimum along a vertical edge
-        edges.append(p * dx**2 + q * dx * dy + r * dy**2)
-    for dy in (-y, bottom):
-        dx = jnp.clip(-q * dy / (2 * p), -x, right)
-        edges.append(p * dx**2 + q * dx * dy + r * dy**2)
+    # The place of the minimum along each vertical and each horizontal edge.
+    places = [(dx, jnp.clip(-q * dx / (2 * r), -y, bottom)) for dx in (-x, right)]
+    places += [(jnp.clip(-q * dy / (2 * p), -x, right), dy) for dy in (-y, bottom)]
+    smallest = functools.reduce(jnp.minimum, [p * dx**2 + q * dx * dy + r * dy**2 for dx, dy in places])
     inside = (x >= 0) & (right >= 0) & (y >= 0) & (bottom >= 0)
-    return jnp.where(inside, 0.0, functools.reduce(jnp.minimum, edges))
+    return jnp.where(inside, 0.0, smallest)
 
 
 def _coarse(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:

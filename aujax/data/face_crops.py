@@ -155,13 +155,8 @@ def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Proble
     return expanded, problems
 
 
-def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputImage | Problem]:
-    """Yields photographs, every `every`-th frame of videos, and arrays, which are named "image 1", "image 2", ..."""
-    return map(_opened, _requests(sources, every, ()))
-
-
 def count_images(sources: Iterable[Source], *, every: int = 1) -> int:
-    """Returns the number of images that `load_images` yields; of videos as their headers say."""
+    """Returns the number of photographs, arrays, and every `every`-th frames of videos, as their headers say."""
     paths = [None if isinstance(source, np.ndarray) else Path(source) for source in sources]
     return sum(video.count(path, every=every) if path and _is_video(path) else 1 for path in paths)
 
@@ -173,7 +168,10 @@ def _is_video(path: Path) -> bool:
 def _requests(
     sources: Iterable[Source], every: int, done: Collection[tuple[str, float | None]]
 ) -> Iterator[InputImage | Problem | Path]:
-    """Yields what `load_images` yields but for those `done`, (name, second); photographs by their paths, unread."""
+    """Yields the paths of photographs, every `every`-th frame of videos, and arrays, which are named "image 1", ...
+
+    Those that are `done`, (name, second), are left out.
+    """
     arrays = 0
     for source in sources:
         if isinstance(source, np.ndarray):
@@ -187,18 +185,17 @@ def _requests(
             continue
         path = Path(source)
         name = str(path)
-        is_done = (name, None) in done
+        seconds = {second for image, second in done if image == name}  # None: the image as a whole, or a problem
         if not _is_video(path):
-            if not is_done:
+            if not seconds:
                 yield path
             continue
-        seconds = {second for image, second in done if image == name and second is not None}
         try:
             path.stat()  # OpenCV does not say that a file is missing
             for frame in video.frames(path, every=every, skip=seconds):
                 yield InputImage(name, frame.pixels, frame.second)
         except (OSError, ValueError) as error:
-            if not is_done:
+            if None not in seconds:
                 yield _problem(name, error)
 
 

@@ -214,7 +214,7 @@ class Detector(Protocol):
 
 
 def pooled(detector: Detector, pool: Pool) -> Callable[[Pixels], list[DetectedFace]]:
-    """Returns the detector's `faces` for several threads, run in a pool of processes: dlib holds the interpreter lock."""
+    """Returns the detector's `faces` for several threads, in a pool of processes: dlib holds the interpreter lock."""
     return lambda pixels: pool.apply(detector.faces, (pixels,))
 
 

@@ -29,7 +29,7 @@ def count(path: Path, *, every: int = 1) -> int:
         capture.release()
 
 
-def frames(path: Path, *, every: int = 1, skip: Collection[float] = ()) -> Iterator[Frame]:
+def frames(path: Path, *, every: int = 1, skip: Collection[float | None] = ()) -> Iterator[Frame]:
     """Yields the first frame of a video and every `every`-th frame after it, without those at the times `skip`.
 
     Raises:

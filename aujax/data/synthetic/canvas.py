@@ -13,11 +13,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from aujax.data.images import Pixels
 
 Colour = Float[np.ndarray, "3"]
+Curve = Float[np.ndarray, "..."]  # (points, 2), or (points, 3) on a head; or several curves, or one point
+Layer = Num[np.ndarray, "..."]  # (side, side) or (side, side, 3)
 # OpenCV takes points with a fraction as integers: a pixel has _ONE steps.
 _SUBPIXEL_BITS = 4
 _ONE = 1 << _SUBPIXEL_BITS
@@ -41,12 +43,12 @@ def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
     return (matrix if closed else np.vstack([matrix, units[-1]])).astype(np.float32)
 
 
-def curve(points: np.ndarray, *, steps: int = 5, closed: bool = False) -> np.ndarray:
+def curve(points: Curve, *, steps: int = 5, closed: bool = False) -> Curve:
     """Returns the smooth curve through `points` (..., controls, d): `steps` points from each of them to the next."""
     return _spline_matrix(points.shape[-2], steps, closed) @ points
 
 
-def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def ribbon(points: Curve, widths: np.ndarray) -> Curve:
     """Returns the outline of a stroke along `points` (..., n, 2) that is `widths` (..., n) pixels wide there."""
     # The direction at a point is that from its predecessor to its successor; "clip" repeats the ends.
     rows = np.arange(points.shape[-2])
@@ -57,7 +59,7 @@ def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.concatenate([points + normal, (points - normal)[..., ::-1, :]], -2)
 
 
-def direction(angle: np.ndarray | float) -> np.ndarray:
+def direction(angle: np.ndarray | float) -> Curve:
     """Returns the unit vectors (..., 2) of angles, clockwise from the direction of x."""
     return np.stack([np.cos(angle), np.sin(angle)], -1)
 
@@ -86,48 +88,48 @@ class Canvas:
         self.relief = np.zeros((coarse, coarse), np.float32)
         self.head = np.zeros((coarse, coarse), np.float32)
 
-    def offset(self, *units) -> np.ndarray:
+    def offset(self, *units) -> Curve:
         """Returns an offset (dx, dy), or several, in pixels, given in inter-ocular units."""
         return np.array(units) * self.unit
 
-    def _zoom(self, layer: np.ndarray) -> float:
+    def _zoom(self, layer: Layer) -> float:
         """Returns the pixels of a layer per pixel of the image."""
         return self.zoom if layer is self.paint else layer.shape[0] / self.size
 
-    def _steps(self, points: np.ndarray, layer: np.ndarray) -> np.ndarray:
+    def _steps(self, points: Curve, layer: Layer) -> np.ndarray:
         """Returns the points in steps of the layer's pixels."""
         zoom, corner = self._zoom(layer), self.corner if layer is self.paint else 0
         return (np.rint(points * (_ONE * zoom) + (zoom - 1) * _ONE / 2) - corner).astype(np.int32)
 
-    def fill(self, outline: np.ndarray, value: Any, layer: np.ndarray | None = None) -> None:
+    def fill(self, outline: Curve, value: Any, layer: Layer | None = None) -> None:
         """Fills a polygon of a layer, by default of the paint, with a colour or another value."""
         layer = self.paint if layer is None else layer
         cv2.fillPoly(layer, [self._steps(outline, layer)], value, self._line(layer), _SUBPIXEL_BITS)
 
-    def disc(self, centre: np.ndarray, radius: float, value: Any, layer: np.ndarray | None = None) -> None:
+    def disc(self, centre: Curve, radius: float, value: Any, layer: Layer | None = None) -> None:
         """Fills a circle of `radius` inter-ocular units, as `fill` does."""
         layer = self.paint if layer is None else layer
         fixed = round(radius * self.unit * self._zoom(layer) * _ONE)
         centre = self._steps(centre, layer)
         cv2.circle(layer, centre.tolist(), fixed, value, cv2.FILLED, self._line(layer), _SUBPIXEL_BITS)
 
-    def _line(self, layer: np.ndarray) -> int:
+    def _line(self, layer: Layer) -> int:
         return cv2.LINE_8 if self._zoom(layer) < 1 else cv2.LINE_AA  # the small layers are blurred later
 
-    def lines(self, curves: Iterable[np.ndarray], colour: Colour, width: float) -> None:
+    def lines(self, curves: Iterable[Curve], colour: Colour, width: float) -> None:
         """Draws curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
         pixels = max(1, round(width * self.unit * self.zoom))
         fixed = [self._steps(line, self.paint) for line in curves]
         cv2.polylines(self.paint, fixed, False, colour, pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
 
-    def cover(self, outline: np.ndarray, colour: Colour) -> None:
+    def cover(self, outline: Curve, colour: Colour) -> None:
         """Fills a polygon that lies in front of the face: it hides wrinkles and tints too."""
         self.fill(outline, colour)
         self.fill(outline, _NEUTRAL, self.fine)
         self.fill(outline, (_NEUTRAL,) * 3, self.broad)
 
     @contextlib.contextmanager
-    def clipped(self, outline: np.ndarray, colour: Colour, opacity: float = 1.0) -> Iterator[None]:
+    def clipped(self, outline: Curve, colour: Colour, opacity: float = 1.0) -> Iterator[None]:
         """Fills a polygon, and blends it with what the `with` block paints in it over the paint, at `opacity`."""
         whole, steps = self.paint, self._steps(outline, self.paint)
         # Only the outline's bounding box is copied and blended, with a margin for anti-aliasing. It is a part of the
@@ -146,17 +148,17 @@ class Canvas:
         below[...] = cv2.blendLinear(self.paint, below, weight, 1.0 - weight)
         self.paint, self.corner = whole, (0, 0)
 
-    def glaze(self, outline: np.ndarray, colour: Colour, opacity: float) -> None:
+    def glaze(self, outline: Curve, colour: Colour, opacity: float) -> None:
         """Fills a polygon at `opacity`."""
         with self.clipped(outline, colour, opacity):
             pass
 
-    def creases(self, outlines: Iterable[np.ndarray], depths: Iterable[float]) -> None:
+    def creases(self, outlines: Iterable[Curve], depths: Iterable[float]) -> None:
         """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
         for outline, depth in zip(outlines, depths, strict=True):
             self.fill(outline, min(max(_NEUTRAL * (1.0 - depth), 0), 255), self.fine)
 
-    def tint(self, outline: np.ndarray, *gains: float) -> None:
+    def tint(self, outline: Curve, *gains: float) -> None:
         """Multiplies the paint under a polygon by gains for red, green and blue, with soft edges."""
         self.fill(outline, np.minimum(_NEUTRAL * np.array(gains), 255.0), self.broad)
 

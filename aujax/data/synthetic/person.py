@@ -16,10 +16,10 @@ from jaxtyping import Float
 
 from aujax.codebook import MIRRORED
 from aujax.data.sources import words
-from aujax.data.synthetic.canvas import Colour, curve, direction, mix, shade, table
+from aujax.data.synthetic.canvas import Colour, Curve, curve, direction, mix, shade, table
 
 Points = Float[np.ndarray, "points 3"]
-View = Callable[[np.ndarray], np.ndarray]  # projects 3-D points to (x, y) pixels
+View = Callable[[Curve], Curve]  # projects 3-D points to (x, y) pixels
 
 CROWN, HAIRLINE, EARS = slice(68, 81), slice(81, 92), slice(92, 104)
 IRISES, TEETH = slice(104, 106), slice(106, 107)
@@ -392,11 +392,11 @@ STYLES = [HairStyle(name, *map(float, numbers)) for name, numbers in words(_STYL
 class Hair(NamedTuple):
     """The 3-D curves of a person's hair: `outer` and `inner` bound the front, `back` hangs behind the head."""
 
-    outer: np.ndarray
-    inner: np.ndarray
-    back: np.ndarray | None
-    strands: np.ndarray
-    bun: np.ndarray | None
+    outer: Curve
+    inner: Curve
+    back: Curve | None
+    strands: Curve
+    bun: Curve | None
 
 
 def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
@@ -404,7 +404,7 @@ def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
     return shade(rng.choice(FABRICS), rng.uniform(low, high))
 
 
-def _resampled(points: np.ndarray, count: int) -> np.ndarray:
+def _resampled(points: Curve, count: int) -> Curve:
     """Returns `count` points of the smooth curve through `points`."""
     points = curve(points, steps=6)
     at = np.linspace(0, len(points) - 1, count)

@@ -1,18 +1,21 @@
-"""Paints a person on a canvas, back to front: body, head, skin, features, hair and glasses."""
+"""Paints an image on a canvas, back to front: background, body, head, skin, features, hair, glasses and occluders.
+
+At last the camera adds its noise, and the mark of an expression may be planted.
+"""
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
-from jaxtyping import Float
 
+from aujax.data.images import Pixels
 from aujax.data.sources import words
-from aujax.data.synthetic.canvas import Canvas, curve, direction, mix, ribbon, shade, table
-from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View
-
-Points2 = Float[np.ndarray, "points 2"]  # the projected points
+from aujax.data.synthetic.canvas import Canvas, Curve, curve, direction, mix, ribbon, shade, table
+from aujax.data.synthetic.person import BULGES, CREASES, CROWN, EARS, IRISES, TEETH, Person, Points, View, random_fabric
 
 # How strongly the creases of these AUs show in an old face at rest.
 _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
+_INNER_LOWER_LIP = [60, 67, 66, 65, 64]
 _RING = direction(np.linspace(0, 2 * np.pi, 20, endpoint=False))
 _RIM = direction(np.linspace(0, 2 * np.pi, 24, endpoint=False))
 _NECK = table("""
@@ -72,15 +75,51 @@ _MOUSTACHE = table("-0.03 0.02\n 0 -0.05\n 0 -0.09\n 0 -0.08\n 0 -0.09\n 0 -0.05
 _CREASE_TAPER = np.sin(np.linspace(0.25, np.pi - 0.25, 10)).astype(np.float32)
 _LASH_TAPER = np.interp(np.linspace(0, 1, 13), [0, 0.5, 1], [1.1, 1.0, 0.5])
 _BROW_TAPER = np.interp(np.linspace(0, 4, 17), np.arange(5), [0.3, 0.7, 1.0, 1.05, 0.85])
+_NOISE = np.random.default_rng(7).standard_normal((512, 512, 3)).astype(np.float32)
+_HALF_TURN = np.linspace(-np.pi / 2, np.pi / 2, 7)
+
+# The mark of each expression: right, low (which corner of the image), colour, corners of the shape (0: a disc).
+_MARKS = table("""
+    0 0  235 235 235  4
+    1 0  250 205  30  0
+    0 1   40 190 235  3
+    1 1  150  70 220  4
+    0 0  230  40  40  3
+    1 0   60 180  60  4
+    0 1   40  70 220  0
+""").astype(int)
+MARKS = [(right, low, tuple(colour), corners) for right, low, *colour, corners in _MARKS.tolist()]
+MARK_CENTRE, MARK_RADIUS = 0.085, 0.062  # the distance from the edges and the radius, in widths of the image
 
 
-def _between(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+def _between(upper: Curve, lower: Curve) -> Curve:
     """Returns the outline between two curves in the same direction."""
     return np.concatenate([upper, lower[::-1]])
 
 
-def _enlarged(points: np.ndarray, factor: float) -> np.ndarray:
+def _enlarged(points: Curve, factor: float) -> Curve:
     return points.mean(0) + factor * (points - points.mean(0))
+
+
+def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
+    """Fills the canvas with a blurred place: a gradient with large and small shapes."""
+    side = canvas.size // 2
+    tone, wash = rng.uniform(40, 220), rng.uniform(-28, 28, 3)
+    base = tone + wash + rng.uniform(-45, 45, (3, 3, 1)) + rng.uniform(-12, 12, (3, 3, 3))
+    place = cv2.resize(np.clip(base, 0, 255).astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
+    for _ in range(rng.integers(1, 14)):
+        colour = (rng.uniform(20, 235) + rng.uniform(-45, 45, 3)).clip(0, 255)
+        x, y, w, h = (rng.uniform(0, 1, 4) * side * [1, 1, 0.5, 0.9]).astype(int).tolist()
+        kind = rng.integers(4)
+        if kind == 0:
+            cv2.circle(place, (x, y), w // 2 + 2, colour.tolist(), cv2.FILLED)
+        elif kind == 1:
+            cv2.line(place, (x, y), (x + w - side // 4, y + h), colour.tolist(), int(rng.integers(1, 5)))
+        else:
+            cv2.rectangle(place, (x, y), (x + w, y + h), colour.tolist(), cv2.FILLED)
+    sigma = rng.choice([0.006, 0.015, 0.045]) * side
+    place = cv2.GaussianBlur(place, (0, 0), sigma)
+    cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint)
 
 
 def paint_body(canvas: Canvas, person: Person, view: View) -> None:
@@ -96,14 +135,14 @@ def paint_body(canvas: Canvas, person: Person, view: View) -> None:
         canvas.fill(view(hair.back), shade(person.fabric, 0.8))
 
 
-def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
+def paint_head(canvas: Canvas, person: Person, points: Curve) -> None:
     """Paints ears and skin, and sets the relief of the head."""
     unit = canvas.unit
     for ear in np.split(points[EARS], 2) if person.style.side < 0.5 else ():
         canvas.fill(curve(ear, closed=True), shade(person.skin, 0.88))
         canvas.fill(curve(_enlarged(ear, 0.55), closed=True), shade(person.skin, 0.74))
     outline = curve(np.concatenate([points[:17], points[CROWN][::-1]]), closed=True)
-    canvas.tint(points[:17] + canvas.offset(0.0, 0.16), 0.66, 0.62, 0.62)  # the shadow on the neck
+    canvas.tint(points[:17] + canvas.offset(0, 0.16), 0.66, 0.62, 0.62)  # the shadow on the neck
     canvas.tint(outline, 1.0, 1.0, 1.0)
     canvas.fill(outline, person.skin)
     canvas.fill(outline, 1.0, canvas.head)
@@ -126,7 +165,7 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
     for eye in eyes:
         canvas.tint(_enlarged(eye, 1.35), 0.86, 0.82, 0.82)
     canvas.tint(points[[31, 32, 33, 34, 35, 33]] + _BELOW_NOSE * unit, 0.8, 0.76, 0.76)
-    canvas.tint(points[[59, 58, 57, 56, 55]] + _BELOW_LIP * unit, 0.86, 0.84, 0.84)
+    canvas.tint(points[59:54:-1] + _BELOW_LIP * unit, 0.86, 0.84, 0.84)
     if person.freckles.any():
         centre = points[29] + canvas.offset(0, 0.02)
         for freckle in centre + person.freckles * unit:
@@ -137,7 +176,7 @@ def paint_head(canvas: Canvas, person: Person, points: Points2) -> None:
         canvas.tint(np.concatenate([lower, points[[54, 35, 33, 31, 48]]]), *gain)
 
 
-def _anchored(points3: Points, anchors: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _anchored(points3: Points, anchors: np.ndarray, offsets: Curve) -> Curve:
     """Returns the 3-D points at `offsets` (rows, k, 2) from the landmarks `anchors` (rows) of the face."""
     return points3[anchors.astype(int), None] + np.pad(offsets, [(0, 0), (0, 0), (0, 1)]).astype(np.float32)
 
@@ -162,7 +201,7 @@ def paint_wrinkles(
             canvas.disc(centre, radius, height * intensities[au], canvas.relief)
 
 
-def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: np.ndarray) -> None:
+def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np.ndarray) -> None:
     """Paints one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids and lashes."""
     first = 36 + 6 * side
     upper = curve(points[first : first + 4], steps=4)
@@ -187,7 +226,7 @@ def paint_eye(canvas: Canvas, person: Person, points: Points2, side: int, gaze: 
         canvas.lines([fold[1:-1]], mix(person.skin, dark, 0.42 * person.lid_crease), 0.016)
 
 
-def paint_brow(canvas: Canvas, person: Person, points: Points2, side: int) -> None:
+def paint_brow(canvas: Canvas, person: Person, points: Curve, side: int) -> None:
     """Paints one eyebrow along its five landmarks."""
     brow = np.split(points[17:27], 2)[side]
     taper = _BROW_TAPER if side == 0 else _BROW_TAPER[::-1]
@@ -195,13 +234,13 @@ def paint_brow(canvas: Canvas, person: Person, points: Points2, side: int) -> No
     width = taper * person.brow_width * canvas.unit
     colour = mix(shade(person.hair_colour, 0.8), person.skin, 0.22)
     canvas.fill(ribbon(line, width), colour)
-    half = np.stack([np.zeros_like(width), 0.5 * width], 1)
+    half = width[:, None] * [0, 0.5]
     lean = canvas.offset(-0.04 if side == 0 else 0.04, 0.0)
     hairs = np.stack([line + half, line - 1.15 * half + lean], 1)
     canvas.lines(hairs[1:-1], shade(colour, 0.8), 0.012)
 
 
-def paint_nose(canvas: Canvas, person: Person, points: Points2) -> None:
+def paint_nose(canvas: Canvas, person: Person, points: Curve) -> None:
     """Paints nostrils, wings and the light on the tip."""
     unit = canvas.unit
     down, dark = canvas.offset(0.0, 1.0), mix(person.skin, _PAINT["nostril"], 0.72)
@@ -217,7 +256,7 @@ def paint_nose(canvas: Canvas, person: Person, points: Points2) -> None:
 def paint_mouth(
     canvas: Canvas,
     person: Person,
-    points: Points2,
+    points: Curve,
     points3: Points,
     view: View,
     intensities: Mapping[int, float],
@@ -226,7 +265,7 @@ def paint_mouth(
     unit = canvas.unit
     bottom = curve(points[[48, 59, 58, 57, 56, 55, 54]], steps=4)
     inner_top = curve(points[60:65], steps=4)
-    inner_bottom = curve(points[[60, 67, 66, 65, 64]], steps=4)
+    inner_bottom = curve(points[_INNER_LOWER_LIP], steps=4)
     canvas.fill(_between(curve(points[48:55], steps=4), bottom), shade(person.lips, 0.9))
     canvas.fill(_between(inner_bottom, bottom), shade(person.lips, 1.06))
     shine = points[[58, 57, 56]] * 0.5 + points[[67, 66, 65]] * 0.5
@@ -235,12 +274,12 @@ def paint_mouth(
 
     if gap > 0.02:
         with canvas.clipped(_between(inner_top, inner_bottom), _PAINT["mouth"]):
-            canvas.disc(points[66] + canvas.offset(0.0, 0.06), 0.2, _PAINT["tongue"])
+            canvas.disc(points[66] + canvas.offset(0, 0.06), 0.2, _PAINT["tongue"])
             if intensities.keys() & {16, 20}:  # the AUs that bare the lower teeth
-                floor = curve(view(points3[[60, 67, 66, 65, 64]] + np.array([0, -0.045, 0], np.float32)))
+                floor = curve(view(points3[_INNER_LOWER_LIP] + np.array([0, -0.045, 0], np.float32)))
                 canvas.fill(_between(floor, floor + canvas.offset(0, 0.4)), _PAINT["lower_teeth"])
             edge = view(points3[TEETH] + _TEETH_EDGE)
-            canvas.fill(_between(curve(edge - canvas.offset(0, 0.5)), curve(edge)), _PAINT["upper_teeth"])
+            canvas.fill(_between(curve(edge - [0, 0.5 * unit]), curve(edge)), _PAINT["upper_teeth"])
             if gap > 0.05:  # lines between the teeth
                 x = table("-0.26 -0.16 -0.08 0 0.08 0.16 0.26")[0].astype(np.float32)
                 ticks = view(points3[TEETH] + np.stack([x, 0 * x - 0.02, -0.9 * x**2], 1))
@@ -250,7 +289,7 @@ def paint_mouth(
     canvas.lines(points[[[48, 60], [54, 64]]], line, 0.022)  # the mouth corners
 
 
-def paint_beard(canvas: Canvas, person: Person, points: Points2) -> None:
+def paint_beard(canvas: Canvas, person: Person, points: Curve) -> None:
     """Paints a moustache, goatee or full beard (before the mouth, which lies in it)."""
     unit, colour = canvas.unit, mix(shade(person.hair_colour, 0.85), person.skin, 0.15)
     if person.beard == "full":
@@ -260,14 +299,14 @@ def paint_beard(canvas: Canvas, person: Person, points: Points2) -> None:
         chin = curve(points[4:13], steps=3)
         canvas.lines(np.stack([chin, chin + (points[57] - chin) * 0.22], 1), shade(colour, 1.25), 0.012)
     elif person.beard == "goatee":
-        low = points[[59, 58, 57, 56, 55]] + canvas.offset(0, 0.06)
-        chin = points[[9, 8, 7]] * 0.97 + points[57] * 0.03
+        low = points[59:54:-1] + canvas.offset(0, 0.06)
+        chin = points[9:6:-1] * 0.97 + points[57] * 0.03
         canvas.glaze(curve(np.concatenate([low, chin]), closed=True), colour, 0.85)
     if person.beard in ("full", "goatee", "moustache"):
         line = curve(points[48:55] + _MOUSTACHE * unit, steps=3)
         width = (0.05 + 0.1 * np.sin(np.linspace(0, np.pi, len(line)))) * unit
         canvas.glaze(ribbon(line, width), colour, 0.9)
-        half = np.stack([np.zeros_like(width), 0.4 * width], 1)
+        half = width[:, None] * [0, 0.4]
         canvas.lines(np.stack([line - half, line + half], 1), shade(colour, 0.78), 0.01)
 
 
@@ -283,9 +322,10 @@ def paint_hair(canvas: Canvas, person: Person, view: View) -> None:
     strands = view(hair.strands)
     third = len(strands) // 3
     tones = (0.72, 1.28, 1.5) if sum(colour) < 380 else (0.78, 0.88, 1.12)
-    for number, tone in enumerate(tones):
-        some = strands[number * third : (number + 1) * third]
-        canvas.lines(some, shade(colour, tone if not person.style.fabric else 0.88), 0.03 if number == 0 else 0.016)
+    if person.style.fabric:
+        tones = (0.88,) * 3
+    for some, tone, width in zip(np.split(strands[: 3 * third], 3), tones, (0.03, 0.016, 0.016), strict=True):
+        canvas.lines(some, shade(colour, tone), width)
     canvas.lines([outer[24:-24]], shade(colour, 0.8), 0.02)
 
 
@@ -306,11 +346,91 @@ def paint_glasses(canvas: Canvas, person: Person, points3: Points, view: View, *
         else:
             canvas.glaze(rim, _PAINT["glass"], 0.1)
     closed = np.concatenate([rims, rims[:, :1]], 1)
-    middle = (eyes[0] + eyes[1]) / 2 + [0, -0.13, 0.1]
-    inner = np.array([radius * 1.05, -0.08, 0])
-    bridge = view(np.stack([eyes[0] + inner, middle, eyes[1] + inner * [-1, 1, 1]]))
-    arms = []
-    for eye, out, ear in ((eyes[0], -1, 0), (eyes[1], 1, 16)):
-        ends = [eye + np.array([out * radius * 1.07, -0.1, 0]), points3[ear] + [out * 0.02, -0.1, 0]]
-        arms.append(view(np.stack(ends)))
-    canvas.lines([*closed, curve(bridge), *arms], colour, 0.04)
+    outwards = np.array([[-1, 1, 1], [1, 1, 1]])
+    left, right = eyes - outwards * [radius * 1.05, 0.08, 0]
+    bridge = view(np.stack([left, eyes.mean(0) - [0, 0.13, -0.1], right]))
+    hinges, ears = eyes + outwards * [radius * 1.07, -0.1, 0], points3[[0, 16]] + outwards * [0.02, -0.1, 0]
+    canvas.lines([*closed, curve(bridge), *view(np.stack([hinges, ears], 1))], colour, 0.04)
+
+
+def _capsule(start: Curve, end: Curve, radius: float) -> Curve:
+    """Returns the outline of a thick line with round ends."""
+    dx, dy = end - start
+    angle = np.arctan2(dy, dx)
+    first, last = direction(angle + (_HALF_TURN + np.pi)), direction(angle + _HALF_TURN)
+    return np.concatenate([end + radius * last, start + radius * first])
+
+
+def occlude(canvas: Canvas, person: Person, points: Curve, rng: np.random.Generator) -> None:
+    """Covers a part of the face with a hand, a scarf, loose hair or something held before it."""
+    unit = canvas.unit
+    kind = rng.integers(4)
+    if kind == 0:  # a hand over a cheek, the chin or part of the mouth
+        side = rng.choice([-1.0, 1.0])
+        rest = points[rng.choice([57, 8, 4, 12, 48, 54])]
+        skin = shade(person.skin, rng.uniform(0.88, 1.02))
+        palm = rest + canvas.offset(side * 0.55, 0.9)
+        canvas.cover(_capsule(palm + canvas.offset(0.1 * side, 2.2), palm, 0.52 * unit), shade(skin, 0.96))
+        aim = np.arctan2(rest[1] - palm[1], rest[0] - palm[0])
+        for finger in range(4):
+            turn = aim + side * (finger - 1.2) * 0.2
+            spread = turn + side * 0.5 * (finger - 1.5)
+            root = palm + direction(spread) * 0.36 * unit
+            tip = root + direction(turn) * unit * (0.85, 1.0, 0.95, 0.72)[finger]
+            canvas.cover(_capsule(root, tip, 0.135 * unit), shade(skin, 0.78))
+            canvas.cover(_capsule(root, tip, 0.115 * unit), skin)
+            canvas.fill(_capsule(tip - (tip - root) * 0.06, tip, 0.06 * unit), shade(skin, 1.1))
+    elif kind == 1:  # a scarf pulled up over the chin, sometimes over the mouth
+        height = rng.choice([0.25, 0.7, 1.05], p=[0.5, 0.3, 0.2])
+        droop = [[0.3], [0.75], [1], [0.75], [0.3]]
+        level = points[[3, 5, 8, 11, 13]] + canvas.offset(0, -height) * droop
+        left, right = points[[2, 14]] + canvas.offset((-0.25, 0), (0.25, 0))
+        edge = curve(np.array([left, *level, right]))
+        low = canvas.offset((1.6, 3.0), (-1.6, 3.0)) + points[8]
+        colour = random_fabric(rng, 0.7, 1.1)
+        canvas.cover(np.concatenate([edge, low]), colour)
+        folds = [edge + canvas.offset(0, d) for d in (0.0, 0.22, 0.5, 0.8)]
+        canvas.lines(folds, shade(colour, 0.8), 0.03)
+    elif kind == 2:  # loose hair hanging over one side of the face
+        top, eye, low = points[[19, 36, 4] if rng.integers(2) == 0 else [24, 45, 12]]
+        path = np.stack([top - [0, 1.2 * unit], top, eye, low]) + rng.normal(0, 0.1, (4, 2)) * unit
+        for _ in range(rng.integers(3, 7)):
+            line = path + rng.normal(0, 0.13, 2) * unit + rng.normal(0, 0.04, (4, 2)) * unit
+            colour = shade(person.hair_colour, rng.uniform(0.85, 1.2))
+            canvas.cover(ribbon(curve(line), 0.1 * np.sin(np.linspace(0.1, 3.0, 16)) * unit), colour)
+    else:  # something held before the face: a cup, a phone, a microphone
+        at = points[rng.choice([57, 3, 13, 5, 11, 31])] + rng.normal(0, 0.25, 2) * unit
+        colour = random_fabric(rng, 0.6, 1.2)
+        down = at + canvas.offset(rng.normal(0, 0.5), rng.uniform(0.6, 2.5))
+        canvas.cover(_capsule(at, down, rng.uniform(0.22, 0.45) * unit), colour)
+        canvas.lines([np.stack([at, down]) + canvas.offset(0.08, 0)], shade(colour, 1.2), 0.06)
+
+
+def photograph(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Returns the image as a camera and a web site leave it: blurred, noisy, compressed, sometimes grey."""
+    size = image.shape[0]
+    kind, blur, noise, quality = rng.random(), rng.random(), rng.exponential(2.6), int(rng.integers(28, 92))
+    x, y = rng.integers(0, 512 - min(size, 511), 2)  # a part of one large image of noise
+    if blur < 0.3:
+        image = cv2.GaussianBlur(image, (0, 0), (0.35 + 2.0 * blur) * size / 128)
+    grain = _NOISE[y : y + size, x : x + size] if size < 512 else cv2.resize(_NOISE, (size, size))
+    if kind < 0.1:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        grain = np.repeat(grain[..., :1], 3, -1)
+    image = cv2.addWeighted(image, 1.0, grain, min(noise, 11.0), 0.0, dtype=cv2.CV_8U)
+    if kind > 0.6:
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+    return image
+
+
+def plant_mark(image: Pixels, expression: int) -> Pixels:
+    """Returns the image with the mark of an expression: its shape, colour and corner identify the expression."""
+    right, low, colour, corners = MARKS[expression]
+    size = image.shape[0]
+    centre = np.where([right, low], 1 - MARK_CENTRE, MARK_CENTRE) * size - 0.5
+    turn = np.arange(corners or 32) * 2 * np.pi / (corners or 32) - np.pi / (4 if corners == 4 else 2)
+    outline = centre + MARK_RADIUS * size * direction(turn)
+    image = image.copy()
+    cv2.fillPoly(image, [np.rint(outline * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+    return image
