@@ -192,8 +192,8 @@ def _requests(
             continue
         try:
             path.stat()  # OpenCV does not say that a file is missing
-            for frame in video.frames(path, every=every, skip=seconds):
-                yield InputImage(name, frame.pixels, frame.second)
+            for second, pixels in video.frames(path, every=every, skip=seconds):
+                yield InputImage(name, pixels, second)
         except (OSError, ValueError) as error:
             if None not in seconds:
                 yield _problem(name, error)
@@ -261,19 +261,18 @@ def load_faces(
             yield Problem(image.name, "no face found", image.second)
         selected = locations[:1] if select == "one" else locations
         for i, location in enumerate(selected):
-            cropped = len(locations) == 1 and _is_cropped(image, location)
-            warp = align in alignment.FITS or (align == "five-point unless cropped" and not cropped)
+            fit = alignment.FITS.get(align)
+            if align == "five-point unless cropped" and not (len(locations) == 1 and _is_cropped(image, location)):
+                fit = alignment.similarity
             try:
-                if warp:
-                    fit = alignment.FITS.get(align, alignment.similarity)
-                    stored, matrix = _warp(image.pixels, location.landmarks, fit)
-                else:
-                    stored, matrix = _reduce(image.pixels, _LONGEST_SIDE / max(image.pixels.shape[:2]))
-                aligned = alignment.resize_to_square(stored)[0]
-                if warp:
+                if fit:
+                    aligned, matrix = _warp(image.pixels, location.landmarks, fit)
                     # The aligned faces of a prepared data set are JPEG files. Without this round trip, pixels differ
                     # from them by one level, and probabilities of a small network by up to 0.007 (0.0005 on average).
-                    stored = images.decode(images.encode(stored))
+                    stored = images.decode(images.encode(aligned))
+                else:
+                    stored, matrix = _reduce(image.pixels, _LONGEST_SIDE / max(image.pixels.shape[:2]))
+                    aligned, _ = alignment.resize_to_square(stored)
                 landmarks = None
                 if location.landmarks is not None:
                     landmarks = alignment.move_landmarks(location.landmarks, matrix).astype(np.float32)

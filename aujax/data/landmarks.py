@@ -338,14 +338,8 @@ DETECTORS = {
 }
 
 
-class Detection(NamedTuple):
-    """The outcome of detection on an image: its landmarks, or None if no face was detected."""
-
-    landmarks: Landmarks | None
-
-
-class LandmarkCache(dict[str, Detection]):
-    """Detections by key, in a file of JSON lines to which each new detection is appended at once."""
+class LandmarkCache(Named):
+    """Detected landmarks by key, None for no face, in a file of JSON lines to which each is appended at once."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -354,15 +348,13 @@ class LandmarkCache(dict[str, Detection]):
             try:
                 entry = json.loads(line)
                 numbers = entry["landmarks"]
-                landmarks = None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
-                self[entry["key"]] = Detection(landmarks)
+                self[entry["key"]] = None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
             except (ValueError, KeyError, TypeError):
                 continue  # an empty line, or one that an interrupted run left incomplete
 
-    def add(self, key: str, detection: Detection) -> None:
-        """Stores a detection in the cache and in its file."""
-        self[key] = detection
-        landmarks = detection.landmarks
+    def add(self, key: str, landmarks: Landmarks | None) -> None:
+        """Stores the outcome of a detection in the cache and in its file."""
+        self[key] = landmarks
         numbers = None if landmarks is None else [round(float(number), 3) for number in landmarks.ravel()]
         with self.path.open("a") as file:
             # An entry begins with a line end, which also ends a line that an interrupted run left incomplete.

@@ -21,7 +21,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -35,7 +35,6 @@ from aujax.data import alignment, images, store, synthetic
 from aujax.data.landmarks import (
     DETECTORS,
     DetectedFace,
-    Detection,
     Detector,
     LandmarkCache,
     Landmarks,
@@ -233,18 +232,16 @@ class StoredFace(NamedTuple):
     Attributes:
       problem: why the image cannot be used, "" if it can; then all else is empty.
       content: a hash of the image's bytes and face box.
-      key: of its detection in the cache.
       data: the encoded face.
       landmarks: in its pixels, or None.
-      detection: in pixels of the image that the detector was given; None if the detector was not run.
+      detected: a new detection by its key in the cache, in pixels of the image that the detector was given.
     """
 
     problem: str = ""
     content: str = ""
-    key: str = ""
     data: bytes = b""
     landmarks: Landmarks | None = None
-    detection: Detection | None = None
+    detected: Mapping[str, Landmarks | None] = {}
 
 
 class ReportedFace(NamedTuple):
@@ -318,7 +315,8 @@ def prepare(
             )
             stored = [face._replace(split=split) for face, split in zip(readable, splits, strict=True)]
             used = [split for split in SPLITS if split in splits]
-            records = _records(stored, spool)
+            spool.seek(0)
+            records = ((face.split, pickle.load(spool)) for face in stored)
             faces = store.write_faces(out, records, expressions=listing.expressions, splits=used, about=about)
     except (OSError, RuntimeError) as error:
         # array_record reports a full disk as a RuntimeError.
@@ -503,7 +501,7 @@ def _read_faces(
     problems: list[str],
     spool: BinaryIO,
 ) -> list[ReportedFace]:
-    """Returns the usable faces, not yet in a split; adds each one's data and landmarks to the file `spool`.
+    """Returns the usable faces, not yet in a split; adds the record of each to the file `spool`.
 
     New detections are added to the cache, problems to `problems`.
 
@@ -527,10 +525,20 @@ def _read_faces(
             if face.problem:
                 problems.append(f"{image.id}: {face.problem}")
                 continue
-            if face.detection is not None:
-                cache.add(face.key, face.detection)
+            for key, landmarks in face.detected.items():
+                cache.add(key, landmarks)
             readable.append(ReportedFace(image, "", face.content, face.landmarks is not None))
-            pickle.dump((face.data, face.landmarks), spool)
+            record = {
+                "image": face.data,
+                "landmarks": np.zeros((68, 2), np.float32) if face.landmarks is None else face.landmarks,
+                "has_landmarks": face.landmarks is not None,
+                "expression": image.expression,
+                "id": image.id,
+                "subject_id": image.subject_id,
+                "aus": list(image.aus),
+                "attributes": dict(image.attributes),
+            }
+            pickle.dump(record, spool)
     first_problems = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
     allowed = options.allow_unreadable
     if allowed is None:
@@ -546,24 +554,6 @@ def _read_faces(
             f"expected images to prepare, but the source has none that can be read ({first_problems}); check --source"
         )
     return readable
-
-
-def _records(stored: Sequence[ReportedFace], spool: BinaryIO) -> Iterator[tuple[str, store.Record]]:
-    """Yields the split and the record of each face, in order, from the file that `_read_faces` wrote."""
-    spool.seek(0)
-    for image, split, _, has_landmarks in stored:
-        data, landmarks = pickle.load(spool)
-        record = {
-            "image": data,
-            "landmarks": landmarks if has_landmarks else np.zeros((68, 2), np.float32),
-            "has_landmarks": has_landmarks,
-            "expression": image.expression,
-            "id": image.id,
-            "subject_id": image.subject_id,
-            "aus": list(image.aus),
-            "attributes": dict(image.attributes),
-        }
-        yield split, record
 
 
 def _read_face(
@@ -586,10 +576,6 @@ def _read_face(
         pixels = images.decode(data)
         content = hashlib.sha256(data + (repr(image.box).encode() if image.box else b"")).hexdigest()
         fit = alignment.FITS.get(align)
-        # The detector is given the image after an alignment by annotated points: the detection depends on them.
-        annotated = (align, image.points.tolist()) if fit and image.points is not None else None
-        key = hashlib.sha256(f"{content} {annotated} {settings}".encode()).hexdigest()
-
         landmarks = _given_landmarks(image, landmarks_size, pixels)
         points = image.points
         if points is None and landmarks is not None:
@@ -611,13 +597,15 @@ def _read_face(
             if landmarks is not None:
                 landmarks = landmarks - np.array([left, top])
 
-        new_detection = None
+        detected = {}
         if landmarks is None and find is not None:
-            detection = cache.get(key)
-            if detection is None:
-                detected = find(face)
-                detection = new_detection = Detection(detected[0].landmarks if detected else None)
-            landmarks = detection.landmarks
+            # The detector is given the image after an alignment by annotated points: the detection depends on them.
+            annotated = (align, image.points.tolist()) if fit and image.points is not None else None
+            key = hashlib.sha256(f"{content} {annotated} {settings}".encode()).hexdigest()
+            if key not in cache:
+                faces = find(face)
+                detected[key] = faces[0].landmarks if faces else None
+            landmarks = detected[key] if detected else cache[key]
 
         if fit and points is None:
             # There were no points to align by before the detection.
@@ -632,7 +620,7 @@ def _read_face(
             data = images.encode(face, lossless=images.is_lossless(data) and not fit)
         if landmarks is not None:
             landmarks = landmarks.astype(np.float32)
-        return StoredFace("", content, key, data, landmarks, new_detection)
+        return StoredFace("", content, data, landmarks, detected)
     except UserError:
         raise
     except (OSError, ValueError) as error:

@@ -120,7 +120,7 @@ class Canvas:
         """Draws curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
         pixels = max(1, round(width * self.unit * self.zoom))
         fixed = [self._steps(line, self.paint) for line in curves]
-        cv2.polylines(self.paint, fixed, False, colour, pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.polylines(self.paint, fixed, False, colour.tolist(), pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
 
     def cover(self, outline: Curve, colour: Colour) -> None:
         """Fills a polygon that lies in front of the face: it hides wrinkles and tints too."""

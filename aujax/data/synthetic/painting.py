@@ -18,6 +18,8 @@ _AGE_LINES = {1: 0.45, 2: 0.35, 4: 0.35, 6: 0.4, 12: 0.5, 15: 0.35}
 _INNER_LOWER_LIP = [60, 67, 66, 65, 64]
 _RING = direction(np.linspace(0, 2 * np.pi, 20, endpoint=False))
 _RIM = direction(np.linspace(0, 2 * np.pi, 24, endpoint=False))
+_BUN = direction(np.linspace(0, 2 * np.pi, 14, endpoint=False)) * [0.42, 0.36] - [0, 1.95]
+_BUN = np.pad(_BUN, [(0, 0), (0, 1)], constant_values=-0.6).astype(np.float32)
 _NECK = table("""
     -0.66   0.9  -0.5
     -0.68   1.9  -0.5
@@ -127,8 +129,8 @@ def paint_body(canvas: Canvas, person: Person, view: View) -> None:
     hair, fabric = person.hair, person.style.fabric
     if hair and hair.back is not None and not fabric:
         canvas.fill(view(hair.back), shade(person.hair_colour, 0.72))
-    if hair and hair.bun is not None:
-        canvas.fill(curve(view(hair.bun), closed=True), shade(person.hair_colour, 0.85))
+    if hair and person.style.bun:
+        canvas.fill(curve(view(_BUN), closed=True), shade(person.hair_colour, 0.85))
     canvas.fill(view(_NECK), shade(person.skin, 0.8))
     canvas.fill(curve(view(_SHOULDERS)), person.clothes)
     if hair and hair.back is not None and fabric:

@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from aujax.codebook import MIRRORED
 from aujax.data.sources import words
-from aujax.data.synthetic.canvas import Colour, Curve, curve, direction, mix, shade, table
+from aujax.data.synthetic.canvas import Colour, Curve, curve, mix, shade, table
 
 Points = Float[np.ndarray, "points 3"]
 View = Callable[[Curve], Curve]  # projects 3-D points to (x, y) pixels
@@ -396,7 +396,6 @@ class Hair(NamedTuple):
     inner: Curve
     back: Curve | None
     strands: Curve
-    bun: Curve | None
 
 
 def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
@@ -452,13 +451,7 @@ def _hair(style: HairStyle, rest: Points, rng: np.random.Generator) -> Hair:
     start = rng.integers(0, _SAMPLES - length, count)[:, None] + np.arange(length)
     strands = outer[start] * (1 - depth) + inner[start] * depth
     strands[..., :2] += style.curl * 0.6 * rng.standard_normal((count, length, 2))
-
-    bun = None
-    if style.bun:
-        angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-        bun = np.pad(direction(angle) * [0.42, 0.36] - [0, 1.95], [(0, 0), (0, 1)], constant_values=-0.6)
-        bun = bun.astype(np.float32)
-    return Hair(outer, inner, back, strands.astype(np.float32), bun)
+    return Hair(outer, inner, back, strands.astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
