@@ -203,10 +203,6 @@ AUs          sides  x      y      radius  offset  width  height  canvas_radius  
 """
 
 
-def _length(text: str) -> float:
-    return float(fractions.Fraction(text))
-
-
 def _ellipses(text: str) -> dict[int, tuple[Ellipse, ...]]:
     """Returns the ellipses of each AU from a table such as the two above."""
     header, *rows = text.strip().splitlines()
@@ -216,8 +212,8 @@ def _ellipses(text: str) -> dict[int, tuple[Ellipse, ...]]:
         aus, sides = cells.pop("AUs"), cells.pop("sides")
         fields: dict[str, Any] = {}
         for name, cell in cells.items():
-            number = int if name in ("x", "y", "width", "height") else _length
-            fields[name] = tuple(map(number, cell.split(",")))
+            number = int if name in ("x", "y", "width", "height") else float
+            fields[name] = tuple(number(fractions.Fraction(text)) for text in cell.split(","))
         ellipse = Ellipse(**fields)
         drawn = [ellipse, ellipse.mirrored()] if sides == "both" else [ellipse]
         for au in map(int, aus.split(",")):

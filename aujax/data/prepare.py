@@ -23,7 +23,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -232,15 +232,13 @@ class StoredFace(NamedTuple):
     Attributes:
       problem: why the image cannot be used, "" if it can; then all else is empty.
       content: a hash of the image's bytes and face box.
-      data: the encoded face.
-      landmarks: in its pixels, or None.
+      record: as in `store`.
       detected: a new detection by its key in the cache, in pixels of the image that the detector was given.
     """
 
     problem: str = ""
     content: str = ""
-    data: bytes = b""
-    landmarks: Landmarks | None = None
+    record: store.Record = {}
     detected: Mapping[str, Landmarks | None] = {}
 
 
@@ -300,11 +298,45 @@ def prepare(
     _check_landmark_sizes(listing.images, landmarks_size)
     cache = LandmarkCache(out / store.LANDMARK_CACHE)
     problems = []  # unusable images, each with the reason
-    stored: list[ReportedFace] = []
+    detecting = detector is not None and any(image.landmarks is None for image in listing.images)
+    readable: list[ReportedFace] = []
     try:
         # Nameless, so that nothing of it is left behind.
         with tempfile.TemporaryFile(dir=out) as spool:
-            readable = _read_faces(listing.images, cache, options, detector, landmarks_size, problems, spool)
+            find, settings = (detector.faces, detector.settings()) if detector is not None else (None, "")
+            with contextlib.ExitStack() as stack:
+                if detector is not None and detecting and options.jobs > 1:
+                    find = pooled(detector, stack.enter_context(process_pool(options.jobs)))
+                results = parallel_map(
+                    functools.partial(_read_face, options.align, landmarks_size, find, settings, cache),
+                    listing.images,
+                    jobs=options.jobs,
+                    description="Detecting landmarks" if detecting else "Reading images",
+                )
+                stack.enter_context(contextlib.closing(results))
+                for image, face in zip(listing.images, results, strict=True):
+                    if face.problem:
+                        problems.append(f"{image.id}: {face.problem}")
+                        continue
+                    for key, landmarks in face.detected.items():
+                        cache.add(key, landmarks)
+                    readable.append(ReportedFace(image, "", face.content, face.record["has_landmarks"]))
+                    pickle.dump(face.record, spool)
+            first_problems = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+            allowed = options.allow_unreadable
+            if allowed is None:
+                allowed = max(1, int(_UNREADABLE_SHARE * len(listing.images)))
+            if len(problems) > allowed:
+                raise UserError(
+                    f"{len(problems)} of {len(listing.images)} images cannot be read, at most {allowed} were expected "
+                    f"({first_problems}). Is the data set copied in full? Copy these files again, "
+                    f"or continue without them with --allow-unreadable={len(problems)}"
+                )
+            if not readable:
+                raise UserError(
+                    "expected images to prepare, but the source has none that can be read "
+                    f"({first_problems}); check --source"
+                )
             splits = assign_splits(
                 [face.image.expression for face in readable],
                 [face.image.split for face in readable],
@@ -492,70 +524,6 @@ def join_units(*keys: Sequence[str]) -> list[int]:
     return connected_components(graph, directed=False)[1].tolist()
 
 
-def _read_faces(
-    listed: Sequence[SourceImage],
-    cache: LandmarkCache,
-    options: argparse.Namespace,
-    detector: Detector | None,
-    landmarks_size: Size,
-    problems: list[str],
-    spool: BinaryIO,
-) -> list[ReportedFace]:
-    """Returns the usable faces, not yet in a split; adds the record of each to the file `spool`.
-
-    New detections are added to the cache, problems to `problems`.
-
-    Raises:
-      UserError: there are more problems than allowed, or no usable face.
-    """
-    find, settings = (detector.faces, detector.settings()) if detector is not None else (None, "")
-    detecting = detector is not None and any(image.landmarks is None for image in listed)
-    readable = []
-    with contextlib.ExitStack() as stack:
-        if detector is not None and detecting and options.jobs > 1:
-            find = pooled(detector, stack.enter_context(process_pool(options.jobs)))
-        results = parallel_map(
-            functools.partial(_read_face, options.align, landmarks_size, find, settings, cache),
-            listed,
-            jobs=options.jobs,
-            description="Detecting landmarks" if detecting else "Reading images",
-        )
-        stack.enter_context(contextlib.closing(results))
-        for image, face in zip(listed, results, strict=True):
-            if face.problem:
-                problems.append(f"{image.id}: {face.problem}")
-                continue
-            for key, landmarks in face.detected.items():
-                cache.add(key, landmarks)
-            readable.append(ReportedFace(image, "", face.content, face.landmarks is not None))
-            record = {
-                "image": face.data,
-                "landmarks": np.zeros((68, 2), np.float32) if face.landmarks is None else face.landmarks,
-                "has_landmarks": face.landmarks is not None,
-                "expression": image.expression,
-                "id": image.id,
-                "subject_id": image.subject_id,
-                "aus": list(image.aus),
-                "attributes": dict(image.attributes),
-            }
-            pickle.dump(record, spool)
-    first_problems = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
-    allowed = options.allow_unreadable
-    if allowed is None:
-        allowed = max(1, int(_UNREADABLE_SHARE * len(listed)))
-    if len(problems) > allowed:
-        raise UserError(
-            f"{len(problems)} of {len(listed)} images cannot be read, at most {allowed} were expected "
-            f"({first_problems}). Is the data set copied in full? Copy these files again, "
-            f"or continue without them with --allow-unreadable={len(problems)}"
-        )
-    if not readable:
-        raise UserError(
-            f"expected images to prepare, but the source has none that can be read ({first_problems}); check --source"
-        )
-    return readable
-
-
 def _read_face(
     align: str,
     landmarks_size: Size,
@@ -618,9 +586,17 @@ def _read_face(
 
         if face is not pixels or not images.is_plain(data, pixels):
             data = images.encode(face, lossless=images.is_lossless(data) and not fit)
-        if landmarks is not None:
-            landmarks = landmarks.astype(np.float32)
-        return StoredFace("", content, data, landmarks, detected)
+        record = {
+            "image": data,
+            "landmarks": np.zeros((68, 2), np.float32) if landmarks is None else landmarks.astype(np.float32),
+            "has_landmarks": landmarks is not None,
+            "expression": image.expression,
+            "id": image.id,
+            "subject_id": image.subject_id,
+            "aus": list(image.aus),
+            "attributes": dict(image.attributes),
+        }
+        return StoredFace("", content, record, detected)
     except UserError:
         raise
     except (OSError, ValueError) as error:

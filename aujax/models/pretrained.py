@@ -269,8 +269,8 @@ def resample_position_embedding(embedding: np.ndarray, patches: int) -> np.ndarr
 def not_loaded(before: Variables, after: Variables) -> list[str]:
     """Returns the parts of the backbone, such as "projection", that `load_backbone` did not change."""
     old = _paths(before)
-    unchanged = [path for path, x in _paths(after).items() if path.startswith("params/backbone/") and x is old[path]]
-    return sorted({path.split("/")[2] for path in unchanged})
+    kept = {path for path, x in _paths(after).items() if x is old[path]}
+    return sorted({path.split("/")[2] for path in kept if path.startswith("params/backbone/")})
 
 
 def from_reference(

@@ -124,8 +124,8 @@ def paint_background(canvas: Canvas, rng: np.random.Generator) -> None:
     cv2.resize(place, canvas.paint.shape[1::-1], dst=canvas.paint)
 
 
-def paint_body(canvas: Canvas, person: Person, view: View) -> None:
-    """Paints hair behind the head, neck and clothes."""
+def paint_head(canvas: Canvas, person: Person, points: Curve, view: View) -> None:
+    """Paints the hair behind the head, neck, clothes, ears and skin, and sets the relief of the head."""
     hair, fabric = person.hair, person.style.fabric
     if hair and hair.back is not None and not fabric:
         canvas.fill(view(hair.back), shade(person.hair_colour, 0.72))
@@ -136,9 +136,7 @@ def paint_body(canvas: Canvas, person: Person, view: View) -> None:
     if hair and hair.back is not None and fabric:
         canvas.fill(view(hair.back), shade(person.fabric, 0.8))
 
-
-def paint_head(canvas: Canvas, person: Person, points: Curve) -> None:
-    """Paints ears and skin, and sets the relief of the head."""
+    # Ears and skin, and the relief of the head.
     unit = canvas.unit
     for ear in np.split(points[EARS], 2) if person.style.side < 0.5 else ():
         canvas.fill(curve(ear, closed=True), shade(person.skin, 0.88))
@@ -204,7 +202,7 @@ def paint_wrinkles(
 
 
 def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np.ndarray) -> None:
-    """Paints one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids and lashes."""
+    """Paints one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids, lashes and brow."""
     first = 36 + 6 * side
     upper = curve(points[first : first + 4], steps=4)
     lower = curve(points[[first, first + 5, first + 4, first + 3]], steps=4)
@@ -227,9 +225,7 @@ def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np
         fold = upper + canvas.offset(0, -0.065)
         canvas.lines([fold[1:-1]], mix(person.skin, dark, 0.42 * person.lid_crease), 0.016)
 
-
-def paint_brow(canvas: Canvas, person: Person, points: Curve, side: int) -> None:
-    """Paints one eyebrow along its five landmarks."""
+    # The eyebrow, along its five landmarks.
     brow = np.split(points[17:27], 2)[side]
     taper = _BROW_TAPER if side == 0 else _BROW_TAPER[::-1]
     line = curve(brow, steps=4)
@@ -263,8 +259,26 @@ def paint_mouth(
     view: View,
     intensities: Mapping[int, float],
 ) -> None:
-    """Paints lips, and what an open mouth shows: the dark, teeth and tongue."""
-    unit = canvas.unit
+    """Paints a beard, and the mouth in it: lips, and what an open mouth shows, the dark, teeth and tongue."""
+    # A moustache, goatee or full beard.
+    unit, colour = canvas.unit, mix(shade(person.hair_colour, 0.85), person.skin, 0.15)
+    if person.beard == "full":
+        jaw = points[2:15] + canvas.offset(0, 0.07)
+        rim = points[[54, 54, 33, 48, 48]] + _BEARD_RIM * unit
+        canvas.glaze(curve(np.concatenate([jaw, rim]), closed=True), colour, 0.88)
+        chin = curve(points[4:13], steps=3)
+        canvas.lines(np.stack([chin, chin + (points[57] - chin) * 0.22], 1), shade(colour, 1.25), 0.012)
+    elif person.beard == "goatee":
+        low = points[59:54:-1] + canvas.offset(0, 0.06)
+        chin = points[9:6:-1] * 0.97 + points[57] * 0.03
+        canvas.glaze(curve(np.concatenate([low, chin]), closed=True), colour, 0.85)
+    if person.beard in ("full", "goatee", "moustache"):
+        line = curve(points[48:55] + _MOUSTACHE * unit, steps=3)
+        width = (0.05 + 0.1 * np.sin(np.linspace(0, np.pi, len(line)))) * unit
+        canvas.glaze(ribbon(line, width), colour, 0.9)
+        half = width[:, None] * [0, 0.4]
+        canvas.lines(np.stack([line - half, line + half], 1), shade(colour, 0.78), 0.01)
+
     bottom = curve(points[[48, 59, 58, 57, 56, 55, 54]], steps=4)
     inner_top = curve(points[60:65], steps=4)
     inner_bottom = curve(points[_INNER_LOWER_LIP], steps=4)
@@ -289,27 +303,6 @@ def paint_mouth(
     line = mix(person.lips, _PAINT["lip_line"], 0.75)
     canvas.lines([inner_top, inner_bottom] if gap > 0.02 else [(inner_top + inner_bottom) / 2], line, 0.018)
     canvas.lines(points[[[48, 60], [54, 64]]], line, 0.022)  # the mouth corners
-
-
-def paint_beard(canvas: Canvas, person: Person, points: Curve) -> None:
-    """Paints a moustache, goatee or full beard (before the mouth, which lies in it)."""
-    unit, colour = canvas.unit, mix(shade(person.hair_colour, 0.85), person.skin, 0.15)
-    if person.beard == "full":
-        jaw = points[2:15] + canvas.offset(0, 0.07)
-        rim = points[[54, 54, 33, 48, 48]] + _BEARD_RIM * unit
-        canvas.glaze(curve(np.concatenate([jaw, rim]), closed=True), colour, 0.88)
-        chin = curve(points[4:13], steps=3)
-        canvas.lines(np.stack([chin, chin + (points[57] - chin) * 0.22], 1), shade(colour, 1.25), 0.012)
-    elif person.beard == "goatee":
-        low = points[59:54:-1] + canvas.offset(0, 0.06)
-        chin = points[9:6:-1] * 0.97 + points[57] * 0.03
-        canvas.glaze(curve(np.concatenate([low, chin]), closed=True), colour, 0.85)
-    if person.beard in ("full", "goatee", "moustache"):
-        line = curve(points[48:55] + _MOUSTACHE * unit, steps=3)
-        width = (0.05 + 0.1 * np.sin(np.linspace(0, np.pi, len(line)))) * unit
-        canvas.glaze(ribbon(line, width), colour, 0.9)
-        half = width[:, None] * [0, 0.4]
-        canvas.lines(np.stack([line - half, line + half], 1), shade(colour, 0.78), 0.01)
 
 
 def paint_hair(canvas: Canvas, person: Person, view: View) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 from aujax.codebook import MIRRORED
 from aujax.data.sources import words
@@ -187,16 +188,6 @@ def _both_halves(rows: np.ndarray) -> Points:
     return points
 
 
-def _motions() -> dict[int, Points]:
-    """Returns the displacements of all points at intensity 1, by AU."""
-    motions: dict[int, Points] = {}
-    for line in _MOTION.strip().splitlines():
-        au, *numbers = line.replace(":", " ").split()
-        motion = _both_halves(np.pad(np.array(numbers, float).reshape(-1, 3), [(0, 0), (0, 1)]))
-        motions[int(au)] = motions.get(int(au), 0) + motion / 100
-    return motions
-
-
 def _both_sides(rows: np.ndarray) -> np.ndarray:
     """Returns the rows of one of the two tables above, each followed by its mirror image if it has one."""
     result = []
@@ -211,7 +202,11 @@ def _both_sides(rows: np.ndarray) -> np.ndarray:
 
 
 MEAN_FACE = _both_halves(_HALF_FACE)
-AU_MOTION = _motions()
+AU_MOTION: dict[int, Points] = {}  # the displacements of all points at intensity 1
+for _line in _MOTION.strip().splitlines():
+    _au, *_numbers = map(float, _line.replace(":", " ").split())
+    _motion = _both_halves(np.pad(np.reshape(_numbers, (-1, 3)), [(0, 0), (0, 1)]))
+    AU_MOTION[int(_au)] = AU_MOTION.get(int(_au), 0) + _motion / 100
 CREASES = _both_sides(_CREASES).astype(np.float32)
 BULGES = _both_sides(_BULGES)
 # Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
@@ -254,12 +249,7 @@ def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: fl
 
 def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
     """Returns R, used as `points @ R.T`; angles in radians: yaw turns the nose right, pitch down, roll is clockwise."""
-    cy, cp, cr = np.cos([yaw, pitch, roll])
-    sy, sp, sr = np.sin([yaw, pitch, roll])
-    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return (tilt @ nod @ turn).astype(np.float32)
+    return Rotation.from_euler("yxz", [yaw, -pitch, roll]).as_matrix().astype(np.float32)
 
 
 # sRGB, from the lightest to the darkest; a person's tone is uniform over the whole range.
