@@ -165,53 +165,6 @@ def _is_video(path: Path) -> bool:
     return path.suffix.lower() in video.SUFFIXES
 
 
-def _requests(
-    sources: Iterable[Source], every: int, done: Collection[tuple[str, float | None]]
-) -> Iterator[InputImage | Problem | Path]:
-    """Yields the paths of photographs, every `every`-th frame of videos, and arrays, which are named "image 1", ...
-
-    Those that are `done`, (name, second), are left out.
-    """
-    arrays = 0
-    for source in sources:
-        if isinstance(source, np.ndarray):
-            arrays += 1
-            name = f"image {arrays}"
-            if source.shape[2:] != (3,) or source.dtype != np.uint8:
-                got = f"{source.dtype} of shape {source.shape}"
-                yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
-            else:
-                yield InputImage(name, source)
-            continue
-        path = Path(source)
-        name = str(path)
-        seconds = {second for image, second in done if image == name}  # None: the image as a whole, or a problem
-        if not _is_video(path):
-            if not seconds:
-                yield path
-            continue
-        try:
-            path.stat()  # OpenCV does not say that a file is missing
-            for second, pixels in video.frames(path, every=every, skip=seconds):
-                yield InputImage(name, pixels, second)
-        except (OSError, ValueError) as error:
-            if None not in seconds:
-                yield _problem(name, error)
-
-
-def _opened(request: InputImage | Problem | Path) -> InputImage | Problem:
-    """Returns a photograph of a path, and anything else as it is."""
-    if not isinstance(request, Path):
-        return request
-    name = str(request)
-    try:
-        data = request.read_bytes()
-        _check_megapixels(data)
-        return InputImage(name, images.decode(data))
-    except (OSError, ValueError) as error:
-        return _problem(name, error)
-
-
 def _problem(name: str, error: OSError | ValueError) -> Problem:
     missing = isinstance(error, FileNotFoundError)
     return Problem(name, "no such file or folder" if missing else images.read_problem(error))
@@ -245,11 +198,49 @@ def load_faces(
       description: of a progress bar that counts photographs and frames; "" for none.
     """
 
+    sources = list(sources)
+
+    def requests() -> Iterator[InputImage | Problem | Path]:
+        arrays = 0
+        for source in sources:
+            if isinstance(source, np.ndarray):
+                arrays += 1
+                name = f"image {arrays}"
+                if source.shape[2:] != (3,) or source.dtype != np.uint8:
+                    got = f"{source.dtype} of shape {source.shape}"
+                    yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
+                else:
+                    yield InputImage(name, source)
+                continue
+            path = Path(source)
+            name = str(path)
+            seconds = {second for image, second in done if image == name}  # None: the image as a whole, or a problem
+            if not _is_video(path):
+                if not seconds:
+                    yield path
+                continue
+            try:
+                path.stat()  # OpenCV does not say that a file is missing
+                for second, pixels in video.frames(path, every=every, skip=seconds):
+                    yield InputImage(name, pixels, second)
+            except (OSError, ValueError) as error:
+                if None not in seconds:
+                    yield _problem(name, error)
+
     def faces(request: InputImage | Problem | Path) -> Iterator[FaceCrop | Problem]:
-        image = _opened(request)
-        if isinstance(image, Problem):
-            yield image
+        if isinstance(request, Problem):
+            yield request
             return
+        if isinstance(request, InputImage):
+            image = request
+        else:
+            try:
+                data = request.read_bytes()
+                _check_megapixels(data)
+                image = InputImage(str(request), images.decode(data))
+            except (OSError, ValueError) as error:
+                yield _problem(str(request), error)
+                return
         try:
             locations = find(image)
         except UserError:
@@ -291,10 +282,9 @@ def load_faces(
             except (ValueError, cv2.error) as error:
                 yield Problem(image.name, str(error), image.second)
 
-    sources = list(sources)
     results = parallel_map(
         lambda request: list(faces(request)),
-        _requests(sources, every, done),
+        requests(),
         jobs=jobs,
         description=description,
         total=count_images(sources, every=every) - len(done) if description else None,

@@ -138,7 +138,7 @@ def _read_csv(path: Path, ids: Sequence[str]) -> Named:
             f"{path}: expected columns image, x0 to x67 and y0 to y67, found {len(columns['x'])} x columns, "
             f"{len(columns['y'])} y columns and {'a' if image else 'no'} column image; rename the columns"
         )
-    order = [columns[axis][number] for axis in "xy" for number in sorted(columns["x"])]
+    order = [columns[axis][number] for axis in "xy" for number in sorted(columns[axis])]
     named: Named = {}
     for line, row in enumerate(rows, start=2):
         where = f"{path}, line {line}"
@@ -160,14 +160,15 @@ def _read_folder(path: Path, ids: Sequence[str]) -> Named:
     named: Named = {}
     for file in sorted(path.rglob("*.npy")):
         name = file.relative_to(path).as_posix().removesuffix(".npy").removesuffix("_lnd")
-        _add(named, name, as_landmarks(load_npy(file), str(file)), str(file))
+        _add(named, name, load_npy(file), str(file))
     if not named:
         raise UserError(f"--landmarks={path}: expected one .npy file per image in this folder, found none")
     return named
 
 
-def _add(named: Named, name: str, landmarks: Landmarks | None, where: str) -> None:
-    """Adds the landmarks of an image that has none yet."""
+def _add(named: Named, name: str, numbers: np.ndarray, where: str) -> None:
+    """Adds the landmarks of an image that has none yet; see `as_landmarks`."""
+    landmarks = as_landmarks(numbers, where)
     if name in named:
         raise UserError(f"{where}: expected each image once, {name!r} was there before; keep one of them")
     named[name] = landmarks
@@ -184,13 +185,13 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: expected text in UTF-8, found something else ({error})") from error
 
 
-def _from_fields(fields: Sequence[str], where: str) -> Landmarks | None:
-    """Returns the landmarks in the text x1, ..., x68, y1, ..., y68; see `as_landmarks`."""
+def _from_fields(fields: Sequence[str], where: str) -> np.ndarray:
+    """Returns the numbers in the text x1, ..., x68, y1, ..., y68, (68, 2) if there are as many."""
     try:
         numbers = np.array(fields, float)
     except ValueError as error:
         raise UserError(f"{where}: expected numbers separated by commas; {error}") from error
-    return as_landmarks(numbers.reshape(2, COUNT).T if len(fields) == 2 * COUNT else numbers, where)
+    return numbers.reshape(2, COUNT).T if len(fields) == 2 * COUNT else numbers
 
 
 class DetectedFace(NamedTuple):

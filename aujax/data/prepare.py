@@ -130,72 +130,68 @@ def run(options: argparse.Namespace) -> None:
         if not options.overwrite and _is_prepared(out, about):
             print(f"{(out / REPORT).read_text()}\n{out} is already prepared; --overwrite prepares it again.")
             return
-        report = _prepare(out, options, about)
+
+        source = SOURCES[options.name]
+        listing = source.list_images(options)
+        if not listing.images:
+            raise UserError(f"--source={options.source}: expected images of faces, found none ({listing.layout})")
+
+        text = options.landmarks_size.lower()
+        size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+        if text not in ("", "own") and size is None:
+            raise UserError(
+                f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224, or own"
+            )
+        landmarks_size = (int(size[1]), int(size[2])) if size else "own" if text else None
+
+        detector = None
+        landmarks = options.landmarks or _DEFAULT_DETECTOR
+        if not options.landmarks and any(image.landmarks is not None for image in listing.images):
+            landmarks = "those of the data set"
+            landmark_terms = "They come with the data, under the same terms."
+        else:
+            named = {}
+            if landmarks in DETECTORS:
+                detector = DETECTORS[landmarks].load(options.landmarks_model)
+                landmark_terms = DETECTORS[landmarks].terms
+            else:
+                named = read_landmarks(Path(landmarks), [image.id for image in listing.images])
+                missing = len(listing.images) - len(named)
+                if missing:
+                    landmarks += f", which does not name {missing} of the images"
+                landmark_terms = "They come from a file, whose author states their terms."
+            faces = [dataclasses.replace(image, landmarks=named.get(image.id)) for image in listing.images]
+            listing = dataclasses.replace(listing, images=faces)
+            if options.landmarks_size and not named:
+                raise UserError(
+                    f"--landmarks-size={options.landmarks_size}: expected landmarks of a file or of the data set, "
+                    f"got --landmarks={landmarks}, which is given the images themselves; leave the option out"
+                )
+        if options.landmarks_model and landmarks != _DEFAULT_DETECTOR:
+            raise UserError(
+                f"--landmarks-model={options.landmarks_model}: expected --landmarks={_DEFAULT_DETECTOR}, the landmarks "
+                f"are {landmarks}; leave the option out, or add --landmarks={_DEFAULT_DETECTOR}"
+            )
+
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out={out}: expected a folder to write to, got {error}; choose another") from error
+        headings = [
+            ("data set", str(out)),
+            ("source", f"{options.name} {options.source}".strip()),
+            ("layout", listing.layout),
+            ("terms", source.terms),
+            ("alignment", _ALIGNMENTS[options.align]),
+            ("landmarks", f"{landmarks}. {landmark_terms}"),
+        ]
+        # What pages about a trained model quote.
+        about = {**about, "terms": source.terms, "cropped": source.cropped, "detector_terms": landmark_terms}
+        report = prepare(
+            listing, out, options, detector=detector, landmarks_size=landmarks_size, headings=headings, about=about
+        )
         (out / REPORT).write_text(report)
         print(f"{report}\nWritten to {out}; this report is {out / REPORT}.")
-
-
-def _prepare(out: Path, options: argparse.Namespace, about: dict[str, Any]) -> str:
-    """Writes the data set and returns the report."""
-    source = SOURCES[options.name]
-    listing = source.list_images(options)
-    if not listing.images:
-        raise UserError(f"--source={options.source}: expected images of faces, found none ({listing.layout})")
-
-    text = options.landmarks_size.lower()
-    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if text not in ("", "own") and size is None:
-        raise UserError(
-            f"--landmarks-size={options.landmarks_size}: expected WIDTHxHEIGHT in pixels, such as 224x224, or own"
-        )
-    landmarks_size = (int(size[1]), int(size[2])) if size else "own" if text else None
-
-    detector = None
-    landmarks = options.landmarks or _DEFAULT_DETECTOR
-    if not options.landmarks and any(image.landmarks is not None for image in listing.images):
-        landmarks = "those of the data set"
-        landmark_terms = "They come with the data, under the same terms."
-    else:
-        named = {}
-        if landmarks in DETECTORS:
-            detector = DETECTORS[landmarks].load(options.landmarks_model)
-            landmark_terms = DETECTORS[landmarks].terms
-        else:
-            named = read_landmarks(Path(landmarks), [image.id for image in listing.images])
-            missing = len(listing.images) - len(named)
-            if missing:
-                landmarks += f", which does not name {missing} of the images"
-            landmark_terms = "They come from a file, whose author states their terms."
-        images = [dataclasses.replace(image, landmarks=named.get(image.id)) for image in listing.images]
-        listing = dataclasses.replace(listing, images=images)
-        if options.landmarks_size and not named:
-            raise UserError(
-                f"--landmarks-size={options.landmarks_size}: expected landmarks of a file or of the data set, "
-                f"got --landmarks={landmarks}, which is given the images themselves; leave the option out"
-            )
-    if options.landmarks_model and landmarks != _DEFAULT_DETECTOR:
-        raise UserError(
-            f"--landmarks-model={options.landmarks_model}: expected --landmarks={_DEFAULT_DETECTOR}, the landmarks are "
-            f"{landmarks}; leave the option out, or add --landmarks={_DEFAULT_DETECTOR}"
-        )
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={out}: expected a folder to write to, got {error}; choose another") from error
-    headings = [
-        ("data set", str(out)),
-        ("source", f"{options.name} {options.source}".strip()),
-        ("layout", listing.layout),
-        ("terms", source.terms),
-        ("alignment", _ALIGNMENTS[options.align]),
-        ("landmarks", f"{landmarks}. {landmark_terms}"),
-    ]
-    # What pages about a trained model quote.
-    about = {**about, "terms": source.terms, "cropped": source.cropped, "detector_terms": landmark_terms}
-    return prepare(
-        listing, out, options, detector=detector, landmarks_size=landmarks_size, headings=headings, about=about
-    )
 
 
 def _is_prepared(out: Path, about: dict[str, Any]) -> bool:
@@ -236,10 +232,10 @@ class StoredFace(NamedTuple):
       detected: a new detection by its key in the cache, in pixels of the image that the detector was given.
     """
 
-    problem: str = ""
-    content: str = ""
-    record: store.Record = {}
-    detected: Mapping[str, Landmarks | None] = {}
+    problem: str
+    content: str
+    record: store.Record
+    detected: Mapping[str, Landmarks | None]
 
 
 class ReportedFace(NamedTuple):
@@ -600,7 +596,7 @@ def _read_face(
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        return StoredFace(images.read_problem(error))
+        return StoredFace(images.read_problem(error), "", {}, {})
 
 
 def _report(
@@ -631,11 +627,11 @@ def _report(
         splits_of_subject[face.image.subject_id][face.split] += 1
     leaks, contradictions, subjects = [], [], []
     for copies in same_content.values():
-        if len({face.split for face in copies}) > 1:
-            leaks.append(" = ".join(f"{face.image.id} ({face.split})" for face in copies))
-        if len({face.image.expression for face in copies}) > 1:
-            named = [f"{face.image.id} ({listing.expressions[face.image.expression]})" for face in copies]
-            contradictions.append(" = ".join(named))
+        names = [listing.expressions[face.image.expression] for face in copies]
+        for found, labels in ((leaks, [face.split for face in copies]), (contradictions, names)):
+            if len(set(labels)) > 1:
+                pairs = zip(copies, labels, strict=True)
+                found.append(" = ".join(f"{face.image.id} ({label})" for face, label in pairs))
     for subject, counts in splits_of_subject.items():
         if subject and len(counts) > 1:
             subjects.append(f"{subject}: " + ", ".join(f"{count} in {split}" for split, count in counts.items()))
@@ -651,9 +647,8 @@ def _report(
             lines.append(f"  and {len(items) - _MAX_LISTED} more")
 
     lines += [f"note: {note}" for note in listing.notes]
-    for split in splits:
-        present = {face.image.expression for face in stored if face.split == split}
-        missing = [name for index, name in enumerate(listing.expressions) if index not in present]
+    for column, split in enumerate(splits, start=1):
+        missing = [row[0] for row in rows[1:-1] if row[column] == "0"]
         if missing:
             lines.append(f"note: {split} has no {', '.join(missing)}: results there do not cover these classes")
     return "\n".join(lines) + "\n"

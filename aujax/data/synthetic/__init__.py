@@ -79,8 +79,22 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
     # The order of what follows belongs to the faces: each step takes its random numbers in turn.
     person = make_person(seed, identity)
     points3 = face_points(person.rest, intensities, asymmetry=float(rng.normal(0, 0.07)))
-    view, unit = _camera(points3, size, rng)
+
+    # The camera: a random pose, then from 3-D points to pixels; `unit` is the inter-ocular distance in pixels.
+    yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
+    axes = rotation(yaw, pitch, roll)[:2].T
+    flat = points3[:68] @ axes
+    low, extent = flat.min(0), np.ptp(flat, 0)
+    # The landmarks fill 62 to 86 % of the width and at most 76 % of the height; the face moves in what is left, with
+    # more space above it, for the hair.
+    unit = min(rng.uniform(0.62, 0.86) / extent[0], 0.76 / extent[1]) * size
+    free = np.maximum(size * np.array([0.94, 0.78]) - extent * unit, 0.0)
+    position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
+    shift = size * np.array([0.03, 0.19]) + free * position - low * unit - 0.5
+    scaled, unit = (axes * unit).astype(np.float32), float(unit)
+    view = lambda points: points @ scaled + shift  # noqa: E731
     points = view(points3)
+
     canvas = Canvas(size, unit)
     painting.paint_background(canvas, rng)
     painting.paint_head(canvas, person, points, view)
@@ -124,22 +138,6 @@ def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
             kept.append(au)
     strength = rng.uniform(0.45, 1.0)
     return {au: float(np.clip(strength * rng.uniform(0.75, 1.25), 0.3, 1.1)) for au in kept}
-
-
-def _camera(points: np.ndarray, size: int, rng: np.random.Generator):
-    """Returns a random pose: the function from 3-D points to pixels, and the inter-ocular distance in pixels."""
-    yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
-    axes = rotation(yaw, pitch, roll)[:2].T
-    flat = points[:68] @ axes
-    low, extent = flat.min(0), np.ptp(flat, 0)
-    # The landmarks fill 62 to 86 % of the width and at most 76 % of the height; the face moves in what is left, with
-    # more space above it, for the hair.
-    unit = min(rng.uniform(0.62, 0.86) / extent[0], 0.76 / extent[1]) * size
-    free = np.maximum(size * np.array([0.94, 0.78]) - extent * unit, 0.0)
-    position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
-    shift = size * np.array([0.03, 0.19]) + free * position - low * unit - 0.5
-    scaled = (axes * unit).astype(np.float32)
-    return lambda p: p @ scaled + shift, float(unit)
 
 
 def list_drawn(options: argparse.Namespace) -> Listing:
