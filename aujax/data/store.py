@@ -225,7 +225,14 @@ def write_faces(
         for split, record in rows:
             counts[split] += 1
             landmarks[split] += bool(record["has_landmarks"])
-            _update(digest, split, record)
+            # What is hashed must not change, or runs could not be compared any more.
+            numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
+            texts = [split, record["id"], record["subject_id"], " ".join(str(int(n)) for n in numbers)]
+            if record["attributes"]:  # the first data sets had none
+                texts.append(json.dumps(record["attributes"], sort_keys=True))
+            digest.update(json.dumps(texts).encode())
+            digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
+            digest.update(hashlib.sha256(record["image"]).digest())
             pending[split].append({**record, "attributes": json.dumps(record["attributes"])})
             if len(pending[split]) == _FACES_PER_FLUSH:
                 writer.add_examples({split: pending[split]})
@@ -263,14 +270,3 @@ def write_faces(
     partial.write_text(json.dumps(metadata, indent=1) + "\n")
     partial.replace(directory / METADATA)
     return open_faces(directory)
-
-
-def _update(digest: Any, split: str, record: Record) -> None:
-    """Adds a face to the fingerprint; what is hashed must not change, or runs could not be compared any more."""
-    numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
-    texts = [split, record["id"], record["subject_id"], " ".join(str(int(n)) for n in numbers)]
-    if record["attributes"]:  # the first data sets had none
-        texts.append(json.dumps(record["attributes"], sort_keys=True))
-    digest.update(json.dumps(texts).encode())
-    digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
-    digest.update(hashlib.sha256(record["image"]).digest())

@@ -48,7 +48,7 @@ def curve(points: Curve, *, steps: int = 5, closed: bool = False) -> Curve:
     return _spline_matrix(points.shape[-2], steps, closed) @ points
 
 
-def ribbon(points: Curve, widths: np.ndarray) -> Curve:
+def ribbon(points: Curve, widths: np.ndarray | float) -> Curve:
     """Returns the outline of a stroke along `points` (..., n, 2) that is `widths` (..., n) pixels wide there."""
     # The direction at a point is that from its predecessor to its successor; "clip" repeats the ends.
     rows = np.arange(points.shape[-2])

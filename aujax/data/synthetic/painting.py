@@ -150,7 +150,7 @@ def paint_head(canvas: Canvas, person: Person, points: Curve, view: View) -> Non
     for eye in eyes:
         canvas.disc(eye.mean(0), 0.3, -1.1, canvas.relief)
     for brow in np.split(points[17:27], 2):
-        canvas.fill(ribbon(brow, np.full(5, 0.16 * unit)), 0.7, canvas.relief)
+        canvas.fill(ribbon(brow, 0.16 * unit), 0.7, canvas.relief)
     canvas.fill(points[[27, 31, 33, 35]], 2.4, canvas.relief)
     canvas.disc(points[30], 0.13, 3.6, canvas.relief)
     for wing in (31, 35):
@@ -203,9 +203,8 @@ def paint_wrinkles(
 
 def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np.ndarray) -> None:
     """Paints one eye (`side` 0 on the image's left, 1 on its right): ball, iris, lids, lashes and brow."""
-    first = 36 + 6 * side
-    upper = curve(points[first : first + 4], steps=4)
-    lower = curve(points[[first, first + 5, first + 4, first + 3]], steps=4)
+    eye = np.split(points[36:48], 2)[side]
+    upper, lower = curve(eye[:4], steps=4), curve(eye[[0, 5, 4, 3]], steps=4)
     iris = points[IRISES][side] + gaze * canvas.unit
 
     with canvas.clipped(_between(upper, lower), _PAINT["eyeball"]):
@@ -218,7 +217,7 @@ def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np
     width = (_LASH_TAPER if side == 0 else _LASH_TAPER[::-1]) * (person.lashes * canvas.unit)
     canvas.fill(ribbon(upper, width), dark)
     if person.lashes > 0.04:
-        corner, outer = (points[36], -1.0) if side == 0 else (points[45], 1.0)
+        corner, outer = (eye[0], -1.0) if side == 0 else (eye[3], 1.0)
         canvas.lines([np.stack([corner, corner + canvas.offset(outer * 0.06, -0.04)])], dark, 0.02)
     canvas.lines([lower[2:-2]], mix(person.skin, dark, 0.35), 0.012)
     if person.lid_crease:
@@ -285,7 +284,7 @@ def paint_mouth(
     canvas.fill(_between(curve(points[48:55], steps=4), bottom), shade(person.lips, 0.9))
     canvas.fill(_between(inner_bottom, bottom), shade(person.lips, 1.06))
     shine = points[[58, 57, 56]] * 0.5 + points[[67, 66, 65]] * 0.5
-    canvas.creases([ribbon(curve(shine), np.full(11, 0.03 * unit))], [-0.16])
+    canvas.creases([ribbon(curve(shine), 0.03 * unit)], [-0.16])
     gap = float(points[66, 1] - points[62, 1]) / unit
 
     if gap > 0.02:
@@ -367,11 +366,11 @@ def occlude(canvas: Canvas, person: Person, points: Curve, rng: np.random.Genera
         palm = rest + canvas.offset(side * 0.55, 0.9)
         canvas.cover(_capsule(palm + canvas.offset(0.1 * side, 2.2), palm, 0.52 * unit), shade(skin, 0.96))
         aim = np.arctan2(rest[1] - palm[1], rest[0] - palm[0])
-        for finger in range(4):
+        for finger, length in enumerate((0.85, 1.0, 0.95, 0.72)):
             turn = aim + side * (finger - 1.2) * 0.2
             spread = turn + side * 0.5 * (finger - 1.5)
             root = palm + direction(spread) * 0.36 * unit
-            tip = root + direction(turn) * unit * (0.85, 1.0, 0.95, 0.72)[finger]
+            tip = root + direction(turn) * unit * length
             canvas.cover(_capsule(root, tip, 0.135 * unit), shade(skin, 0.78))
             canvas.cover(_capsule(root, tip, 0.115 * unit), skin)
             canvas.fill(_capsule(tip - (tip - root) * 0.06, tip, 0.06 * unit), shade(skin, 1.1))
