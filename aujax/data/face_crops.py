@@ -157,8 +157,8 @@ def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Proble
 
 def count_images(sources: Iterable[Source], *, every: int = 1) -> int:
     """Returns the number of photographs, arrays, and every `every`-th frames of videos, as their headers say."""
-    paths = [None if isinstance(source, np.ndarray) else Path(source) for source in sources]
-    return sum(video.count(path, every=every) if path and _is_video(path) else 1 for path in paths)
+    paths = [Path("" if isinstance(source, np.ndarray) else source) for source in sources]
+    return sum(video.count(path, every=every) if _is_video(path) else 1 for path in paths)
 
 
 def _is_video(path: Path) -> bool:

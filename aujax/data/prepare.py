@@ -21,7 +21,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +38,7 @@ from aujax.data.landmarks import (
     Detector,
     LandmarkCache,
     Landmarks,
+    Named,
     pooled,
     read_landmarks,
 )
@@ -235,7 +236,7 @@ class StoredFace(NamedTuple):
     problem: str
     content: str
     record: store.Record
-    detected: Mapping[str, Landmarks | None]
+    detected: Named
 
 
 class ReportedFace(NamedTuple):

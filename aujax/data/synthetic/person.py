@@ -483,8 +483,8 @@ def make_person(seed: int, identity: int) -> Person:
     rest = MEAN_FACE + np.tensordot(weights, _DISPLACEMENTS, 1)
     rest[:60, :2] += 0.008 * rng.standard_normal((60, 2))
 
-    likely = np.array([style.side < 0.1 and not style.back and not style.bun for style in STYLES])
-    weights = np.array([style.weight for style in STYLES]) * np.where(likely == masculine, 1.0, 0.12)
+    short = [style.side < 0.1 and not style.back and not style.bun for style in STYLES]
+    weights = np.where(np.equal(short, masculine), 1.0, 0.12) * [style.weight for style in STYLES]
     style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
     if rng.random() < max(0.0, age - 0.45) * 1.4:
         hair_colour = mix(*_GREY, weight=rng.random())
