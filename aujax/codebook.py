@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 EXPRESSIONS = ("Neutral", "Happiness", "Surprise", "Fear", "Anger", "Disgust", "Sadness")
 
 # FACS numbers and names: Ekman, Friesen & Hager, Facial Action Coding System (2002).
-ACTION_UNITS: dict[int, str] = {
+ACTION_UNITS = {
     1: "Inner brow raiser",
     2: "Outer brow raiser",
     4: "Brow lowerer",
@@ -124,7 +124,7 @@ class Codebook:
         >>> FACS.same_region((1, 12, 15))
         ((1,), (12, 15))
         """
-        groups: dict[frozenset[Ellipse], list[int]] = {}
+        groups = {}
         for number in aus:
             groups.setdefault(frozenset(self.ellipses[number]), []).append(number)
         return tuple(tuple(group) for group in groups.values())

@@ -266,8 +266,8 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
     A dict that occurs under several names counts under the first.
     """
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    tensors = {}
+    seen = set()
     pending = [("", content)]
     while pending:
         name, value = pending.pop()

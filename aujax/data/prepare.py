@@ -296,7 +296,7 @@ def prepare(
     cache = LandmarkCache(out / store.LANDMARK_CACHE)
     problems = []  # unusable images, each with the reason
     detecting = detector is not None and any(image.landmarks is None for image in listing.images)
-    readable: list[ReportedFace] = []
+    readable = []
     try:
         # Nameless, so that nothing of it is left behind.
         with tempfile.TemporaryFile(dir=out) as spool:
@@ -511,7 +511,7 @@ def join_units(*keys: Sequence[str]) -> list[int]:
     """Returns the unit of each face: faces with an equal value in any of `keys` are joined; "" joins nothing."""
     rows, firsts = [], []  # a face, and the first face with the same value
     for values in keys:
-        first: dict[str, int] = {}
+        first = {}
         for row, value in enumerate(values):
             if value:
                 rows.append(row)
@@ -622,7 +622,7 @@ def _report(
     lines.append("")
 
     same_content = defaultdict(list)
-    splits_of_subject: dict[str, Counter[str]] = defaultdict(Counter)
+    splits_of_subject = defaultdict(Counter)
     for face in stored:
         same_content[face.content].append(face)
         splits_of_subject[face.image.subject_id][face.split] += 1

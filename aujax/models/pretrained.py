@@ -391,7 +391,7 @@ def _convert(
     """
     wanted = {name: _torch_shape(path, shapes[path]) for path, name in names.items()}
     given = {name: tuple(np.shape(x)) for name, x in tensors.items() if not name.endswith(_COUNTER)}
-    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "misshaped": [], "unusable": []}
+    problems = {"missing": [], "unexpected": [], "misshaped": [], "unusable": []}
     for name, shape in wanted.items():
         if name not in given:
             problems["missing"].append(f"{name} {shape}")

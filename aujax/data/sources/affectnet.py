@@ -79,7 +79,7 @@ def list_affectnet(options: argparse.Namespace) -> Listing:
 
 def _list_csv(root: Path, lists: Path) -> list[Face]:
     """Returns the faces, whose images are below `root`."""
-    faces: list[Face] = []
+    faces = []
     for split, (name, _) in SPLITS.items():
         path = lists / f"{name}.csv"
         if not path.is_file():

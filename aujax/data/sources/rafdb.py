@@ -203,13 +203,13 @@ def _list_copy(root: Path) -> Listing | None:
             folders["test" if split == "validation" else split] = child
     images = []
     for split, folder in folders.items():
-        for path, expression in _class_images(root, folder) or _flat_images(root, folder):
+        for path, expression in _class_images(folder) or _flat_images(folder):
             images.append(SourceImage(path.relative_to(root).as_posix(), expression, path.read_bytes, split))
     shape = " and ".join(folder.name for folder in folders.values())
     return Listing(images, EXPRESSIONS, f"copy with folders {shape}") if images else None
 
 
-def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
+def _class_images(folder: Path) -> list[tuple[Path, int]]:
     """Returns the images of a folder with one subfolder per expression, each with the expression's index."""
     files = class_files(folder)
     try:
@@ -219,7 +219,7 @@ def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
         raise UserError(
             f"{folder}: expected folders 1 to 7 or named by expression, found {', '.join(files)}; move the others "
             "away, or use the source folder, where NAME=none leaves a folder out: "
-            f"folder --source={root} --classes={classes}"
+            f"folder --source={folder.parent} --classes={classes}"
         ) from error
     images = []
     for name, paths in files.items():
@@ -229,10 +229,14 @@ def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
     return images
 
 
-def _flat_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
+def _flat_images(folder: Path) -> list[tuple[Path, int]]:
     """Returns the images of a folder that a CSV file of names and codes lists, each with the expression's index."""
     paths = {path.name: path for path in files_below(folder)}
-    places = (root / f"{folder.name}_labels.csv", folder / "labels.csv", folder / f"{folder.name}_labels.csv")
+    places = (
+        folder.with_name(f"{folder.name}_labels.csv"),
+        folder / "labels.csv",
+        folder / f"{folder.name}_labels.csv",
+    )
     labels = next((place for place in places if place.is_file()), None)
     if not paths or labels is None:
         return []

@@ -98,8 +98,7 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
     canvas = Canvas(size, unit)
     painting.paint_background(canvas, rng)
     painting.paint_head(canvas, person, points, view)
-    painting.paint_wrinkles(canvas, person, points3, view, intensities)
-    painting.paint_nose(canvas, person, points)
+    painting.paint_skin(canvas, person, points, points3, view, intensities)
     painting.paint_mouth(canvas, person, points, points3, view, intensities)
     gaze = rng.normal(0, (0.05, 0.02))
     for side in (0, 1):
@@ -132,7 +131,7 @@ def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
     for au in rng.permutation(aus).tolist():
         if au not in active and rng.random() < _ACTIVE_SHARE:
             active.append(au)
-    kept: list[int] = []
+    kept = []
     for au in active:
         if not any({au, other} in _CONTRADICTIONS for other in kept):
             kept.append(au)

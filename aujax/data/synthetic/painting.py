@@ -181,16 +181,17 @@ def _anchored(points3: Points, anchors: np.ndarray, offsets: Curve) -> Curve:
     return points3[anchors.astype(int), None] + np.pad(offsets, [(0, 0), (0, 0), (0, 1)]).astype(np.float32)
 
 
-def paint_wrinkles(
-    canvas: Canvas, person: Person, points3: Points, view: View, intensities: Mapping[int, float]
+def paint_skin(
+    canvas: Canvas, person: Person, points: Curve, points3: Points, view: View, intensities: Mapping[int, float]
 ) -> None:
-    """Paints the creases and bulges of the active action units, and the lines of age."""
+    """Paints the creases and bulges of the active action units, the lines of age, and the nose."""
+    unit = canvas.unit
     active, old = 0.55 + 0.6 * person.age, max(0.0, person.age - 0.3)
     strength = np.array([intensities.get(au, 0.0) * active + _AGE_LINES.get(au, 0.0) * old for au in CREASES[:, 0]])
     chosen = strength > 0.08
     rows = CREASES[chosen]
     lines = curve(view(_anchored(points3, rows[:, 1], rows[:, 2:10].reshape(-1, 4, 2))), steps=3)
-    widths = rows[:, 10, None] * canvas.unit
+    widths = rows[:, 10, None] * unit
     depths = rows[:, 11] * np.minimum(strength[chosen], 1.0)
     # Below each dark line the skin is lighter: it catches the light from above.
     canvas.creases(ribbon(lines + [0.0, 0.6] * widths[..., None], widths * _CREASE_TAPER), -0.35 * depths)
@@ -199,6 +200,16 @@ def paint_wrinkles(
     for (au, *_, radius, height), centre in zip(BULGES, centres, strict=True):
         if intensities.get(au, 0.0) > 0.1:
             canvas.disc(centre, radius, height * intensities[au], canvas.relief)
+
+    # The nose: nostrils, wings and the light on the tip.
+    down, dark = canvas.offset(0.0, 1.0), mix(person.skin, _PAINT["nostril"], 0.72)
+    for wing, mid, out in ((31, 32, -1.0), (35, 34, 1.0)):
+        a, b, c = points[wing], points[mid], points[33]
+        hole = np.stack([a * 0.65 + b * 0.35, b - 0.035 * down, b * 0.55 + c * 0.45, b + 0.015 * down])
+        canvas.fill(curve(hole, closed=True), dark)
+        edge = a + canvas.offset((0.0, -0.15), (0.055 * out, -0.06), (0.03 * out, 0.01))
+        canvas.lines([curve(np.concatenate([edge, [a * 0.5 + b * 0.5]]))], mix(person.skin, dark, 0.4), 0.018)
+    canvas.creases([points[30] + _RING * (0.05 * unit)], [-0.13])
 
 
 def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np.ndarray) -> None:
@@ -235,19 +246,6 @@ def paint_eye(canvas: Canvas, person: Person, points: Curve, side: int, gaze: np
     lean = canvas.offset(-0.04 if side == 0 else 0.04, 0.0)
     hairs = np.stack([line + half, line - 1.15 * half + lean], 1)
     canvas.lines(hairs[1:-1], shade(colour, 0.8), 0.012)
-
-
-def paint_nose(canvas: Canvas, person: Person, points: Curve) -> None:
-    """Paints nostrils, wings and the light on the tip."""
-    unit = canvas.unit
-    down, dark = canvas.offset(0.0, 1.0), mix(person.skin, _PAINT["nostril"], 0.72)
-    for wing, mid, out in ((31, 32, -1.0), (35, 34, 1.0)):
-        a, b, c = points[wing], points[mid], points[33]
-        hole = np.stack([a * 0.65 + b * 0.35, b - 0.035 * down, b * 0.55 + c * 0.45, b + 0.015 * down])
-        canvas.fill(curve(hole, closed=True), dark)
-        edge = a + canvas.offset((0.0, -0.15), (0.055 * out, -0.06), (0.03 * out, 0.01))
-        canvas.lines([curve(np.concatenate([edge, [a * 0.5 + b * 0.5]]))], mix(person.skin, dark, 0.4), 0.018)
-    canvas.creases([points[30] + _RING * (0.05 * unit)], [-0.13])
 
 
 def paint_mouth(
