@@ -206,11 +206,11 @@ AUs          sides  x      y      radius  offset  width  height  canvas_radius  
 def _ellipses(text: str) -> dict[int, tuple[Ellipse, ...]]:
     """Returns the ellipses of each AU from a table such as the two above."""
     header, *rows = text.strip().splitlines()
-    regions: dict[int, tuple[Ellipse, ...]] = {}
+    regions = {}
     for row in rows:
         cells = {name: cell for name, cell in zip(header.split(), row.split(), strict=True) if cell != "-"}
         aus, sides = cells.pop("AUs"), cells.pop("sides")
-        fields: dict[str, Any] = {}
+        fields = {}
         for name, cell in cells.items():
             number = int if name in ("x", "y", "width", "height") else float
             fields[name] = tuple(number(fractions.Fraction(text)) for text in cell.split(","))

@@ -64,7 +64,7 @@ def read_landmarks(path: Path, ids: Sequence[str]) -> Named:
         )
     named = reader(path, ids)
     # The strictest comparison that matches a name wins; a key that several images share matches none of them.
-    found: Named = {}
+    found = {}
     file_name = lambda name: PurePosixPath(name).name  # noqa: E731
     bare_name = lambda name: PurePosixPath(name).stem.removesuffix("_aligned")  # noqa: E731
     for key in (str, file_name, bare_name):
@@ -114,7 +114,7 @@ def load_npy(path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path, ids: Sequence[str]) -> Named:
-    named: Named = {}
+    named = {}
     for line, text in enumerate(_text(path).splitlines(), start=1):
         if not text.strip():
             continue
@@ -125,7 +125,7 @@ def _read_text(path: Path, ids: Sequence[str]) -> Named:
 
 def _read_csv(path: Path, ids: Sequence[str]) -> Named:
     rows = csv.DictReader(_text(path).splitlines(), restval="")
-    columns: dict[str, dict[int, str]] = {"x": {}, "y": {}}
+    columns = {"x": {}, "y": {}}
     image = None
     for column in rows.fieldnames or ():
         name = column.strip().casefold()
@@ -139,7 +139,7 @@ def _read_csv(path: Path, ids: Sequence[str]) -> Named:
             f"{len(columns['y'])} y columns and {'a' if image else 'no'} column image; rename the columns"
         )
     order = [columns[axis][number] for axis in "xy" for number in sorted(columns[axis])]
-    named: Named = {}
+    named = {}
     for line, row in enumerate(rows, start=2):
         where = f"{path}, line {line}"
         _add(named, row[image].strip(), _from_fields([row[column] for column in order], where), where)
@@ -157,7 +157,7 @@ def _read_npy(path: Path, ids: Sequence[str]) -> Named:
 
 
 def _read_folder(path: Path, ids: Sequence[str]) -> Named:
-    named: Named = {}
+    named = {}
     for file in sorted(path.rglob("*.npy")):
         name = file.relative_to(path).as_posix().removesuffix(".npy").removesuffix("_lnd")
         _add(named, name, load_npy(file), str(file))

@@ -210,7 +210,7 @@ def write_faces(
     )
     counts = dict.fromkeys(splits, 0)
     landmarks = dict.fromkeys(splits, 0)
-    pending: dict[str, list[Record]] = {split: [] for split in splits}
+    pending = {split: [] for split in splits}
     digest = hashlib.sha256("\n".join(expressions).encode())
     incomplete = directory / "faces" / "incomplete"
     shutil.rmtree(incomplete, ignore_errors=True)

@@ -126,7 +126,7 @@ def _units_of_all_stages(backbone: Any, numbers: Mapping[str, int]) -> dict[str,
 
 
 # The authors' names for the tensors of a family of networks, and of the heads.
-RELEASED: dict[str, tuple[Rows, Renumber | None]] = {
+RELEASED = {
     "resnet": (_rows(_RESNET, "encoder."), _after_dropouts),
     "vit": (_rows(_BLOCKS + _PATCHES), None),
     "apvit": (_rows(_IR_50, "extractor.") + _rows(_BLOCKS + _APVIT, "vit."), _units_by_stage),

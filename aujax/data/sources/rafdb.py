@@ -90,7 +90,7 @@ def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
         )
     manual_folder = root / "Annotation" / "manual"
     manual, _ = members(manual_folder)
-    boxes: Readers = {}
+    boxes = {}
     notes = []
     if not manual:
         note = f"{manual_folder} is not there: gender, race and age are not known"
