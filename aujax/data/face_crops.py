@@ -185,7 +185,7 @@ def load_faces(
     """Yields the selected faces of the photographs, for a network whose input is `size` pixels a side.
 
     Args:
-      sources: see `load_images`.
+      sources: photographs, videos, and arrays, which are named "image 1", "image 2", ...; folders are not expanded.
       find: detects the faces of a photograph.
       select: "one", the most prominent of each photograph, or "all".
       align: a row of `alignment.FITS` warps each face (without landmarks, the photograph is resized to a square),
