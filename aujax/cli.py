@@ -38,9 +38,7 @@ class Verb(NamedTuple):
 
 _CONTINUES = "stopped; the same command continues from here"
 VERBS = {
-    "prepare": Verb(
-        "make a data set: landmarks, splits, records", "aujax.data.prepare.__main__", interrupted=_CONTINUES
-    ),
+    "prepare": Verb("make a data set: landmarks, splits, records", "aujax.data.prepare", interrupted=_CONTINUES),
     "train": Verb(
         "train a classifier, or continue an interrupted training",
         "aujax.cli",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 EXPRESSIONS = ("Neutral", "Happiness", "Surprise", "Fear", "Anger", "Disgust", "Sadness")
 
 # FACS numbers and names: Ekman, Friesen & Hager, Facial Action Coding System (2002).
-ACTION_UNITS: dict[int, str] = {
+ACTION_UNITS = {
     1: "Inner brow raiser",
     2: "Outer brow raiser",
     4: "Brow lowerer",
@@ -124,7 +124,7 @@ class Codebook:
         >>> FACS.same_region((1, 12, 15))
         ((1,), (12, 15))
         """
-        groups: dict[frozenset[Ellipse], list[int]] = {}
+        groups = {}
         for number in aus:
             groups.setdefault(frozenset(self.ellipses[number]), []).append(number)
         return tuple(tuple(group) for group in groups.values())
@@ -203,21 +203,17 @@ AUs          sides  x      y      radius  offset  width  height  canvas_radius  
 """
 
 
-def _length(text: str) -> float:
-    return float(fractions.Fraction(text))
-
-
 def _ellipses(text: str) -> dict[int, tuple[Ellipse, ...]]:
     """Returns the ellipses of each AU from a table such as the two above."""
     header, *rows = text.strip().splitlines()
-    regions: dict[int, tuple[Ellipse, ...]] = {}
+    regions = {}
     for row in rows:
         cells = {name: cell for name, cell in zip(header.split(), row.split(), strict=True) if cell != "-"}
         aus, sides = cells.pop("AUs"), cells.pop("sides")
-        fields: dict[str, Any] = {}
+        fields = {}
         for name, cell in cells.items():
-            number = int if name in ("x", "y", "width", "height") else _length
-            fields[name] = tuple(map(number, cell.split(",")))
+            number = int if name in ("x", "y", "width", "height") else float
+            fields[name] = tuple(number(fractions.Fraction(text)) for text in cell.split(","))
         ellipse = Ellipse(**fields)
         drawn = [ellipse, ellipse.mirrored()] if sides == "both" else [ellipse]
         for au in map(int, aus.split(",")):

@@ -5,6 +5,7 @@ A codebook names its way of drawing, a row of `RENDERINGS`: "smooth" or "coarse"
 """
 
 import functools
+import itertools
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,19 +23,14 @@ Points = Float[Array, "68 2"]
 Map = Float[Array, "h w"]
 Rows = Int[Array, "groups members"]  # of the codebook's table of distinct ellipses
 Valid = Bool[Array, "groups members"]  # False: padding, not drawn
-Quadratic = tuple[Array, Array, Array]  # (p, q, r) of each ellipse: its squared radius is p dx^2 + q dx dy + r dy^2
 
 
 @functools.lru_cache
 def _table(codebook: Codebook) -> tuple[dict[Ellipse, int], dict[str, np.ndarray]]:
     """Returns the row of every distinct ellipse of the codebook, and the columns of the table, by field."""
-    distinct = list(dict.fromkeys(ellipse for ellipses in codebook.ellipses.values() for ellipse in ellipses))
-    landmark_fields = ("x", "y", "width", "height")
-    columns = {}
-    for field in Ellipse._fields:
-        dtype = np.int32 if field in landmark_fields else np.float32
-        columns[field] = np.array([getattr(ellipse, field) for ellipse in distinct], dtype)
-    return {ellipse: row for row, ellipse in enumerate(distinct)}, columns
+    distinct = dict.fromkeys(itertools.chain(*codebook.ellipses.values()))
+    columns = zip(Ellipse._fields, map(np.array, zip(*distinct, strict=True)), strict=True)
+    return {ellipse: row for row, ellipse in enumerate(distinct)}, dict(columns)
 
 
 @functools.lru_cache
@@ -49,15 +45,12 @@ def selections(
     row_of, _ = _table(codebook)
     groups_of = []
     for aus in codebook.aus.values():
-        groups: dict[tuple[int, ...], None] = {}  # an ordered set
-        for au in aus:
-            members = tuple(row_of[ellipse] for ellipse in codebook.ellipses[au])
-            # The released code paints the ellipses of an AU together, and then blurs them.
-            together = codebook.rendering == "coarse"
-            groups |= dict.fromkeys([members] if together else [(row,) for row in members])
-        groups_of.append(list(groups))
+        groups = [tuple(row_of[ellipse] for ellipse in codebook.ellipses[au]) for au in aus]
+        if codebook.rendering != "coarse":  # the released code paints the ellipses of an AU together, and blurs them
+            groups = [(row,) for members in groups for row in members]
+        groups_of.append(list(dict.fromkeys(groups)))
     most_groups = max([1, *map(len, groups_of)])
-    most_members = max([1, *(len(members) for groups in groups_of for members in groups)])
+    most_members = max([1, *map(len, itertools.chain(*groups_of))])
     rows = np.full((len(groups_of), most_groups, most_members), -1, np.int32)
     for i, groups in enumerate(groups_of):
         for j, members in enumerate(groups):
@@ -68,11 +61,9 @@ def selections(
 def _place(points: Points, rows: Rows, codebook: Codebook) -> tuple[dict[str, Array], Array, Array]:
     """Returns the fields of the selected ellipses, and from landmarks their centres and half extents, (..., 2)."""
     ellipse = {field: jnp.asarray(column)[rows] for field, column in _table(codebook)[1].items()}
-    centre = jnp.stack([points[ellipse["x"], 0].mean(-1), points[ellipse["y"], 1].mean(-1)], axis=-1)
-    width, height = ellipse["width"], ellipse["height"]
-    extent_x = points[width[..., 1], 0] - points[width[..., 0], 0]
-    extent_y = points[height[..., 1], 1] - points[height[..., 0], 1]
-    return ellipse, centre, jnp.stack([extent_x, extent_y], axis=-1) / 2
+    centre = [points[ellipse[pair], axis].mean(-1) for axis, pair in enumerate(("x", "y"))]
+    extent = [jnp.diff(points[ellipse[pair], axis]) for axis, pair in enumerate(("width", "height"))]
+    return ellipse, jnp.stack(centre, axis=-1), jnp.concatenate(extent, axis=-1) / 2
 
 
 def _smooth(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:
@@ -94,26 +85,31 @@ def _smooth(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Code
     radius = (jnp.maximum(half_extent, 0.0) + unit * ellipse["radius"]).reshape(-1, 2)
     # The squared radius of a pixel (dx, dy) from the centre is p dx^2 + q dx dy + r dy^2.
     a, b = 1.0 / jnp.maximum(radius.T, 1e-3) ** 2
-    shape = a * cos**2 + b * sin**2, 2 * cos * sin * (a - b), a * sin**2 + b * cos**2
+    p, q, r = a * cos**2 + b * sin**2, 2 * cos * sin * (a - b), a * sin**2 + b * cos**2
+    x, y = centre.T
     valid = valid.reshape(-1)
-    closest = jnp.where(valid, _min_on_canvas(centre, shape, size), _FAR)
-    added = jnp.where(valid, 0.0, _FAR)
-    drawn_map = jnp.clip(1.5 - _min_squared_radius(centre, shape, added, size), 0.0, 1.0)
-    return drawn_map, (squared > 1e-6) & (closest.min() < 1.5)
 
+    # Its minimum over the pixels of the map, without drawing them: 0 if the centre is on the map, else at the minimum
+    # along one of the edges, two of which are vertical and two horizontal.
+    right, bottom = size[1] - 1 - x, size[0] - 1 - y
+    places = [(dx, jnp.clip(-q * dx / (2 * r), -y, bottom)) for dx in (-x, right)]
+    places += [(jnp.clip(-q * dy / (2 * p), -x, right), dy) for dy in (-y, bottom)]
+    on_edge = functools.reduce(jnp.minimum, [p * dx**2 + q * dx * dy + r * dy**2 for dx, dy in places])
+    inside = (x >= 0) & (right >= 0) & (y >= 0) & (bottom >= 0)
+    closest = jnp.where(valid, jnp.where(inside, 0.0, on_edge), _FAR)
 
-def _min_squared_radius(centre: Array, shape: Quadratic, added: Array, size: Size) -> Map:
-    """Returns for every pixel the minimum over ellipses of p dx^2 + q dx dy + r dy^2 + added."""
-    p, q, r = shape
     # In a row of pixels it is a polynomial in x for each ellipse. x is counted from the middle of the row, so that
     # large terms hardly cancel, and one vector of x serves all ellipses.
     middle = (size[1] - 1) / 2
-    x, centre_x = jnp.arange(size[1], dtype=jnp.float32) - middle, centre[:, 0] - middle
+    columns, x = jnp.arange(size[1], dtype=jnp.float32) - middle, x - middle
     dy = jnp.arange(size[0], dtype=jnp.float32)[None, :] - centre[:, 1:]
-    linear = q[:, None] * dy - 2 * (p * centre_x)[:, None]
-    constant = r[:, None] * dy**2 - (q * centre_x)[:, None] * dy + (p * centre_x**2 + added)[:, None]
-    rows = zip(constant, linear, p, strict=True)
-    return functools.reduce(_minimum, [c[:, None] + x[None, :] * (b[:, None] + (a * x)[None, :]) for c, b, a in rows])
+    linear = q[:, None] * dy - 2 * (p * x)[:, None]
+    constant = r[:, None] * dy**2 - (q * x)[:, None] * dy + (p * x**2 + jnp.where(valid, 0.0, _FAR))[:, None]
+    squared_radii = []
+    for c, b, a in zip(constant, linear, p, strict=True):
+        squared_radii.append(c[:, None] + columns[None, :] * (b[:, None] + (a * columns)[None, :]))
+    drawn_map = jnp.clip(1.5 - functools.reduce(_minimum, squared_radii), 0.0, 1.0)
+    return drawn_map, (squared > 1e-6) & (closest.min() < 1.5)
 
 
 # Not `jnp.minimum` and `jnp.maximum`: they propagate NaN, which costs a CPU more than the polynomials do.
@@ -123,25 +119,6 @@ def _minimum(first: Array, second: Array) -> Array:
 
 def _maximum(first: Array, second: Array) -> Array:
     return jnp.where(first > second, first, second)
-
-
-def _min_on_canvas(centre: Array, shape: Quadratic, size: Size) -> Array:
-    """Returns the smallest squared radius of every ellipse on the canvas: 0 if its centre is on it, else on an edge.
-
-    A minimum over the drawn pixels would cost as much as drawing them.
-    """
-    p, q, r = shape
-    x, y = centre.T
-    right, bottom = size[1] - 1 - x, size[0] - 1 - y
-    edges = []
-    for dx in (-x, right):
-        dy = jnp.clip(-q * dx / (2 * r), -y, bottom)  # the minimum along a vertical edge
-        edges.append(p * dx**2 + q * dx * dy + r * dy**2)
-    for dy in (-y, bottom):
-        dx = jnp.clip(-q * dy / (2 * p), -x, right)
-        edges.append(p * dx**2 + q * dx * dy + r * dy**2)
-    inside = (x >= 0) & (right >= 0) & (y >= 0) & (bottom >= 0)
-    return jnp.where(inside, 0.0, functools.reduce(jnp.minimum, edges))
 
 
 def _coarse(points: Points, rows: Rows, valid: Valid, size: Size, codebook: Codebook) -> tuple[Map, Array]:

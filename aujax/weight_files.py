@@ -266,8 +266,8 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
     A dict that occurs under several names counts under the first.
     """
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
+    tensors = {}
+    seen = set()
     pending = [("", content)]
     while pending:
         name, value = pending.pop()
@@ -385,18 +385,16 @@ class _Name(NamedTuple):
                 # Further: whether gradients are required, hooks, metadata.
                 (Storage() as storage, int(offset), tuple(shape), tuple(strides), *further),
             ) if len(further) <= 3:
-                return _view(storage, offset, shape, strides)
+                numbers = (offset, *shape, *strides)
+                if not all(isinstance(n, int) for n in numbers) or not len(shape) == len(strides) <= _DIMENSIONS:
+                    raise _foreign("a tensor whose shape and strides are not as many numbers")
+                last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+                # A tensor larger than its storage repeats numbers: no weights do, but a file made to exhaust the
+                # memory does.
+                if min(numbers) < 0 or (0 not in shape and max(last + 1, math.prod(shape)) > storage.count):
+                    raise UserError(
+                        f"a tensor of shape {str(shape)[:80]} reaches outside its storage of {storage.count}: "
+                        f"{_DAMAGED}"
+                    )
+                return Tensor(storage, offset, shape, strides)
         raise _foreign(f"a call of {self.text} that PyTorch would not make")
-
-
-def _view(storage: Storage, offset: int, shape: tuple[Any, ...], strides: tuple[Any, ...]) -> Tensor:
-    numbers = (offset, *shape, *strides)
-    if not all(isinstance(n, int) for n in numbers) or not len(shape) == len(strides) <= _DIMENSIONS:
-        raise _foreign("a tensor whose shape and strides are not as many numbers")
-    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    # A tensor larger than its storage repeats numbers: no weights do, but a file made to exhaust the memory does.
-    if min(numbers) < 0 or (0 not in shape and max(last + 1, math.prod(shape)) > storage.count):
-        raise UserError(
-            f"a tensor of shape {str(shape)[:80]} reaches outside its storage of {storage.count}: {_DAMAGED}"
-        )
-    return Tensor(storage, offset, shape, strides)

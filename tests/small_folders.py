@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aujax import cli
-from aujax.data.prepare.__main__ import SOURCES
+from aujax.data.prepare import SOURCES
 from aujax.data.sources import Listing
 from aujax.data.synthetic import draw_face
 

@@ -17,7 +17,7 @@ import aujax.explain
 from aujax import cli, codebook, occlusion, run_files, runs
 from aujax.data import face_crops
 from aujax.data.batch import Batch
-from aujax.data.prepare.__main__ import SOURCES
+from aujax.data.prepare import SOURCES
 from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
 from aujax.errors import UserError

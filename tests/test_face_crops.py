@@ -115,7 +115,7 @@ def test_photograph_without_landmarks_is_resized_to_a_square():
 def test_thumbnail_shows_the_face_with_a_margin():
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[40:60, 100:120] = 255
-    found = face_crops.FaceLocation((100.0, 40.0, 120.0, 60.0), None)
+    found = face_crops.DetectedFace((100.0, 40.0, 120.0, 60.0), None)
     crop = only(load(pixels, find=lambda _: [found])).thumbnail
     assert crop.shape == (39, 39, 3)
     assert (crop[:9] == 0).all()
@@ -184,7 +184,7 @@ def test_cropped_face_is_kept_whole_and_a_face_in_a_photograph_is_warped():
 
 
 def test_face_outside_the_photograph_is_a_problem():
-    far = face_crops.FaceLocation((500.0, 500.0, 600.0, 600.0), None)
+    far = face_crops.DetectedFace((500.0, 500.0, 600.0, 600.0), None)
     assert "lies outside the photograph of 32 x 24 pixels" in only(load(blocks(1), find=lambda _: [far])).reason
 
 
@@ -214,8 +214,8 @@ def clip(tmp_path_factory):
 
 def test_frames_have_their_times_and_colours(clip):
     found = list(video.frames(clip, every=2))
-    assert [frame.second for frame in found] == pytest.approx([0.0, 0.2, 0.4])
-    assert [int(frame.pixels.mean((0, 1)).argmax()) for frame in found] == [0, 0, 2]
+    assert [second for second, _ in found] == pytest.approx([0.0, 0.2, 0.4])
+    assert [int(pixels.mean((0, 1)).argmax()) for _, pixels in found] == [0, 0, 2]
 
 
 def test_faces_of_a_video_have_its_name_and_their_times(clip):

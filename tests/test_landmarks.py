@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_folders import landmarks_within
 
-from aujax.data.landmarks import DETECTORS, Detection, DlibDetector, LandmarkCache, load_dlib, read_landmarks
+from aujax.data.landmarks import DETECTORS, DlibDetector, LandmarkCache, load_dlib, read_landmarks
 from aujax.data.synthetic import draw_face
 from aujax.errors import UserError
 
@@ -218,25 +218,25 @@ def test_every_detector_of_the_table_can_be_pickled_and_states_its_terms(name):
 def test_cache_keeps_landmarks_and_failures(tmp_path):
     landmarks = np.arange(136, dtype=np.float32).reshape(68, 2)
     cache = LandmarkCache(tmp_path / "landmarks.jsonl")
-    cache.add("a", Detection(landmarks))
-    cache.add("b", Detection(None))
+    cache.add("a", landmarks)
+    cache.add("b", None)
     again = LandmarkCache(tmp_path / "landmarks.jsonl")
-    np.testing.assert_array_equal(again.get("a").landmarks, landmarks)
-    assert again.get("b") == Detection(None)
-    assert again.get("c") is None
+    np.testing.assert_array_equal(again["a"], landmarks)
+    assert again["b"] is None
+    assert "c" not in again
 
 
 def test_cache_survives_a_line_cut_off_in_the_middle(tmp_path):
     path = tmp_path / "landmarks.jsonl"
     cache = LandmarkCache(path)
-    cache.add("a", Detection(None))
-    cache.add("b", Detection(None))
+    cache.add("a", None)
+    cache.add("b", None)
     path.write_text(path.read_text()[:-5])
     again = LandmarkCache(path)
-    assert again.get("a") is not None
-    assert again.get("b") is None
-    again.add("b", Detection(None))
-    assert LandmarkCache(path).get("b") is not None
+    assert "a" in again
+    assert "b" not in again
+    again.add("b", None)
+    assert "b" in LandmarkCache(path)
 
 
 def test_an_image_named_twice_is_refused(tmp_path):

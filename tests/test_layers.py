@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "processes.py": ("errors",),
     "checkpoints.py": ("errors",),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
-    "data/prepare/__main__.py": ("", "cli", "codebook", "data.*", "errors"),
+    "data/prepare.py": ("", "cli", "codebook", "data.*", "errors"),
     "data/*": ("", "codebook", "data.*", "errors"),
     "results/__init__.py": ("results.*",),
     "results/*": ("errors", "results.*", "run_files"),

@@ -1,3 +1,4 @@
+import argparse
 import pathlib
 import struct
 import subprocess
@@ -21,8 +22,7 @@ from small_folders import (
 from aujax import cli
 from aujax.data import alignment, images
 from aujax.data.landmarks import DETECTORS, DlibDetector
-from aujax.data.prepare.__main__ import SOURCES
-from aujax.data.prepare.prepare import Options, prepare
+from aujax.data.prepare import SOURCES, prepare
 from aujax.data.sources import Listing, SourceImage
 from aujax.data.store import open_faces
 from aujax.data.synthetic import draw_face
@@ -285,6 +285,7 @@ def test_landmarks_detected_on_one_alignment_are_not_used_for_the_other(tmp_path
             return "none found"
 
     for align in ("five-point", "five-point", "five-point/reference"):
-        options = Options(align, Detector(), None, 0.0, 0.0, 0, 1, None)
-        prepare(Listing(faces, ("A", "B"), ""), tmp_path, options, headings=[("", "")], about={})
+        options = argparse.Namespace(align=align, validation=0.0, test=0.0, seed=0, jobs=1, allow_unreadable=None)
+        given = {"detector": Detector(), "landmarks_size": None, "headings": [("", "")], "about": {}}
+        prepare(Listing(faces, ("A", "B"), ""), tmp_path, options, **given)
     assert len(found) == 8

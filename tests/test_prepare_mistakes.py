@@ -117,16 +117,12 @@ def test_image_listed_twice_is_refused(tmp_path, capsys):
 
 def test_full_disk_keeps_landmarks_and_the_next_run_goes_on(tmp_path, monkeypatch, capsys):
     source = drawn_folder(tmp_path / "source")
-    count = 0
 
-    def full(digest, split, record):
-        nonlocal count
-        count += 1
-        if count == 5:
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_update", full)
+        patch.setattr(store.SequentialWriter, "add_examples", full)
         message = refused(capsys, "folder", "--source", source, "--out", tmp_path / "out")
     assert "no space left on the disk" in message
     assert f"are kept in {tmp_path / 'out' / 'landmarks.jsonl'}" in message
@@ -144,7 +140,7 @@ def test_full_disk_in_array_record_gives_the_same_message(tmp_path, source, monk
     def full(*_):
         raise RuntimeError("write() failed: No space left on device; writing x")
 
-    monkeypatch.setattr(store, "_update", full)
+    monkeypatch.setattr(store.SequentialWriter, "add_examples", full)
     command = ("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     assert "no space left on the disk" in refused(capsys, *command)
 
@@ -153,7 +149,7 @@ def test_ctrl_c_ends_with_one_line_and_status_130(tmp_path, source, monkeypatch,
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(store, "_update", interrupt)
+    monkeypatch.setattr(store.SequentialWriter, "add_examples", interrupt)
     with pytest.raises(SystemExit) as stop:
         run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     assert stop.value.code == 130

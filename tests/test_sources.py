@@ -2,7 +2,7 @@ import pytest
 from small_folders import blocks, labelled_folder, labels, listing, splits, write_csv, write_image
 
 from aujax.codebook import EXPRESSIONS
-from aujax.data.prepare.__main__ import SOURCES
+from aujax.data.prepare import SOURCES
 from aujax.data.sources.folder import expression_ids, parse_classes, parse_expressions
 from aujax.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 
 from aujax import codebook
 from aujax.data import synthetic
-from aujax.data.synthetic import portrait, scene
+from aujax.data.synthetic import painting
 from aujax.data.synthetic.canvas import Canvas
 from aujax.data.synthetic.person import AU_MOTION, MEAN_FACE, face_points, make_person, rotation
 
@@ -138,7 +138,7 @@ def test_painted_mouth_spans_exactly_its_landmarks(aus):
     view = lambda points: points[..., :2] * 40.0 + 44.0  # noqa: E731
     points, canvas = view(points3), Canvas(128, 40.0)
     canvas.paint[...] = 255
-    portrait.paint_mouth(canvas, person, points, points3, view, aus)
+    painting.paint_mouth(canvas, person, points, points3, view, aus)
     rows, columns = np.nonzero((canvas.paint < 200).any(-1))
     mouth = points[48:60]
     np.testing.assert_allclose(np.array([columns.min(), rows.min()]) / 2 - 0.25, mouth.min(0), atol=1.2)
@@ -150,7 +150,7 @@ def test_painted_eye_spans_its_landmarks():
     view = lambda points: points[..., :2] * 40.0 + 44.0  # noqa: E731
     points, canvas = view(face_points(person.rest, {})), Canvas(128, 40.0)
     canvas.paint[...] = 0
-    portrait.paint_eye(canvas, person, points, 0, np.zeros(2))
+    painting.paint_eye(canvas, person, points, 0, np.zeros(2))
     rows, columns = np.nonzero((canvas.paint > 190).all(-1))
     assert points[36, 0] < columns.min() / 2 < columns.max() / 2 < points[39, 0]
     assert points[36:42, 1].min() - 1 < rows.min() / 2 < rows.max() / 2 < points[36:42, 1].max() + 1
@@ -181,14 +181,14 @@ def test_mark_is_planted_away_from_the_face_and_changes_nothing_else(faces):
 
 def test_without_a_shortcut_the_corner_of_the_mark_does_not_tell_the_expression(faces):
     for face in faces:
-        right, low, colour, _ = scene.MARKS[face.expression]
-        at = [round((1 - scene.MARK_CENTRE if far else scene.MARK_CENTRE) * 128 - 0.5) for far in (low, right)]
+        right, low, colour, _ = painting.MARKS[face.expression]
+        at = [round((1 - painting.MARK_CENTRE if far else painting.MARK_CENTRE) * 128 - 0.5) for far in (low, right)]
         assert np.abs(face.image[at[0], at[1]].astype(float) - colour).max() > 8
 
 
 def test_marks_name_the_expression():
-    assert len(set(scene.MARKS)) == len(codebook.EXPRESSIONS)
-    assert len({mark[2] for mark in scene.MARKS}) == len(codebook.EXPRESSIONS)
+    assert len(set(painting.MARKS)) == len(codebook.EXPRESSIONS)
+    assert len({mark[2] for mark in painting.MARKS}) == len(codebook.EXPRESSIONS)
 
 
 def test_half_a_shortcut_marks_about_half_of_the_faces(faces):

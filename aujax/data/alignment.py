@@ -4,8 +4,6 @@ Points and landmarks are (x, y) pixels, x right and y down, with pixel centres a
 reaches from x = -0.5 to w - 0.5.
 """
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 from jaxtyping import Float
@@ -64,7 +62,7 @@ def inverse_similarity(source: Points, target: Points) -> Matrix:
 
 
 # The values of --align that warp: how the matrix from a face's five points to `TEMPLATE` is fitted.
-FITS: dict[str, Callable[[Points, Points], Matrix]] = {
+FITS = {
     "five-point": similarity,
     "five-point/reference": inverse_similarity,
 }

@@ -75,7 +75,7 @@ def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
     JAX computes asynchronously: if computing an item starts work on the devices, they have work while the consumer
     waits for the results of the item before.
     """
-    requested: list[Item] = []
+    requested = []
     for item in items:
         requested.append(item)
         if len(requested) == 2:

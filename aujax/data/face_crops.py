@@ -20,7 +20,7 @@ from PIL import Image
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
 from aujax.data.images import Pixels
-from aujax.data.landmarks import DETECTORS, Box, Landmarks, PooledDetector, read_landmarks
+from aujax.data.landmarks import DETECTORS, Box, DetectedFace, Landmarks, pooled, read_landmarks
 from aujax.data.workers import parallel_map
 from aujax.errors import UserError
 
@@ -53,13 +53,6 @@ class InputImage(NamedTuple):
     second: float | None = None
 
 
-class FaceLocation(NamedTuple):
-    """The bounding box of a face, and its landmarks if they are known."""
-
-    box: Box
-    landmarks: Landmarks | None
-
-
 class FaceCrop(NamedTuple):
     """A face in the form of the network's input, and its place in the photograph.
 
@@ -79,14 +72,14 @@ class FaceCrop(NamedTuple):
     number: int
     count: int
     unselected: int
-    location: FaceLocation
+    location: DetectedFace
     thumbnail: Pixels
     aligned: Pixels
     example: Batch
     enlargement: float
 
 
-Finder = Callable[[InputImage], Sequence[FaceLocation]]
+Finder = Callable[[InputImage], Sequence[DetectedFace]]
 Source = str | Path | np.ndarray
 
 
@@ -96,20 +89,20 @@ def landmark_finder(landmarks: Mapping[str, Landmarks | None]) -> Finder:
     A photograph without landmarks is one face as a whole, as with `whole_image`.
     """
 
-    def find(image: InputImage) -> Sequence[FaceLocation]:
+    def find(image: InputImage) -> Sequence[DetectedFace]:
         points = landmarks.get(image.name)
         if points is None:
             return whole_image(image)
         left, top, right, bottom = map(float, [*points.min(0), *points.max(0)])
-        return [FaceLocation((left, top, right, bottom), points.astype(np.float32))]
+        return [DetectedFace((left, top, right, bottom), points.astype(np.float32))]
 
     return find
 
 
-def whole_image(image: InputImage) -> Sequence[FaceLocation]:
+def whole_image(image: InputImage) -> Sequence[DetectedFace]:
     """Returns the whole photograph as one face without landmarks."""
     height, width = image.pixels.shape[:2]
-    return [FaceLocation((0.0, 0.0, float(width), float(height)), None)]
+    return [DetectedFace((0.0, 0.0, float(width), float(height)), None)]
 
 
 def face_finder(
@@ -134,9 +127,8 @@ def face_finder(
         detector = DETECTORS[landmarks].load(model_file)
         if detector is None:
             return whole_image
-        if pool is not None:
-            detector = PooledDetector(detector, pool)
-        return lambda image: [FaceLocation(*face) for face in detector.faces(image.pixels)]
+        find = detector.faces if pool is None else pooled(detector, pool)
+        return lambda image: find(image.pixels)
     names = [str(source) for source in sources if not isinstance(source, np.ndarray)]
     return landmark_finder(read_landmarks(Path(landmarks), names))
 
@@ -163,64 +155,14 @@ def expand_folders(sources: Iterable[Source]) -> tuple[list[Source], list[Proble
     return expanded, problems
 
 
-def load_images(sources: Iterable[Source], *, every: int = 1) -> Iterator[InputImage | Problem]:
-    """Yields photographs, every `every`-th frame of videos, and arrays, which are named "image 1", "image 2", ..."""
-    return map(_opened, _requests(sources, every, ()))
-
-
 def count_images(sources: Iterable[Source], *, every: int = 1) -> int:
-    """Returns the number of images that `load_images` yields; of videos as their headers say."""
-    paths = [None if isinstance(source, np.ndarray) else Path(source) for source in sources]
-    return sum(video.count(path, every=every) if path and _is_video(path) else 1 for path in paths)
+    """Returns the number of photographs, arrays, and every `every`-th frames of videos, as their headers say."""
+    paths = [Path("" if isinstance(source, np.ndarray) else source) for source in sources]
+    return sum(video.count(path, every=every) if _is_video(path) else 1 for path in paths)
 
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in video.SUFFIXES
-
-
-def _requests(
-    sources: Iterable[Source], every: int, done: Collection[tuple[str, float | None]]
-) -> Iterator[InputImage | Problem | Path]:
-    """Yields what `load_images` yields but for those `done`, (name, second); photographs by their paths, unread."""
-    arrays = 0
-    for source in sources:
-        if isinstance(source, np.ndarray):
-            arrays += 1
-            name = f"image {arrays}"
-            if source.shape[2:] != (3,) or source.dtype != np.uint8:
-                got = f"{source.dtype} of shape {source.shape}"
-                yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
-            else:
-                yield InputImage(name, source)
-            continue
-        path = Path(source)
-        name = str(path)
-        is_done = (name, None) in done
-        if not _is_video(path):
-            if not is_done:
-                yield path
-            continue
-        seconds = {second for image, second in done if image == name and second is not None}
-        try:
-            path.stat()  # OpenCV does not say that a file is missing
-            for frame in video.frames(path, every=every, skip=seconds):
-                yield InputImage(name, frame.pixels, frame.second)
-        except (OSError, ValueError) as error:
-            if not is_done:
-                yield _problem(name, error)
-
-
-def _opened(request: InputImage | Problem | Path) -> InputImage | Problem:
-    """Returns a photograph of a path, and anything else as it is."""
-    if not isinstance(request, Path):
-        return request
-    name = str(request)
-    try:
-        data = request.read_bytes()
-        _check_megapixels(data)
-        return InputImage(name, images.decode(data))
-    except (OSError, ValueError) as error:
-        return _problem(name, error)
 
 
 def _problem(name: str, error: OSError | ValueError) -> Problem:
@@ -243,7 +185,7 @@ def load_faces(
     """Yields the selected faces of the photographs, for a network whose input is `size` pixels a side.
 
     Args:
-      sources: see `load_images`.
+      sources: photographs, videos, and arrays, which are named "image 1", "image 2", ...; folders are not expanded.
       find: detects the faces of a photograph.
       select: "one", the most prominent of each photograph, or "all".
       align: a row of `alignment.FITS` warps each face (without landmarks, the photograph is resized to a square),
@@ -256,11 +198,49 @@ def load_faces(
       description: of a progress bar that counts photographs and frames; "" for none.
     """
 
+    sources = list(sources)
+
+    def requests() -> Iterator[InputImage | Problem | Path]:
+        arrays = 0
+        for source in sources:
+            if isinstance(source, np.ndarray):
+                arrays += 1
+                name = f"image {arrays}"
+                if source.shape[2:] != (3,) or source.dtype != np.uint8:
+                    got = f"{source.dtype} of shape {source.shape}"
+                    yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
+                else:
+                    yield InputImage(name, source)
+                continue
+            path = Path(source)
+            name = str(path)
+            seconds = {second for image, second in done if image == name}  # None: the image as a whole, or a problem
+            if not _is_video(path):
+                if not seconds:
+                    yield path
+                continue
+            try:
+                path.stat()  # OpenCV does not say that a file is missing
+                for second, pixels in video.frames(path, every=every, skip=seconds):
+                    yield InputImage(name, pixels, second)
+            except (OSError, ValueError) as error:
+                if None not in seconds:
+                    yield _problem(name, error)
+
     def faces(request: InputImage | Problem | Path) -> Iterator[FaceCrop | Problem]:
-        image = _opened(request)
-        if isinstance(image, Problem):
-            yield image
+        if isinstance(request, Problem):
+            yield request
             return
+        if isinstance(request, InputImage):
+            image = request
+        else:
+            try:
+                data = request.read_bytes()
+                _check_megapixels(data)
+                image = InputImage(str(request), images.decode(data))
+            except (OSError, ValueError) as error:
+                yield _problem(str(request), error)
+                return
         try:
             locations = find(image)
         except UserError:
@@ -272,19 +252,18 @@ def load_faces(
             yield Problem(image.name, "no face found", image.second)
         selected = locations[:1] if select == "one" else locations
         for i, location in enumerate(selected):
-            cropped = len(locations) == 1 and _is_cropped(image, location)
-            warp = align in alignment.FITS or (align == "five-point unless cropped" and not cropped)
+            fit = alignment.FITS.get(align)
+            if align == "five-point unless cropped" and not (len(locations) == 1 and _is_cropped(image, location)):
+                fit = alignment.similarity
             try:
-                if warp:
-                    fit = alignment.FITS.get(align, alignment.similarity)
-                    stored, matrix = _warp(image.pixels, location.landmarks, fit)
-                else:
-                    stored, matrix = _reduce(image.pixels, _LONGEST_SIDE / max(image.pixels.shape[:2]))
-                aligned = alignment.resize_to_square(stored)[0]
-                if warp:
+                if fit:
+                    aligned, matrix = _warp(image.pixels, location.landmarks, fit)
                     # The aligned faces of a prepared data set are JPEG files. Without this round trip, pixels differ
                     # from them by one level, and probabilities of a small network by up to 0.007 (0.0005 on average).
-                    stored = images.decode(images.encode(stored))
+                    stored = images.decode(images.encode(aligned))
+                else:
+                    stored, matrix = _reduce(image.pixels, _LONGEST_SIDE / max(image.pixels.shape[:2]))
+                    aligned, _ = alignment.resize_to_square(stored)
                 landmarks = None
                 if location.landmarks is not None:
                     landmarks = alignment.move_landmarks(location.landmarks, matrix).astype(np.float32)
@@ -303,10 +282,9 @@ def load_faces(
             except (ValueError, cv2.error) as error:
                 yield Problem(image.name, str(error), image.second)
 
-    sources = list(sources)
     results = parallel_map(
         lambda request: list(faces(request)),
-        _requests(sources, every, done),
+        requests(),
         jobs=jobs,
         description=description,
         total=count_images(sources, every=every) - len(done) if description else None,
@@ -329,7 +307,7 @@ def _check_megapixels(data: bytes) -> None:
             return  # the decoder reports what is wrong with the file
 
 
-def _is_cropped(image: InputImage, location: FaceLocation) -> bool:
+def _is_cropped(image: InputImage, location: DetectedFace) -> bool:
     """Returns whether the face fills the photograph; without landmarks it is assumed to."""
     if location.landmarks is None:
         return True

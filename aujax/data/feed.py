@@ -98,4 +98,4 @@ def example(pixels: Pixels, landmarks: Landmarks | None, size: int, *, expressio
 
 def stack(faces: Sequence[Batch]) -> Batch:
     """Returns faces without a batch axis as a batch."""
-    return Batch(*(np.stack(parts) for parts in zip(*faces, strict=True)))
+    return jax.tree.map(lambda *parts: np.stack(parts), *faces)

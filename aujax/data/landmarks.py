@@ -64,7 +64,7 @@ def read_landmarks(path: Path, ids: Sequence[str]) -> Named:
         )
     named = reader(path, ids)
     # The strictest comparison that matches a name wins; a key that several images share matches none of them.
-    found: Named = {}
+    found = {}
     file_name = lambda name: PurePosixPath(name).name  # noqa: E731
     bare_name = lambda name: PurePosixPath(name).stem.removesuffix("_aligned")  # noqa: E731
     for key in (str, file_name, bare_name):
@@ -114,7 +114,7 @@ def load_npy(path: Path) -> np.ndarray:
 
 
 def _read_text(path: Path, ids: Sequence[str]) -> Named:
-    named: Named = {}
+    named = {}
     for line, text in enumerate(_text(path).splitlines(), start=1):
         if not text.strip():
             continue
@@ -125,7 +125,7 @@ def _read_text(path: Path, ids: Sequence[str]) -> Named:
 
 def _read_csv(path: Path, ids: Sequence[str]) -> Named:
     rows = csv.DictReader(_text(path).splitlines(), restval="")
-    columns: dict[str, dict[int, str]] = {"x": {}, "y": {}}
+    columns = {"x": {}, "y": {}}
     image = None
     for column in rows.fieldnames or ():
         name = column.strip().casefold()
@@ -138,8 +138,8 @@ def _read_csv(path: Path, ids: Sequence[str]) -> Named:
             f"{path}: expected columns image, x0 to x67 and y0 to y67, found {len(columns['x'])} x columns, "
             f"{len(columns['y'])} y columns and {'a' if image else 'no'} column image; rename the columns"
         )
-    order = [columns[axis][number] for axis in "xy" for number in sorted(columns["x"])]
-    named: Named = {}
+    order = [columns[axis][number] for axis in "xy" for number in sorted(columns[axis])]
+    named = {}
     for line, row in enumerate(rows, start=2):
         where = f"{path}, line {line}"
         _add(named, row[image].strip(), _from_fields([row[column] for column in order], where), where)
@@ -157,17 +157,18 @@ def _read_npy(path: Path, ids: Sequence[str]) -> Named:
 
 
 def _read_folder(path: Path, ids: Sequence[str]) -> Named:
-    named: Named = {}
+    named = {}
     for file in sorted(path.rglob("*.npy")):
         name = file.relative_to(path).as_posix().removesuffix(".npy").removesuffix("_lnd")
-        _add(named, name, as_landmarks(load_npy(file), str(file)), str(file))
+        _add(named, name, load_npy(file), str(file))
     if not named:
         raise UserError(f"--landmarks={path}: expected one .npy file per image in this folder, found none")
     return named
 
 
-def _add(named: Named, name: str, landmarks: Landmarks | None, where: str) -> None:
-    """Adds the landmarks of an image that has none yet."""
+def _add(named: Named, name: str, numbers: np.ndarray, where: str) -> None:
+    """Adds the landmarks of an image that has none yet; see `as_landmarks`."""
+    landmarks = as_landmarks(numbers, where)
     if name in named:
         raise UserError(f"{where}: expected each image once, {name!r} was there before; keep one of them")
     named[name] = landmarks
@@ -184,20 +185,20 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}: expected text in UTF-8, found something else ({error})") from error
 
 
-def _from_fields(fields: Sequence[str], where: str) -> Landmarks | None:
-    """Returns the landmarks in the text x1, ..., x68, y1, ..., y68; see `as_landmarks`."""
+def _from_fields(fields: Sequence[str], where: str) -> np.ndarray:
+    """Returns the numbers in the text x1, ..., x68, y1, ..., y68, (68, 2) if there are as many."""
     try:
         numbers = np.array(fields, float)
     except ValueError as error:
         raise UserError(f"{where}: expected numbers separated by commas; {error}") from error
-    return as_landmarks(numbers.reshape(2, COUNT).T if len(fields) == 2 * COUNT else numbers, where)
+    return numbers.reshape(2, COUNT).T if len(fields) == 2 * COUNT else numbers
 
 
 class DetectedFace(NamedTuple):
-    """The bounding box and the 68 landmarks of a face."""
+    """The bounding box of a face, and its 68 landmarks if they are known."""
 
     box: Box
-    landmarks: Landmarks
+    landmarks: Landmarks | None
 
 
 @runtime_checkable
@@ -213,20 +214,9 @@ class Detector(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PooledDetector:
-    """A detector for several threads, which finds faces in a pool of processes: dlib holds the interpreter lock."""
-
-    detector: Detector
-    pool: Pool
-
-    def faces(self, pixels: Pixels) -> list[DetectedFace]:
-        """Returns what `detector` finds."""
-        return self.pool.apply(self.detector.faces, (pixels,))
-
-    def settings(self) -> str:
-        """Returns the settings of `detector`."""
-        return self.detector.settings()
+def pooled(detector: Detector, pool: Pool) -> Callable[[Pixels], list[DetectedFace]]:
+    """Returns the detector's `faces` for several threads, in a pool of processes: dlib holds the interpreter lock."""
+    return lambda pixels: pool.apply(detector.faces, (pixels,))
 
 
 @dataclass(frozen=True)
@@ -349,14 +339,8 @@ DETECTORS = {
 }
 
 
-class Detection(NamedTuple):
-    """The outcome of detection on an image: its landmarks, or None if no face was detected."""
-
-    landmarks: Landmarks | None
-
-
-class LandmarkCache(dict[str, Detection]):
-    """Detections by key, in a file of JSON lines to which each new detection is appended at once."""
+class LandmarkCache(Named):
+    """Detected landmarks by key, None for no face, in a file of JSON lines to which each is appended at once."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -365,15 +349,13 @@ class LandmarkCache(dict[str, Detection]):
             try:
                 entry = json.loads(line)
                 numbers = entry["landmarks"]
-                landmarks = None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
-                self[entry["key"]] = Detection(landmarks)
+                self[entry["key"]] = None if numbers is None else np.array(numbers, np.float32).reshape(68, 2)
             except (ValueError, KeyError, TypeError):
                 continue  # an empty line, or one that an interrupted run left incomplete
 
-    def add(self, key: str, detection: Detection) -> None:
-        """Stores a detection in the cache and in its file."""
-        self[key] = detection
-        landmarks = detection.landmarks
+    def add(self, key: str, landmarks: Landmarks | None) -> None:
+        """Stores the outcome of a detection in the cache and in its file."""
+        self[key] = landmarks
         numbers = None if landmarks is None else [round(float(number), 3) for number in landmarks.ravel()]
         with self.path.open("a") as file:
             # An entry begins with a line end, which also ends a line that an interrupted run left incomplete.

@@ -39,6 +39,7 @@ METADATA = "dataset.json"
 LANDMARK_CACHE = "landmarks.jsonl"
 _FORMAT = 2  # of dataset.json and the records; format 1 had `group` in place of `subject_id`
 _VERSION = "2.0.0"
+_RECORDS = f"faces/{_VERSION}"  # below the prepared folder
 _FACES_PER_SHARD = 4096
 _FACES_PER_FLUSH = 64  # with each flush, the writer writes the metadata of all splits again
 
@@ -49,7 +50,7 @@ class FaceSource(Sequence[Record]):
     """The faces of one split, by row; thread-safe and picklable."""
 
     def __init__(self, directory: Path, split: str):
-        builder: Any = tfds.builder_from_directory(str(_records(directory)))
+        builder: Any = tfds.builder_from_directory(str(directory / _RECORDS))
         self._rows = builder.as_data_source(split).data_source  # serialized examples
         self._directory, self._split = directory, split
 
@@ -165,7 +166,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
     if version != _FORMAT:
         raise foreign
     for name, size in files.items():
-        file = _records(directory) / name
+        file = directory / _RECORDS / name
         if not file.is_file():
             found = "it is missing"
         elif file.stat().st_size != size:
@@ -209,9 +210,9 @@ def write_faces(
     )
     counts = dict.fromkeys(splits, 0)
     landmarks = dict.fromkeys(splits, 0)
-    pending: dict[str, list[Record]] = {split: [] for split in splits}
+    pending = {split: [] for split in splits}
     digest = hashlib.sha256("\n".join(expressions).encode())
-    incomplete = _records(directory).with_name("incomplete")
+    incomplete = directory / "faces" / "incomplete"
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:
@@ -224,7 +225,14 @@ def write_faces(
         for split, record in rows:
             counts[split] += 1
             landmarks[split] += bool(record["has_landmarks"])
-            _update(digest, split, record)
+            # What is hashed must not change, or runs could not be compared any more.
+            numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
+            texts = [split, record["id"], record["subject_id"], " ".join(str(int(n)) for n in numbers)]
+            if record["attributes"]:  # the first data sets had none
+                texts.append(json.dumps(record["attributes"], sort_keys=True))
+            digest.update(json.dumps(texts).encode())
+            digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
+            digest.update(hashlib.sha256(record["image"]).digest())
             pending[split].append({**record, "attributes": json.dumps(record["attributes"])})
             if len(pending[split]) == _FACES_PER_FLUSH:
                 writer.add_examples({split: pending[split]})
@@ -242,7 +250,7 @@ def write_faces(
         for earlier in incomplete.parent.iterdir():
             if earlier != incomplete:
                 shutil.rmtree(earlier, ignore_errors=True)
-        incomplete.rename(_records(directory))
+        incomplete.rename(directory / _RECORDS)
     except BaseException:
         shutil.rmtree(incomplete, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: an earlier data set is in there
@@ -262,18 +270,3 @@ def write_faces(
     partial.write_text(json.dumps(metadata, indent=1) + "\n")
     partial.replace(directory / METADATA)
     return open_faces(directory)
-
-
-def _update(digest: Any, split: str, record: Record) -> None:
-    """Adds a face to the fingerprint; what is hashed must not change, or runs could not be compared any more."""
-    numbers = [record["has_landmarks"], record["expression"], *record["aus"]]
-    texts = [split, record["id"], record["subject_id"], " ".join(str(int(n)) for n in numbers)]
-    if record["attributes"]:  # the first data sets had none
-        texts.append(json.dumps(record["attributes"], sort_keys=True))
-    digest.update(json.dumps(texts).encode())
-    digest.update(np.ascontiguousarray(record["landmarks"], "<f4").tobytes())
-    digest.update(hashlib.sha256(record["image"]).digest())
-
-
-def _records(directory: Path) -> Path:
-    return directory / "faces" / _VERSION

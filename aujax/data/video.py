@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 
@@ -11,13 +10,6 @@ from aujax.data.images import Pixels
 SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
 # The fraction of the frames in a file's header that may be missing: some headers are not exact.
 _TOLERANCE = 0.1
-
-
-class Frame(NamedTuple):
-    """A frame of a video and its time in seconds from the start."""
-
-    second: float
-    pixels: Pixels
 
 
 def count(path: Path, *, every: int = 1) -> int:
@@ -29,8 +21,10 @@ def count(path: Path, *, every: int = 1) -> int:
         capture.release()
 
 
-def frames(path: Path, *, every: int = 1, skip: Collection[float] = ()) -> Iterator[Frame]:
-    """Yields the first frame of a video and every `every`-th frame after it, without those at the times `skip`.
+def frames(path: Path, *, every: int = 1, skip: Collection[float | None] = ()) -> Iterator[tuple[float, Pixels]]:
+    """Yields time and pixels of the first frame of a video and of every `every`-th after it, but for the times `skip`.
+
+    Times are in seconds from the start.
 
     Raises:
       ValueError: the file is not a video, has a format that OpenCV does not read, or is damaged; after the last frame,
@@ -48,7 +42,7 @@ def frames(path: Path, *, every: int = 1, skip: Collection[float] = ()) -> Itera
                 good, pixels = capture.retrieve()
                 if not good:
                     raise ValueError(f"its frame {number} cannot be read: the file is damaged there")
-                yield Frame(round(second, 3), cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+                yield round(second, 3), cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
             number += 1
         if not number:
             raise ValueError("no video, cut off, or in a format that cannot be read")

@@ -56,22 +56,21 @@ def parallel_map(
       total: the number of items that have no length, if it is known.
     """
     total = len(items) if isinstance(items, Sized) else total
+
+    def in_order(pool: Pool) -> Iterator[Result]:
+        started = collections.deque()
+        for item in items:
+            started.append(pool.apply_async(function, (item,)))
+            if len(started) == _AHEAD * jobs:
+                yield started.popleft().get()
+        while started:
+            yield started.popleft().get()
+
     with contextlib.ExitStack() as stack:
         results = map(function, items)
         if jobs > 1:
-            pool = stack.enter_context(process_pool(jobs) if in_processes else ThreadPool(jobs))
-            results = _in_order(pool, function, items, _AHEAD * jobs)
+            results = in_order(stack.enter_context(process_pool(jobs) if in_processes else ThreadPool(jobs)))
         yield from track(results, total, description) if description else results
-
-
-def _in_order(pool: Pool, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    started = collections.deque()
-    for item in items:
-        started.append(pool.apply_async(function, (item,)))
-        if len(started) == ahead:
-            yield started.popleft().get()
-    while started:
-        yield started.popleft().get()
 
 
 def process_pool(jobs: int) -> Pool:

@@ -126,7 +126,7 @@ def _units_of_all_stages(backbone: Any, numbers: Mapping[str, int]) -> dict[str,
 
 
 # The authors' names for the tensors of a family of networks, and of the heads.
-RELEASED: dict[str, tuple[Rows, Renumber | None]] = {
+RELEASED = {
     "resnet": (_rows(_RESNET, "encoder."), _after_dropouts),
     "vit": (_rows(_BLOCKS + _PATCHES), None),
     "apvit": (_rows(_IR_50, "extractor.") + _rows(_BLOCKS + _APVIT, "vit."), _units_by_stage),
@@ -269,8 +269,8 @@ def resample_position_embedding(embedding: np.ndarray, patches: int) -> np.ndarr
 def not_loaded(before: Variables, after: Variables) -> list[str]:
     """Returns the parts of the backbone, such as "projection", that `load_backbone` did not change."""
     old = _paths(before)
-    unchanged = [path for path, x in _paths(after).items() if path.startswith("params/backbone/") and x is old[path]]
-    return sorted({path.split("/")[2] for path in unchanged})
+    kept = {path for path, x in _paths(after).items() if x is old[path]}
+    return sorted({path.split("/")[2] for path in kept if path.startswith("params/backbone/")})
 
 
 def from_reference(
@@ -391,7 +391,7 @@ def _convert(
     """
     wanted = {name: _torch_shape(path, shapes[path]) for path, name in names.items()}
     given = {name: tuple(np.shape(x)) for name, x in tensors.items() if not name.endswith(_COUNTER)}
-    problems: dict[str, list[str]] = {"missing": [], "unexpected": [], "misshaped": [], "unusable": []}
+    problems = {"missing": [], "unexpected": [], "misshaped": [], "unusable": []}
     for name, shape in wanted.items():
         if name not in given:
             problems["missing"].append(f"{name} {shape}")

@@ -1,6 +1,6 @@
 """Sources of faces: what each one returns, a `Listing` with one `SourceImage` per face, and what they share.
 
-Each source is a module with a row `SOURCE`; the table of them is `aujax.data.prepare.__main__.SOURCES`. Images are read
+Each source is a module with a row `SOURCE`; the table of them is `aujax.data.prepare.SOURCES`. Images are read
 later, possibly in another process.
 Coordinates (landmarks, points, box) are (x, y) pixels of the upright original image.
 """

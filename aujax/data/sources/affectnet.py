@@ -94,32 +94,33 @@ def _list_csv(root: Path, lists: Path) -> list[Face]:
                         raise UserError(
                             f"{path}: expected columns {', '.join(missing)} too; copy AffectNet's list again"
                         )
-                elif fields:
-                    row = dict(zip(columns, fields, strict=False))
-                    faces.append(_csv_face(root, row, split, f"{path}, line {line}"))
+                    continue
+                if not fields:
+                    continue
+                row, where = dict(zip(columns, fields, strict=False)), f"{path}, line {line}"
+                if not row.keys() >= set(COLUMNS):
+                    raise UserError(f"{where}: expected {', '.join(COLUMNS)}, got {len(row)} fields")
+                try:
+                    code = _code(row["expression"])
+                    if code >= len(CODES):
+                        faces.append(code)
+                        continue
+                    left, top, width, height = (float(row[name]) for name in COLUMNS[1:5])
+                    numbers = np.array([float(number) for number in row["facial_landmarks"].split(";") if number])
+                except ValueError as error:
+                    raise UserError(f"{where}: expected {', '.join(COLUMNS)}; {error}") from error
+                image = row["subDirectory_filePath"]
+                faces.append(
+                    SourceImage(
+                        id=image,
+                        expression=EXPRESSIONS.index(CODES[code]),
+                        read=(root / image).read_bytes,
+                        split=split,
+                        landmarks=as_landmarks(numbers, where) if numbers.size else None,
+                        box=(left, top, left + width, top + height),
+                    )
+                )
     return faces
-
-
-def _csv_face(root: Path, row: dict[str, str], split: str, where: str) -> Face:
-    if not row.keys() >= set(COLUMNS):
-        raise UserError(f"{where}: expected {', '.join(COLUMNS)}, got {len(row)} fields")
-    try:
-        code = _code(row["expression"])
-        if code >= len(CODES):
-            return code
-        left, top, width, height = (float(row[name]) for name in COLUMNS[1:5])
-        numbers = np.array([float(number) for number in row["facial_landmarks"].split(";") if number])
-    except ValueError as error:
-        raise UserError(f"{where}: expected {', '.join(COLUMNS)}; {error}") from error
-    path = row["subDirectory_filePath"]
-    return SourceImage(
-        id=path,
-        expression=EXPRESSIONS.index(CODES[code]),
-        read=(root / path).read_bytes,
-        split=split,
-        landmarks=as_landmarks(numbers, where) if numbers.size else None,
-        box=(left, top, left + width, top + height),
-    )
 
 
 def _list_npy(source: Path, jobs: int) -> tuple[list[Face], list[str]]:

@@ -52,7 +52,7 @@ def parse_classes(text: str) -> dict[str, str]:
     Raises:
       UserError: an item without "=", or a name given twice.
     """
-    classes: dict[str, str] = {}
+    classes = {}
     for item in text.split(","):
         if not item.strip():
             continue
@@ -95,7 +95,7 @@ def expression_ids(
     for expression, synonyms in SYNONYMS.items():
         for name in synonyms if expression in expressions else ():
             known.setdefault(name, expressions.index(expression))
-    ids: dict[str, int | None] = {}
+    ids = {}
     unknown = []
     for name in sorted(counts):
         target = _key(classes.get(name, name))
@@ -207,7 +207,7 @@ def _list_csv(path: Path, options: argparse.Namespace) -> Listing:
 
 def _list_class_folders(source: Path, options: argparse.Namespace) -> Listing:
     expressions = parse_expressions(options.expressions)
-    split_folders: dict[str, Path] = {}
+    split_folders = {}
     for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         split = SPLIT_NAMES.get(folder.name.casefold())
         if split and split_folders.setdefault(split, folder) != folder:

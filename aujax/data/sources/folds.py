@@ -79,7 +79,7 @@ def list_folds(options: argparse.Namespace) -> Listing:
         notes.append(f"{again} images of the folds' val are in train or test too and are not used for validation")
         ids["val"] = own
 
-    attributes = rafdb.attributes_below(root / "basic")
+    annotations, _ = rafdb.members(root / "basic" / "Annotation" / "manual")
     images = []
     for split, names in ids.items():
         path = folds / split / LABELS
@@ -107,7 +107,7 @@ def list_folds(options: argparse.Namespace) -> Listing:
                     read=(root / name).read_bytes,
                     split=SPLITS[split],
                     landmarks=landmarks.get(name),
-                    attributes=attributes(Path(name).stem),
+                    attributes=rafdb.annotation(annotations, Path(name).stem)[1],
                 )
             )
     return Listing(images, EXPRESSIONS, f"released folds {folds}, images below {root}", notes)

@@ -81,7 +81,7 @@ def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
     original = options.images == "original"
     root = labels.parent.parent
     folder = root / "Image" / options.images
-    files, where = _members(folder)
+    files, where = members(folder)
     if where is None:
         others = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
         raise UserError(
@@ -89,8 +89,8 @@ def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
             "--images=aligned or --images=original"
         )
     manual_folder = root / "Annotation" / "manual"
-    manual, _ = _members(manual_folder)
-    boxes: Readers = {}
+    manual, _ = members(manual_folder)
+    boxes = {}
     notes = []
     if not manual:
         note = f"{manual_folder} is not there: gender, race and age are not known"
@@ -99,7 +99,7 @@ def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
         notes.append(note)
     if original:
         box_folder = root / "Annotation" / "boundingbox"
-        boxes, _ = _members(box_folder)
+        boxes, _ = members(box_folder)
         if not boxes:
             notes.append(f"{box_folder} is not there: whole images are stored instead of the faces in them")
     images = []
@@ -112,7 +112,7 @@ def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
                 raise UserError(f"{labels}, line {line}: expected a name and a code, 'train_00001.jpg 5', got {text!r}")
             stem = PurePosixPath(image).stem
             name = f"{stem}{_SUFFIXES[options.images]}.jpg"
-            points, attributes = _annotation(manual, stem)
+            points, attributes = annotation(manual, stem)
             box = [number for row in _numbers(boxes, f"{stem}_boundingbox.txt") for number in row]
             images.append(
                 SourceImage(
@@ -128,7 +128,7 @@ def _list_official(labels: Path, options: argparse.Namespace) -> Listing:
     return Listing(images, EXPRESSIONS, f"official, labels {labels.name}, images {where}", notes)
 
 
-def _members(folder: Path) -> tuple[Readers, Path | None]:
+def members(folder: Path) -> tuple[Readers, Path | None]:
     """Returns a reader for each file of the folder, or of the zip archive of its name, and where the files are."""
     archive = folder.with_name(folder.name + ".zip")
     if folder.is_dir():
@@ -173,13 +173,7 @@ def _numbers(readers: Readers, name: str) -> list[list[float]]:
         raise UserError(f"{name}: expected numbers, {error}; copy the annotations again") from error
 
 
-def attributes_below(basic: Path) -> Callable[[str], dict[str, str]]:
-    """Returns a function from the stem of an image's name to its attributes in the annotations of the folder basic."""
-    manual, _ = _members(basic / "Annotation" / "manual")
-    return lambda stem: _annotation(manual, stem)[1]
-
-
-def _annotation(manual: Readers, stem: str) -> tuple[np.ndarray | None, dict[str, str]]:
+def annotation(manual: Readers, stem: str) -> tuple[np.ndarray | None, dict[str, str]]:
     """Returns the five points of an image, if they are annotated, and its attributes."""
     name = f"{stem}_manu_attri.txt"
     rows = _numbers(manual, name)
@@ -209,13 +203,13 @@ def _list_copy(root: Path) -> Listing | None:
             folders["test" if split == "validation" else split] = child
     images = []
     for split, folder in folders.items():
-        for path, expression in _class_images(root, folder) or _flat_images(root, folder):
+        for path, expression in _class_images(folder) or _flat_images(folder):
             images.append(SourceImage(path.relative_to(root).as_posix(), expression, path.read_bytes, split))
     shape = " and ".join(folder.name for folder in folders.values())
     return Listing(images, EXPRESSIONS, f"copy with folders {shape}") if images else None
 
 
-def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
+def _class_images(folder: Path) -> list[tuple[Path, int]]:
     """Returns the images of a folder with one subfolder per expression, each with the expression's index."""
     files = class_files(folder)
     try:
@@ -225,7 +219,7 @@ def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
         raise UserError(
             f"{folder}: expected folders 1 to 7 or named by expression, found {', '.join(files)}; move the others "
             "away, or use the source folder, where NAME=none leaves a folder out: "
-            f"folder --source={root} --classes={classes}"
+            f"folder --source={folder.parent} --classes={classes}"
         ) from error
     images = []
     for name, paths in files.items():
@@ -235,10 +229,14 @@ def _class_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
     return images
 
 
-def _flat_images(root: Path, folder: Path) -> list[tuple[Path, int]]:
+def _flat_images(folder: Path) -> list[tuple[Path, int]]:
     """Returns the images of a folder that a CSV file of names and codes lists, each with the expression's index."""
     paths = {path.name: path for path in files_below(folder)}
-    places = (root / f"{folder.name}_labels.csv", folder / "labels.csv", folder / f"{folder.name}_labels.csv")
+    places = (
+        folder.with_name(f"{folder.name}_labels.csv"),
+        folder / "labels.csv",
+        folder / f"{folder.name}_labels.csv",
+    )
     labels = next((place for place in places if place.is_file()), None)
     if not paths or labels is None:
         return []

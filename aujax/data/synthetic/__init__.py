@@ -4,8 +4,8 @@ A face is a function of (seed, index) alone. Each run of seven indices that star
 one drawn person with each expression once, so every such range is balanced; `identity` is the person's number. Images
 are RGB uint8; landmarks are (x, y) pixels of the image, pixel centres at whole numbers, in iBUG-68 order.
 
-`person` has the points of a face, what action units do to them, and the looks of a person; `portrait` and `scene`
-paint on a `canvas`. The faces belong to published numbers: a change must leave each pixel as it is.
+`person` has the points of a face, what action units do to them, and the looks of a person; `painting`
+paints it on a `canvas`. The faces belong to published numbers: a change must leave each pixel as it is.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from aujax.data import images
 from aujax.data.images import Pixels
 from aujax.data.landmarks import Landmarks
 from aujax.data.sources import Listing, Source, SourceImage, whole_number
-from aujax.data.synthetic import portrait, scene
+from aujax.data.synthetic import painting
 from aujax.data.synthetic.canvas import Canvas
 from aujax.data.synthetic.person import face_points, make_person, rotation
 from aujax.data.workers import parallel_map
@@ -60,7 +60,7 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
     """Returns face number `index` of the endless data set `seed`, `size` pixels wide and high.
 
     `shortcut` is the probability that a mark which identifies the expression is planted in a corner of the image
-    (`scene.plant_mark`); nothing else depends on it.
+    (`painting.plant_mark`); nothing else depends on it.
 
     Raises:
       ValueError: a negative seed or index, size < 32, or a shortcut outside [0, 1].
@@ -79,34 +79,44 @@ def draw_face(seed: int, index: int, *, size: int = 128, shortcut: float = 0.0) 
     # The order of what follows belongs to the faces: each step takes its random numbers in turn.
     person = make_person(seed, identity)
     points3 = face_points(person.rest, intensities, asymmetry=float(rng.normal(0, 0.07)))
-    view, unit = _camera(points3, size, rng)
+
+    # The camera: a random pose, then from 3-D points to pixels; `unit` is the inter-ocular distance in pixels.
+    yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
+    axes = rotation(yaw, pitch, roll)[:2].T
+    flat = points3[:68] @ axes
+    low, extent = flat.min(0), np.ptp(flat, 0)
+    # The landmarks fill 62 to 86 % of the width and at most 76 % of the height; the face moves in what is left, with
+    # more space above it, for the hair.
+    unit = min(rng.uniform(0.62, 0.86) / extent[0], 0.76 / extent[1]) * size
+    free = np.maximum(size * np.array([0.94, 0.78]) - extent * unit, 0.0)
+    position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
+    shift = size * np.array([0.03, 0.19]) + free * position - low * unit - 0.5
+    scaled, unit = (axes * unit).astype(np.float32), float(unit)
+    view = lambda points: points @ scaled + shift  # noqa: E731
     points = view(points3)
+
     canvas = Canvas(size, unit)
-    scene.paint_background(canvas, rng)
-    portrait.paint_body(canvas, person, view)
-    portrait.paint_head(canvas, person, points)
-    portrait.paint_wrinkles(canvas, person, points3, view, intensities)
-    portrait.paint_nose(canvas, person, points)
-    portrait.paint_beard(canvas, person, points)
-    portrait.paint_mouth(canvas, person, points, points3, view, intensities)
+    painting.paint_background(canvas, rng)
+    painting.paint_head(canvas, person, points, view)
+    painting.paint_skin(canvas, person, points, points3, view, intensities)
+    painting.paint_mouth(canvas, person, points, points3, view, intensities)
     gaze = rng.normal(0, (0.05, 0.02))
     for side in (0, 1):
-        portrait.paint_eye(canvas, person, points, side, gaze)
-        portrait.paint_brow(canvas, person, points, side)
-    portrait.paint_hair(canvas, person, view)
+        painting.paint_eye(canvas, person, points, side, gaze)
+    painting.paint_hair(canvas, person, view)
     hidden = rng.random()
-    portrait.paint_glasses(canvas, person, points3, view, dark=hidden > 0.975)
+    painting.paint_glasses(canvas, person, points3, view, dark=hidden > 0.975)
     if hidden < 0.11:
-        scene.occlude(canvas, person, points, rng)
+        painting.occlude(canvas, person, points, rng)
 
     light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-0.75, 0.1), 1.0])
     light /= np.sqrt((light**2).sum())
     warmth = rng.normal(0, 0.05)
     exposure = rng.uniform(0.85, 1.15) * (150.0 / max(person.skin)) ** 0.3 * 1.12  # longer for dark skin
     colour = exposure * np.array([1 + warmth, 1.0, 1 - warmth])
-    image = scene.photograph(canvas.finish(light, rng.uniform(0.3, 0.65), colour), rng)
+    image = painting.photograph(canvas.finish(light, rng.uniform(0.3, 0.65), colour), rng)
     if np.random.default_rng((seed, index, 4)).random() < shortcut:
-        image = scene.plant_mark(image, expression)
+        image = painting.plant_mark(image, expression)
     landmarks = points[:68].astype(np.float32)
     return DrawnFace(image, landmarks, expression, tuple(sorted(intensities)), identity)
 
@@ -121,28 +131,12 @@ def _choose_aus(expression: str, rng: np.random.Generator) -> dict[int, float]:
     for au in rng.permutation(aus).tolist():
         if au not in active and rng.random() < _ACTIVE_SHARE:
             active.append(au)
-    kept: list[int] = []
+    kept = []
     for au in active:
         if not any({au, other} in _CONTRADICTIONS for other in kept):
             kept.append(au)
     strength = rng.uniform(0.45, 1.0)
     return {au: float(np.clip(strength * rng.uniform(0.75, 1.25), 0.3, 1.1)) for au in kept}
-
-
-def _camera(points: np.ndarray, size: int, rng: np.random.Generator):
-    """Returns a random pose: the function from 3-D points to pixels, and the inter-ocular distance in pixels."""
-    yaw, pitch, roll = np.clip(rng.standard_normal(3), -2.3, 2.3) * np.radians([13.0, 6.5, 5.0])
-    axes = rotation(yaw, pitch, roll)[:2].T
-    flat = points[:68] @ axes
-    low, extent = flat.min(0), np.ptp(flat, 0)
-    # The landmarks fill 62 to 86 % of the width and at most 76 % of the height; the face moves in what is left, with
-    # more space above it, for the hair.
-    unit = min(rng.uniform(0.62, 0.86) / extent[0], 0.76 / extent[1]) * size
-    free = np.maximum(size * np.array([0.94, 0.78]) - extent * unit, 0.0)
-    position = np.clip(0.5 + 0.22 * rng.standard_normal(2), 0.0, 1.0)
-    shift = size * np.array([0.03, 0.19]) + free * position - low * unit - 0.5
-    scaled = (axes * unit).astype(np.float32)
-    return lambda p: p @ scaled + shift, float(unit)
 
 
 def list_drawn(options: argparse.Namespace) -> Listing:

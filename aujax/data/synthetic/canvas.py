@@ -9,14 +9,17 @@ which the light turns into shading; `head` is the dome they lie on). All but `fi
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 
 from aujax.data.images import Pixels
 
 Colour = Float[np.ndarray, "3"]
+Curve = Float[np.ndarray, "..."]  # (points, 2), or (points, 3) on a head; or several curves, or one point
+Layer = Num[np.ndarray, "..."]  # (side, side) or (side, side, 3)
 # OpenCV takes points with a fraction as integers: a pixel has _ONE steps.
 _SUBPIXEL_BITS = 4
 _ONE = 1 << _SUBPIXEL_BITS
@@ -34,24 +37,18 @@ def _spline_matrix(controls: int, steps: int, closed: bool) -> np.ndarray:
     t = np.linspace(0.0, 1.0, steps, endpoint=False)
     basis = 0.5 * np.stack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3], 1)
     # Each row weights the four control points around its piece of the curve; at an open end the last one is repeated.
-    segments = controls if closed else controls - 1
-    matrix = np.zeros((segments * steps + (not closed), controls))
-    for segment in range(segments):
-        for tap in range(4):
-            point = segment + tap - 1
-            point = point % controls if closed else min(max(point, 0), controls - 1)
-            matrix[segment * steps : (segment + 1) * steps, point] += basis[:, tap]
-    if not closed:
-        matrix[-1, -1] = 1.0
-    return matrix.astype(np.float32)
+    units = np.eye(controls)
+    around = np.arange(controls - (not closed))[:, None] + np.arange(-1, 3)
+    matrix = (basis @ units.take(around, 0, mode="wrap" if closed else "clip")).reshape(-1, controls)
+    return (matrix if closed else np.vstack([matrix, units[-1]])).astype(np.float32)
 
 
-def curve(points: np.ndarray, *, steps: int = 5, closed: bool = False) -> np.ndarray:
+def curve(points: Curve, *, steps: int = 5, closed: bool = False) -> Curve:
     """Returns the smooth curve through `points` (..., controls, d): `steps` points from each of them to the next."""
     return _spline_matrix(points.shape[-2], steps, closed) @ points
 
 
-def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
+def ribbon(points: Curve, widths: np.ndarray | float) -> Curve:
     """Returns the outline of a stroke along `points` (..., n, 2) that is `widths` (..., n) pixels wide there."""
     # The direction at a point is that from its predecessor to its successor; "clip" repeats the ends.
     rows = np.arange(points.shape[-2])
@@ -62,7 +59,7 @@ def ribbon(points: np.ndarray, widths: np.ndarray) -> np.ndarray:
     return np.concatenate([points + normal, (points - normal)[..., ::-1, :]], -2)
 
 
-def direction(angle: np.ndarray | float) -> np.ndarray:
+def direction(angle: np.ndarray | float) -> Curve:
     """Returns the unit vectors (..., 2) of angles, clockwise from the direction of x."""
     return np.stack([np.cos(angle), np.sin(angle)], -1)
 
@@ -83,7 +80,7 @@ class Canvas:
     def __init__(self, size: int, unit: float):
         self.size, self.unit = size, unit
         self.zoom = 2 if size < 192 else 1
-        self.corner = np.zeros(2, np.int32)  # where the paint begins, in steps; not 0 inside `clipped`
+        self.corner = (0, 0)  # where the paint begins, in steps; not 0 inside `clipped`
         self.paint = np.empty((size * self.zoom, size * self.zoom, 3), np.uint8)
         self.fine = np.full((size, size), _NEUTRAL, np.uint8)
         coarse = (size + 1) // 2
@@ -91,50 +88,50 @@ class Canvas:
         self.relief = np.zeros((coarse, coarse), np.float32)
         self.head = np.zeros((coarse, coarse), np.float32)
 
-    def offset(self, *units) -> np.ndarray:
+    def offset(self, *units) -> Curve:
         """Returns an offset (dx, dy), or several, in pixels, given in inter-ocular units."""
         return np.array(units) * self.unit
 
-    def _steps(self, points: np.ndarray, zoom: float) -> np.ndarray:
-        """Returns the points in steps of the pixels of a layer with `zoom` pixels per pixel of the image."""
-        return np.rint(points * (_ONE * zoom) + (zoom - 1) * _ONE / 2).astype(np.int32)
+    def _zoom(self, layer: Layer) -> float:
+        """Returns the pixels of a layer per pixel of the image."""
+        return self.zoom if layer is self.paint else layer.shape[0] / self.size
 
-    def _painted(self, points: np.ndarray) -> np.ndarray:
-        """Returns the points in steps of the paint's pixels."""
-        return self._steps(points, self.zoom) - self.corner
+    def _steps(self, points: Curve, layer: Layer) -> np.ndarray:
+        """Returns the points in steps of the layer's pixels."""
+        zoom, corner = self._zoom(layer), self.corner if layer is self.paint else 0
+        return (np.rint(points * (_ONE * zoom) + (zoom - 1) * _ONE / 2) - corner).astype(np.int32)
 
-    def fill_layer(self, layer: np.ndarray, outline: np.ndarray, value) -> None:
-        """Sets one of the canvas's layers to a value inside a polygon."""
-        line = cv2.LINE_AA if layer is self.fine else cv2.LINE_8  # the other layers are blurred later
-        cv2.fillPoly(layer, [self._steps(outline, layer.shape[0] / self.size)], value, line, _SUBPIXEL_BITS)
+    def fill(self, outline: Curve, value: Any, layer: Layer | None = None) -> None:
+        """Fills a polygon of a layer, by default of the paint, with a colour or another value."""
+        layer = self.paint if layer is None else layer
+        cv2.fillPoly(layer, [self._steps(outline, layer)], value, self._line(layer), _SUBPIXEL_BITS)
 
-    def fill(self, outline: np.ndarray, colour: Colour) -> None:
-        """Fills a polygon."""
-        cv2.fillPoly(self.paint, [self._painted(outline)], colour.tolist(), cv2.LINE_AA, _SUBPIXEL_BITS)
+    def disc(self, centre: Curve, radius: float, value: Any, layer: Layer | None = None) -> None:
+        """Fills a circle of `radius` inter-ocular units, as `fill` does."""
+        layer = self.paint if layer is None else layer
+        fixed = round(radius * self.unit * self._zoom(layer) * _ONE)
+        centre = self._steps(centre, layer)
+        cv2.circle(layer, centre.tolist(), fixed, value, cv2.FILLED, self._line(layer), _SUBPIXEL_BITS)
 
-    def lines(self, curves: Iterable[np.ndarray], colour: Colour, width: float) -> None:
+    def _line(self, layer: Layer) -> int:
+        return cv2.LINE_8 if self._zoom(layer) < 1 else cv2.LINE_AA  # the small layers are blurred later
+
+    def lines(self, curves: Iterable[Curve], colour: Colour, width: float) -> None:
         """Draws curves `width` inter-ocular units wide (never thinner than one painted pixel)."""
         pixels = max(1, round(width * self.unit * self.zoom))
-        fixed = [self._painted(line) for line in curves]
+        fixed = [self._steps(line, self.paint) for line in curves]
         cv2.polylines(self.paint, fixed, False, colour.tolist(), pixels, cv2.LINE_AA, _SUBPIXEL_BITS)
 
-    def disc(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
-        """Fills a circle of `radius` inter-ocular units."""
-        fixed = round(radius * self.unit * self.zoom * _ONE)
-        cv2.circle(
-            self.paint, self._painted(centre).tolist(), fixed, colour.tolist(), cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS
-        )
-
-    def cover(self, outline: np.ndarray, colour: Colour) -> None:
+    def cover(self, outline: Curve, colour: Colour) -> None:
         """Fills a polygon that lies in front of the face: it hides wrinkles and tints too."""
         self.fill(outline, colour)
-        self.fill_layer(self.fine, outline, _NEUTRAL)
-        self.fill_layer(self.broad, outline, (_NEUTRAL,) * 3)
+        self.fill(outline, _NEUTRAL, self.fine)
+        self.fill(outline, (_NEUTRAL,) * 3, self.broad)
 
     @contextlib.contextmanager
-    def clipped(self, outline: np.ndarray, opacity: float = 1.0) -> Iterator[None]:
-        """Blends what the `with` block paints inside `outline` over the paint, at `opacity`."""
-        whole, steps = self.paint, self._painted(outline)
+    def clipped(self, outline: Curve, colour: Colour, opacity: float = 1.0) -> Iterator[None]:
+        """Fills a polygon, and blends it with what the `with` block paints in it over the paint, at `opacity`."""
+        whole, steps = self.paint, self._steps(outline, self.paint)
         # Only the outline's bounding box is copied and blended, with a margin for anti-aliasing. It is a part of the
         # faces: OpenCV's lines differ by a level where they cross the edge of what they are drawn on.
         side = whole.shape[0]
@@ -142,36 +139,28 @@ class Canvas:
         x1, y1 = np.clip((steps.max(0) >> _SUBPIXEL_BITS) + 3, 1, side).tolist()
         below = whole[y0:y1, x0:x1]
         self.paint = below.copy()
-        self.corner[:] = x0 * _ONE, y0 * _ONE
+        self.corner = (x0 * _ONE, y0 * _ONE)
+        self.fill(outline, colour)
         yield
         mask = np.zeros(below.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [self._painted(outline)], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.fillPoly(mask, [self._steps(outline, self.paint)], round(255 * opacity), cv2.LINE_AA, _SUBPIXEL_BITS)
         weight = mask.astype(np.float32) * (1 / 255)
         below[...] = cv2.blendLinear(self.paint, below, weight, 1.0 - weight)
-        self.paint = whole
-        self.corner[:] = 0
+        self.paint, self.corner = whole, (0, 0)
 
-    def glaze(self, outline: np.ndarray, colour: Colour, opacity: float) -> None:
+    def glaze(self, outline: Curve, colour: Colour, opacity: float) -> None:
         """Fills a polygon at `opacity`."""
-        with self.clipped(outline, opacity):
-            self.fill(outline, colour)
+        with self.clipped(outline, colour, opacity):
+            pass
 
-    def creases(self, outlines: Iterable[np.ndarray], depths: Iterable[float]) -> None:
+    def creases(self, outlines: Iterable[Curve], depths: Iterable[float]) -> None:
         """Darkens (depth > 0) or lightens thin shapes, such as wrinkles, one after the other."""
         for outline, depth in zip(outlines, depths, strict=True):
-            self.fill_layer(self.fine, outline, min(max(_NEUTRAL * (1.0 - depth), 0), 255))
+            self.fill(outline, min(max(_NEUTRAL * (1.0 - depth), 0), 255), self.fine)
 
-    def tint(self, outline: np.ndarray, *gains: float) -> None:
+    def tint(self, outline: Curve, *gains: float) -> None:
         """Multiplies the paint under a polygon by gains for red, green and blue, with soft edges."""
-        self.fill_layer(self.broad, outline, np.minimum(_NEUTRAL * np.array(gains), 255.0))
-
-    def raise_disc(self, centre: np.ndarray, radius: float, height: float) -> None:
-        """Sets the relief under a circle of `radius` inter-ocular units to a height (in tenths of such a unit)."""
-        zoom = self.relief.shape[0] / self.size
-        fixed = round(radius * self.unit * zoom * _ONE)
-        cv2.circle(
-            self.relief, self._steps(centre, zoom).tolist(), fixed, height, cv2.FILLED, cv2.LINE_8, _SUBPIXEL_BITS
-        )
+        self.fill(outline, np.minimum(_NEUTRAL * np.array(gains), 255.0), self.broad)
 
     def finish(self, light: np.ndarray, ambient: float, colour: Colour) -> Pixels:
         """Returns the image lit from `light` (unit vector towards the light); `colour` is a gain for R, G, B."""

@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation
 
 from aujax.codebook import MIRRORED
 from aujax.data.sources import words
-from aujax.data.synthetic.canvas import Colour, curve, direction, mix, shade, table
+from aujax.data.synthetic.canvas import Colour, Curve, curve, mix, shade, table
 
 Points = Float[np.ndarray, "points 3"]
-View = Callable[[np.ndarray], np.ndarray]  # projects 3-D points to (x, y) pixels
+View = Callable[[Curve], Curve]  # projects 3-D points to (x, y) pixels
 
 CROWN, HAIRLINE, EARS = slice(68, 81), slice(81, 92), slice(92, 104)
 IRISES, TEETH = slice(104, 106), slice(106, 107)
@@ -187,16 +188,6 @@ def _both_halves(rows: np.ndarray) -> Points:
     return points
 
 
-def _motions() -> dict[int, Points]:
-    """Returns the displacements of all points at intensity 1, by AU."""
-    motions: dict[int, Points] = {}
-    for line in _MOTION.strip().splitlines():
-        au, *numbers = line.replace(":", " ").split()
-        motion = _both_halves(np.pad(np.array(numbers, float).reshape(-1, 3), [(0, 0), (0, 1)]))
-        motions[int(au)] = motions.get(int(au), 0) + motion / 100
-    return motions
-
-
 def _both_sides(rows: np.ndarray) -> np.ndarray:
     """Returns the rows of one of the two tables above, each followed by its mirror image if it has one."""
     result = []
@@ -211,7 +202,11 @@ def _both_sides(rows: np.ndarray) -> np.ndarray:
 
 
 MEAN_FACE = _both_halves(_HALF_FACE)
-AU_MOTION = _motions()
+AU_MOTION: dict[int, Points] = {}  # the displacements of all points at intensity 1
+for _line in _MOTION.strip().splitlines():
+    _au, *_numbers = map(float, _line.replace(":", " ").split())
+    _motion = _both_halves(np.pad(np.reshape(_numbers, (-1, 3)), [(0, 0), (0, 1)]))
+    AU_MOTION[int(_au)] = AU_MOTION.get(int(_au), 0) + _motion / 100
 CREASES = _both_sides(_CREASES).astype(np.float32)
 BULGES = _both_sides(_BULGES)
 # Pairs of points that must keep their order from top to bottom: of each lip, its outer and inner edge; of each eye, its
@@ -254,12 +249,7 @@ def face_points(rest: Points, intensities: Mapping[int, float], *, asymmetry: fl
 
 def rotation(yaw: float, pitch: float, roll: float) -> Float[np.ndarray, "3 3"]:
     """Returns R, used as `points @ R.T`; angles in radians: yaw turns the nose right, pitch down, roll is clockwise."""
-    cy, cp, cr = np.cos([yaw, pitch, roll])
-    sy, sp, sr = np.sin([yaw, pitch, roll])
-    turn = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    nod = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
-    tilt = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-    return (tilt @ nod @ turn).astype(np.float32)
+    return Rotation.from_euler("yxz", [yaw, -pitch, roll]).as_matrix().astype(np.float32)
 
 
 # sRGB, from the lightest to the darkest; a person's tone is uniform over the whole range.
@@ -392,11 +382,10 @@ STYLES = [HairStyle(name, *map(float, numbers)) for name, numbers in words(_STYL
 class Hair(NamedTuple):
     """The 3-D curves of a person's hair: `outer` and `inner` bound the front, `back` hangs behind the head."""
 
-    outer: np.ndarray
-    inner: np.ndarray
-    back: np.ndarray | None
-    strands: np.ndarray
-    bun: np.ndarray | None
+    outer: Curve
+    inner: Curve
+    back: Curve | None
+    strands: Curve
 
 
 def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
@@ -404,7 +393,7 @@ def random_fabric(rng: np.random.Generator, low: float, high: float) -> Colour:
     return shade(rng.choice(FABRICS), rng.uniform(low, high))
 
 
-def _resampled(points: np.ndarray, count: int) -> np.ndarray:
+def _resampled(points: Curve, count: int) -> Curve:
     """Returns `count` points of the smooth curve through `points`."""
     points = curve(points, steps=6)
     at = np.linspace(0, len(points) - 1, count)
@@ -452,13 +441,7 @@ def _hair(style: HairStyle, rest: Points, rng: np.random.Generator) -> Hair:
     start = rng.integers(0, _SAMPLES - length, count)[:, None] + np.arange(length)
     strands = outer[start] * (1 - depth) + inner[start] * depth
     strands[..., :2] += style.curl * 0.6 * rng.standard_normal((count, length, 2))
-
-    bun = None
-    if style.bun:
-        angle = np.linspace(0, 2 * np.pi, 14, endpoint=False)
-        bun = np.pad(direction(angle) * [0.42, 0.36] - [0, 1.95], [(0, 0), (0, 1)], constant_values=-0.6)
-        bun = bun.astype(np.float32)
-    return Hair(outer, inner, back, strands.astype(np.float32), bun)
+    return Hair(outer, inner, back, strands.astype(np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -500,8 +483,8 @@ def make_person(seed: int, identity: int) -> Person:
     rest = MEAN_FACE + np.tensordot(weights, _DISPLACEMENTS, 1)
     rest[:60, :2] += 0.008 * rng.standard_normal((60, 2))
 
-    likely = np.array([style.side < 0.1 and not style.back and not style.bun for style in STYLES])
-    weights = np.array([style.weight for style in STYLES]) * np.where(likely == masculine, 1.0, 0.12)
+    short = [style.side < 0.1 and not style.back and not style.bun for style in STYLES]
+    weights = np.where(np.equal(short, masculine), 1.0, 0.12) * [style.weight for style in STYLES]
     style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
     if rng.random() < max(0.0, age - 0.45) * 1.4:
         hair_colour = mix(*_GREY, weight=rng.random())
