@@ -147,7 +147,7 @@ def within_subject_correlation(confidence: Confidence, correct: Correct, *, subj
 
 
 def calibration_error_if_calibrated(
-    confidence: Confidence, *, correlation: float = 0.0, subjects: Subjects | None = None, seed: int = 0
+    confidence: Confidence, *, correlation: float = 0.0, subjects: Subjects | None = None
 ) -> Interval:
     """Returns the ECE to expect of a calibrated model with these confidences: mean and central 95 %.
 
@@ -159,7 +159,7 @@ def calibration_error_if_calibrated(
     >>> calibration_error_if_calibrated(np.ones(5))
     Interval(value=0.0, low=0.0, high=0.0)
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     faces = len(confidence)
     numbers = subject_numbers(subjects, faces)
     bin_of_face = bin_index(confidence)

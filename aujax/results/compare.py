@@ -177,12 +177,10 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
         for metric, map in _TESTED:
             if metric.headline or with_faithfulness:
                 tests += _paired_test(pair, metric, map)
-    table = pd.DataFrame(tests, columns=[name for name in TEST_COLUMNS if name != "p_corrected"])
-    table.insert(list(TEST_COLUMNS).index("p_corrected"), "p_corrected", np.nan)
-    for family in table["family"].unique():
-        rows = table["family"] == family
-        p_values = [None if pd.isna(p) else float(p) for p in table.loc[rows, "p_value"]]
-        table.loc[rows, "p_corrected"] = statistics.holm(p_values)
+    table = pd.DataFrame(tests, columns=list(TEST_COLUMNS))
+    for _, rows in table.groupby("family"):
+        p_values = rows["p_value"].astype(float).fillna(1.0)
+        table.loc[rows.index, "p_corrected"] = statistics.holm(p_values.tolist())
     contrasts = _contrasts(runs, pairs)
     seeds = pd.DataFrame(list(_seed_rows(runs, contrasts, table)), columns=list(SEED_COLUMNS))
     return Comparison(list(runs), pairs, contrasts, table, seeds)

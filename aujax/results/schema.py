@@ -83,7 +83,6 @@ SUMMARY_COLUMNS = {
     "faces": "number of faces behind the value",
     "subjects": "number of subjects behind the value",
 }
-_KEYS = ("metric", "map", "target", "condition")
 _ROWS_PER_GROUP = 2**18  # of scores.parquet
 _SAMPLE = ("face", "image", "au_map", "has_map", "attention", "expression", "predicted")
 _MAP_ARRAYS = (
@@ -131,21 +130,15 @@ class ScoreWriter:
 
     def add(self, faces: Int[np.ndarray, " faces"], scores: Mapping[ScoreKey, np.ndarray]) -> None:
         """Writes values of these faces; NaN, a face without that value, is not stored."""
-        columns: dict[str, list[Any]] = {name: [] for name in ("face", "value", "code")}
-        for code, values in enumerate(scores.values()):
-            known = ~np.isnan(values)
-            columns["face"].append(faces[known].astype(np.int32))
-            columns["value"].append(values[known].astype(np.float32))
-            columns["code"].append(np.full(int(known.sum()), code, np.int32))
         if not scores:
             return
-        arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-        table = {"face": arrays["face"]}
-        for position, name in enumerate(_KEYS):
-            strings, codes = np.unique([key[position] for key in scores], return_inverse=True)
-            indices = pa.array(codes.astype(np.int32)[arrays["code"]])
-            table[name] = pa.DictionaryArray.from_arrays(indices, pa.array(strings.tolist(), pa.string()))
-        self._parts.append(pa.table(table | {"value": arrays["value"]}))
+        values = np.stack(list(scores.values()))
+        column, row = np.nonzero(~np.isnan(values))
+        table = {"face": faces[row].astype(np.int32)}
+        for name, texts in zip(ScoreKey._fields, zip(*scores, strict=True), strict=True):
+            table[name] = pa.array(texts, pa.string()).dictionary_encode().take(pa.array(column))
+        table["value"] = values[column, row].astype(np.float32)
+        self._parts.append(pa.table(table))
         if sum(len(part) for part in self._parts) >= _ROWS_PER_GROUP:
             self._flush()
 
@@ -178,7 +171,7 @@ def read_scores(
                 if metrics is not None:
                     table = table[table["metric"].isin(metrics)]
                 row, value = index.get_indexer(table["face"]), table["value"].to_numpy()
-                groups = table.groupby(list(_KEYS), observed=True, sort=False).indices
+                groups = table.groupby(list(ScoreKey._fields), observed=True, sort=False).indices
                 # In the order of writing: stages from the head down, shares of the image ascending.
                 for key, members in sorted(groups.items(), key=lambda item: item[1][0]):
                     if key not in scores:
@@ -296,11 +289,12 @@ class Tables:
         """The rows of the summary by key."""
         return index_summary(self.summary)
 
-    def interval(
-        self, metric: str, *, map: str = "", target: str = "", condition: str = "", attribute: str = "", group: str = ""
-    ) -> Interval:
-        """Returns a number of the summary with its interval; Interval(None, None, None) if it does not exist."""
-        key = GroupKey(ScoreKey(metric, map, target, condition), attribute, group)
+    def interval(self, metric: str, *, attribute: str = "", group: str = "", **where: str) -> Interval:
+        """Returns a number of the summary with its interval; Interval(None, None, None) if it does not exist.
+
+        `where` are the other fields of its `ScoreKey`.
+        """
+        key = GroupKey(ScoreKey(metric, **where), attribute, group)
         return self.index.get(key, Interval(None, None, None))
 
     def rows(self, metric: str, **where: str) -> pd.DataFrame:
@@ -313,8 +307,7 @@ class Tables:
 
     def count(self, metric: str, **where: str) -> tuple[int, int]:
         """Returns the numbers of faces and subjects behind a number, (0, 0) if it does not exist."""
-        defaults = {"map": "", "target": "", "condition": "", "attribute": "", "group": ""}
-        table = self.rows(metric, **(defaults | where))
+        table = self.rows(metric, **(dict.fromkeys(("map", "target", "condition", "group"), "") | where))
         return (int(table["faces"].iloc[0]), int(table["subjects"].iloc[0])) if len(table) else (0, 0)
 
 
@@ -511,9 +504,7 @@ def attributes(faces: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def face_table(
-    columns: Mapping[str, np.ndarray],
-    expressions: Sequence[str],
-    records: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, np.ndarray], expressions: Sequence[str], records: Sequence[Mapping[str, Any]]
 ) -> pd.DataFrame:
     """Returns the table of faces.csv.
 
@@ -523,21 +514,14 @@ def face_table(
       expressions: the names of the classes.
       records: id, subject_id and attributes of each face.
     """
-    names = np.array(expressions)
-    table: dict[str, Any] = {
-        "face": columns["face"],
-        "id": [record["id"] for record in records],
-        "subject_id": [record["subject_id"] for record in records],
-        "expression": pd.Categorical(names[columns["expression"]], categories=list(expressions)),
-        "predicted": pd.Categorical(names[columns["predicted"]], categories=list(expressions)),
-        "probability": columns["probability"],
-        "correct": (columns["expression"] == columns["predicted"]).astype(int),
-        "has_map": columns["has_map"].astype(int),
-        "has_predicted_map": columns["has_predicted_map"].astype(int),
-        "att_cos": columns["att_cos"],
-        "cam_cos": columns["cam_cos"],
-        "degenerate": columns["degenerate"],
-    }
+    known: dict[str, Any] = {**columns, "correct": columns["expression"] == columns["predicted"]}
+    for name in ("expression", "predicted"):
+        known[name] = pd.Categorical.from_codes(columns[name], list(expressions))
+    for name in ("correct", "has_map", "has_predicted_map"):
+        known[name] = known[name].astype(int)
+    for name in ("id", "subject_id"):
+        known[name] = [record[name] for record in records]
+    table = {name: known[name] for name in FACE_COLUMNS}
     table |= {f"{LOGIT}{name}": columns["logits"][:, k] for k, name in enumerate(expressions)}
     # Faces may have different attributes.
     found = dict.fromkeys(name for record in records for name in record["attributes"])
@@ -583,8 +567,10 @@ def open_run(folder: pathlib.Path, split: str) -> EvaluatedRun:
     metadata = read_metadata(directory / METADATA, remedy=remedy)
     if missing := [file for file in (FACES, SCORES, SUMMARY, MAPS) if not (directory / file).is_file()]:
         raise UserError(f"{directory}: {', '.join(missing)} is missing; {remedy}")
-    config = run_files.read_json(folder / run_files.CONFIG, remedy="the run folder is damaged: train it again")
-    manifest = run_files.read_json(folder / run_files.MANIFEST, remedy="the run folder is damaged: train it again")
+    config, manifest = (
+        run_files.read_json(folder / name, remedy="the run folder is damaged: train it again")
+        for name in (run_files.CONFIG, run_files.MANIFEST)
+    )
     summary = read_summary(directory / SUMMARY, remedy=remedy)
     tables = Tables(metadata, summary, directory / SCORES, remedy)
     return EvaluatedRun(folder, folder.resolve().name, config, manifest, tables)
@@ -600,13 +586,11 @@ def open_runs(
     Raises:
       UserError: a folder is given twice, or no run can be read.
     """
-    expanded = [run for folder in folders for run in _expand(pathlib.Path(folder), split)]
-    if len({path.resolve() for path in map(pathlib.Path, folders)}) < len(folders):
+    if len({pathlib.Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
-    paths = list(dict.fromkeys(expanded))
     runs: list[EvaluatedRun] = []
     problems: dict[pathlib.Path, UserError] = {}
-    for path in paths:
+    for path in dict.fromkeys(run for folder in folders for run in _expand(pathlib.Path(folder), split)):
         try:
             run = open_run(path, split)
             if same_faces and runs:
@@ -633,8 +617,7 @@ def _expand(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
 
 def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
     """Returns the shortest ends of the paths that all differ."""
-    longest = max(len(path.parts) for path in paths)
-    for count in range(1, longest + 1):
+    for count in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-count:]) for path in paths]
         if len(set(names)) == len(names):
             break

@@ -7,7 +7,7 @@ cannot be computed is None: the value where nothing was measured, the bounds whe
 leave the spread unknown.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +94,7 @@ def count_subjects(subjects: Subjects) -> int:
     return int(subject_numbers(subjects, len(subjects)).max(initial=-1)) + 1
 
 
-def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0) -> Resamples:
+def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = None) -> Resamples:
     """Returns the statistic on `RESAMPLES` cluster-bootstrap resamples; no rows below `MIN_SUBJECTS` subjects.
 
     A resample on which the statistic is NaN, such as one without any face of an expression, is drawn again. If valid
@@ -104,9 +104,14 @@ def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = No
     count = int(numbers.max(initial=-1)) + 1
     if count < MIN_SUBJECTS:
         return Resamples(np.zeros(0), count)
+    rng = np.random.default_rng(0)
+    rows = min(RESAMPLES, max(1, _WEIGHTS_AT_ONCE // count))
     collected: list[np.ndarray] = []
     valid_rows = 0
-    for weights in _resampling_weights(count, seed):
+    for _ in range(0, _MAX_TRIES * RESAMPLES, rows):
+        # How often each subject was drawn, by one bincount for all rows: row r counts in the slots from r * count on.
+        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
         # Indexing costs as much as drawing, and without repeated subjects it would change nothing.
         values = statistic(weights if count == faces else weights[:, numbers])
         valid = ~np.isnan(values.reshape(len(values), -1)).any(1)
@@ -115,16 +120,6 @@ def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = No
         if valid_rows >= RESAMPLES:
             return Resamples(np.concatenate(collected)[:RESAMPLES], count)
     return Resamples(np.zeros(0), count)
-
-
-def _resampling_weights(count: int, seed: int) -> Iterator[Float[np.ndarray, "resamples subjects"]]:
-    """Yields how often each subject was drawn, a row per resample, up to the maximum number of tries."""
-    rng = np.random.default_rng(seed)
-    rows = min(RESAMPLES, max(1, _WEIGHTS_AT_ONCE // count))
-    for _ in range(0, _MAX_TRIES * RESAMPLES, rows):
-        # One bincount for all rows: row r counts in the slots from r * count on.
-        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
 
 
 def _widening(subjects: int) -> float:
@@ -166,14 +161,14 @@ def p_value(resamples: Resamples) -> float | None:
 
 
 def bootstrap(
-    statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0, resampled: bool = True
+    statistic: Statistic, faces: int, *, subjects: Subjects | None = None, resampled: bool = True
 ) -> Interval:
     """Returns a statistic of the faces with its cluster-bootstrap interval; without one unless `resampled`.
 
     >>> bootstrap(lambda weights: weights @ np.ones(5) / weights.sum(1), 5)
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    options = {"subjects": subjects, "seed": seed, "resampled": resampled}
+    options = {"subjects": subjects, "resampled": resampled}
     return bootstrap_columns(lambda weights: statistic(weights)[:, None], faces, 1, **options)[0]
 
 
@@ -183,19 +178,15 @@ def bootstrap_columns(
     columns: int,
     *,
     subjects: Subjects | None = None,
-    seed: int = 0,
     resampled: bool = True,
 ) -> list[Interval]:
     """Returns `bootstrap` of each column of a statistic, all on the same resamples."""
     if not faces:
         return [Interval(None, None, None)] * columns
     values = statistic(np.ones((1, faces)))[0].tolist()
-    resamples = resample(statistic, faces, subjects=subjects, seed=seed) if resampled else Resamples(np.zeros(0), 0)
-    if not resamples.values.size:
-        return [Interval(value, None, None) for value in values]
-    return [
-        interval(value, resamples._replace(values=resamples.values[:, column])) for column, value in enumerate(values)
-    ]
+    drawn, count = resample(statistic, faces, subjects=subjects) if resampled else Resamples(np.zeros(0), 0)
+    drawn = drawn.reshape(-1, columns)
+    return [interval(value, Resamples(drawn[:, column], count)) for column, value in enumerate(values)]
 
 
 def mean(values: Values) -> Statistic:
