@@ -88,11 +88,11 @@ def write(
         "negligible": NEGLIGIBLE_DROP,
     }
     sections = [
-        html.Section("faces", "Faces", "faces.html", about_faces),
-        html.Section("overview", "Overview", "overview.html", about_faces),
-        html.Section("guide", "How to read this page", "guide.html", {"looks": LOOKS}),
-        html.Section("use", "Responsible use", "responsible_use.html", {}),
-        html.Section("model", "The model", "model.html", {**model.facts, "accuracy": accuracy}),
+        ("faces", "Faces", about_faces),
+        ("overview", "Overview", about_faces),
+        ("guide", "How to read this page", {"looks": LOOKS}),
+        ("use", "Responsible use", {}),
+        ("model", "The model", {**model.facts, "accuracy": accuracy}),
     ]
     title = f"Explanations of {len(explanations)} faces"
     if len(explanations) == 1:

@@ -29,7 +29,7 @@ import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import aujax
@@ -148,37 +148,30 @@ def write_json(
 
 def write_csv(path: pathlib.Path, explanations: Iterable[dict[str, Any]], model: ModelFacts) -> None:
     """Writes explanations.csv, with columns for the action units of the model's codebook, one face after the other."""
+    aus = codebook.load(model.facts["codebook"]).all_aus
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = None
-        for row in _rows(explanations, model):
-            if writer is None:
-                writer = csv.DictWriter(file, list(row))
+        for index, data in enumerate(explanations):
+            row = {name: data[name] for name in ("image", "second", "face", "faces")}
+            for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True):
+                row[side] = round(edge, 1)
+            row |= {name: data[name] for name in ("predicted", "probability")}
+            row |= {f"probability:{name}": value for name, value in data["probabilities"].items()}
+            regions = {number: region for region in data["regions"] for number in region["aus"]}
+            for column in ("attention", "cam", "probability_drop"):
+                for number in aus:
+                    row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
+            row |= {
+                "control_drop": data["control_drop"],
+                "attention_outside": data["attention_outside"],
+                "precision": model.precision_sentence(data["predicted"]),
+                "model_selection": (model.facts["evaluation"] or {}).get("model_selection", ""),
+                "warnings": "; ".join(data["warnings"]),
+                "text": data["text"],
+            }
+            writer = csv.DictWriter(file, list(row))
+            if index == 0:
                 writer.writeheader()
             writer.writerow(row)
-
-
-def _rows(explanations: Iterable[dict[str, Any]], model: ModelFacts) -> Iterator[dict[str, Any]]:
-    """Yields the rows of explanations.csv."""
-    aus = codebook.load(model.facts["codebook"]).all_aus
-    for data in explanations:
-        row = {name: data[name] for name in ("image", "second", "face", "faces")}
-        for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True):
-            row[side] = round(edge, 1)
-        row |= {"predicted": data["predicted"], "probability": data["probability"]}
-        row |= {f"probability:{name}": value for name, value in data["probabilities"].items()}
-        regions = {number: region for region in data["regions"] for number in region["aus"]}
-        for column in ("attention", "cam", "probability_drop"):
-            for number in aus:
-                row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
-        row |= {
-            "control_drop": data["control_drop"],
-            "attention_outside": data["attention_outside"],
-            "precision": model.precision_sentence(data["predicted"]),
-            "model_selection": (model.facts["evaluation"] or {}).get("model_selection", ""),
-            "warnings": "; ".join(data["warnings"]),
-            "text": data["text"],
-        }
-        yield row
 
 
 def as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:

@@ -112,14 +112,13 @@ def overlay(image: Pixels, map_: Map) -> Pixels:
 
 
 def _faces_of(run: EvaluatedRun, kind: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of the faces in maps.npz, `kind` "sample" or "gallery"."""
-    prefix = f"{kind}/"
-    return {name.removeprefix(prefix): array for name, array in run.maps.items() if name.startswith(prefix)}
+    """Returns the arrays of the faces in maps.npz, `kind` "sample/" or "gallery/"."""
+    return {name.removeprefix(kind): array for name, array in run.maps.items() if name.startswith(kind)}
 
 
 def side_by_side(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[Card]:
     """Returns the first `each` faces of every expression that all fixed samples hold, with the maps of every run."""
-    samples = [_faces_of(run, "sample") for run in runs]
+    samples = [_faces_of(run, "sample/") for run in runs]
     shared = set.intersection(*(set(sample["face"].tolist()) for sample in samples))
     first = samples[0]
     cards = []
@@ -143,17 +142,14 @@ def side_by_side(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[Card]:
 
 def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
     """Returns the cards of the faces that were selected by result, by title."""
-    faces = _faces_of(run, "gallery")
-    correct = faces["expression"] == faces["predicted"]
+    faces = _faces_of(run, "gallery/")
     by_probability = np.argsort(-faces["probability"], kind="stable")
-    cards: dict[str, list[Card]] = {
-        "Wrong predictions, the most confident first": [],
-        "Correct predictions, from confident to uncertain": [],
+    correct = (faces["expression"] == faces["predicted"])[by_probability]
+    rows_by_title = {
+        "Wrong predictions, the most confident first": by_probability[~correct],
+        "Correct predictions, from confident to uncertain": by_probability[correct],
     }
-    wrong_cards, correct_cards = cards.values()
-    for row in by_probability.tolist():
-        (correct_cards if correct[row] else wrong_cards).append(_face_card(run, faces, row))
-    return {title: found for title, found in cards.items() if found}
+    return {title: [_face_card(run, faces, row) for row in rows] for title, rows in rows_by_title.items() if len(rows)}
 
 
 def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:

@@ -408,7 +408,7 @@ def compare_and_write(
         for name, title, variables in SECTIONS:
             data = variables(comparison, drawn)
             if data is not None:
-                parts.append(html.Section(name, title, f"{name}.html", shared | data))
+                parts.append((name, title, shared | data))
         page = out / NAME
         page.write_text(html.render_page(template="page.html", sections=parts, **shared), encoding="utf-8")
         figures = [path.replace(out / "figures" / path.name) for path in sorted(drawn.iterdir())]

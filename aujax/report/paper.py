@@ -225,7 +225,7 @@ def write_table(name: str, folders: Folders, split: str, out: pathlib.Path) -> P
             numbers = {}
             for column in columns:
                 value = share if column == "accuracy" else cosine
-                numbers[column] = Seeds(Interval(value, None, None), None, 1)
+                numbers[column] = Seeds(Interval(value))
             add_row([data.name, title, "", "", ""], numbers, {})
     independences = {data.name: html.sentence("independence", data.runs[0]) for data in data_sets}
     source = f"{SOURCE}, {source}"

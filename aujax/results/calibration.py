@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
 from aujax.errors import UserError
-from aujax.results.statistics import LEVEL, RESAMPLES, Interval, Statistic, Subjects, subject_numbers
+from aujax.results.statistics import LEVEL, RESAMPLES, Interval, Statistic, Subjects, Weights, subject_numbers
 
 BINS = 15  # of equal width, as in Guo et al.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # where selective accuracy is reported
@@ -217,7 +217,7 @@ def risk_coverage_area(confidence: Confidence, correct: Correct) -> Statistic:
     _, first_of_ties = np.unique(-confidence[order], return_index=True)
     wrong_in_order = ~correct[order]
 
-    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
+    def statistic(weights: Weights) -> Float[np.ndarray, " resamples"]:
         weights = weights[:, order]
         count = np.add.reduceat(weights, first_of_ties, axis=1)
         wrong = np.add.reduceat(weights * wrong_in_order, first_of_ties, axis=1)

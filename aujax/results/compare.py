@@ -107,7 +107,7 @@ class Comparison:
         written = []
         for name, table in ((TESTS, self.tests), (SEEDS, self.seeds)):
             if len(table):
-                schema.write_table(out / name, table)
+                table.to_csv(out / name, index=False)
                 written.append(out / name)
         return written
 
@@ -245,7 +245,7 @@ def over_seeds(
     """
     intervals = [run.interval(metric, map=map, target=target, condition=condition) for run in runs]
     if len(runs) == 1:
-        return statistics.Seeds(intervals[0], None, 1)
+        return statistics.Seeds(intervals[0])
     values = [interval.value for interval in intervals if interval.value is not None]
     return statistics.over_seeds(values, bounds=bounds(metric))
 

@@ -37,6 +37,9 @@ BASELINE_ORDERINGS = {
 }
 
 
+Counts = Int[np.ndarray, " classes"]  # the number of faces of each expression
+
+
 class Faces(NamedTuple):
     """The predictions of an evaluation, one row per face; expressions are indices into the list of expressions.
 
@@ -61,8 +64,8 @@ class Faces(NamedTuple):
 
     def subset(self, rows: np.ndarray) -> "Faces":
         """Returns the faces of these rows."""
-        *columns, temperature = self
-        return Faces(*(column[rows] for column in columns), temperature)
+        columns = {name: column[rows] for name, column in self._asdict().items() if name != "temperature"}
+        return self._replace(**columns)
 
     def temperatures(self) -> dict[str, float]:
         """Returns the temperatures at which probabilities are reported, by condition."""
@@ -112,7 +115,7 @@ class Metric:
     unit: Literal["percent", "score", "points", "likelihood"] = "score"
     aggregation: Literal["faces", "classes", "function"] = "classes"
     direction: int = 1
-    chance: float | Callable[[Int[np.ndarray, " classes"]], float] | None = None
+    chance: float | Callable[[Counts], float] | None = None
     maps: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     condition: str = ""
@@ -122,7 +125,7 @@ class Metric:
     normalised: bool = False
     compute: FromFaces | None = None
 
-    def chance_level(self, class_counts: Int[np.ndarray, " classes"]) -> float | None:
+    def chance_level(self, class_counts: Counts) -> float | None:
         """Returns `chance` for a data set with that many faces of each expression."""
         return self.chance(class_counts) if callable(self.chance) else self.chance
 
@@ -165,7 +168,7 @@ def _at_temperatures(compute: Callable[[Faces, float], Interval | Statistic]) ->
 def _calibration_error(faces: Faces, temperature: float) -> Interval:
     # Without an interval: it is biased upwards, and its bootstrap even more.
     error = calibration.expected_calibration_error(faces.confidence(temperature), faces.correct)
-    return Interval(error, None, None)
+    return Interval(error)
 
 
 def _error_if_calibrated(correlation: float | None) -> FromFaces:
@@ -185,7 +188,7 @@ def _error_if_calibrated(correlation: float | None) -> FromFaces:
 def _within_subject_correlation(faces: Faces, temperature: float) -> Interval:
     confidence = faces.confidence(temperature)
     correlation = calibration.within_subject_correlation(confidence, faces.correct, subjects=faces.subjects)
-    return Interval(correlation, None, None)
+    return Interval(correlation)
 
 
 @_at_temperatures
@@ -232,12 +235,12 @@ def _at_coverages(compute: Callable[[Faces, float, np.ndarray, bool], Interval])
 
 @_at_coverages
 def _selective_threshold(faces: Faces, threshold: float, accepted: np.ndarray, _: bool) -> Interval:
-    return Interval(threshold, None, None)
+    return Interval(threshold)
 
 
 @_at_coverages
 def _selective_coverage(faces: Faces, threshold: float, accepted: np.ndarray, _: bool) -> Interval:
-    return Interval(len(accepted) / len(faces.correct), None, None)
+    return Interval(len(accepted) / len(faces.correct))
 
 
 @_at_coverages
@@ -245,15 +248,15 @@ def _selective_accuracy(faces: Faces, threshold: float, accepted: np.ndarray, re
     return _accuracy(faces.subset(accepted), resampled)[""]
 
 
-def _largest_share(counts: Int[np.ndarray, " classes"]) -> float:
+def _largest_share(counts: Counts) -> float:
     return float(counts.max() / counts.sum())
 
 
-def _one_in_classes(counts: Int[np.ndarray, " classes"]) -> float:
+def _one_in_classes(counts: Counts) -> float:
     return 1 / int((counts > 0).sum())
 
 
-def _f1_of_largest(counts: Int[np.ndarray, " classes"]) -> float:
+def _f1_of_largest(counts: Counts) -> float:
     """Returns the macro F1 of always predicting the most frequent class: 2 p / (p + 1) on it, 0 on the others."""
     share = _largest_share(counts)
     return 2 * share / (share + 1) / int((counts > 0).sum())

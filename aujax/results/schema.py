@@ -13,7 +13,6 @@ another schema version, damaged ones, and those of other weights or data are ref
 anew.
 """
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -134,7 +133,7 @@ class ScoreWriter:
             return
         values = np.stack(list(scores.values()))
         column, row = np.nonzero(~np.isnan(values))
-        table = {"face": faces[row].astype(np.int32)}
+        table: dict[str, Any] = {"face": faces[row].astype(np.int32)}
         for name, texts in zip(ScoreKey._fields, zip(*scores, strict=True), strict=True):
             table[name] = pa.array(texts, pa.string()).dictionary_encode().take(pa.array(column))
         table["value"] = values[column, row].astype(np.float32)
@@ -215,11 +214,6 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
-    """Writes a CSV; numbers are written with as many digits as tell them from their neighbours."""
-    table.to_csv(path, index=False)
-
-
 def read_table(path: pathlib.Path, texts: Sequence[str], numbers: Sequence[str], *, remedy: str) -> pd.DataFrame:
     """Returns a CSV with at least these columns of texts and numbers, NaN where a number is missing.
 
@@ -263,7 +257,7 @@ def select(table: pd.DataFrame, **where: str) -> pd.DataFrame:
 def interval_of(row: Any) -> Interval:
     """Returns the interval in a row of a table, whose ends may be missing."""
     value = row["value"] if "value" in row else row["difference"]
-    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value, None, None)
+    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value)
 
 
 def index_summary(summary: pd.DataFrame) -> dict[GroupKey, Interval]:
@@ -290,12 +284,12 @@ class Tables:
         return index_summary(self.summary)
 
     def interval(self, metric: str, *, attribute: str = "", group: str = "", **where: str) -> Interval:
-        """Returns a number of the summary with its interval; Interval(None, None, None) if it does not exist.
+        """Returns a number of the summary with its interval; Interval() if it does not exist.
 
         `where` are the other fields of its `ScoreKey`.
         """
         key = GroupKey(ScoreKey(metric, **where), attribute, group)
-        return self.index.get(key, Interval(None, None, None))
+        return self.index.get(key, Interval())
 
     def rows(self, metric: str, **where: str) -> pd.DataFrame:
         """Returns the rows of a metric, of all faces unless `attribute` is given."""
@@ -374,7 +368,7 @@ class EvaluatedRun:
         of_faithfulness = METRICS[metric].topic in ("reliance", "perturbation", "sanity")
         tables = self.faithfulness if of_faithfulness else self.tables
         if tables is None:
-            return Interval(None, None, None)
+            return Interval()
         return tables.interval(metric, map=self.layer if map == ATTENTION else map, **where)
 
     def command(self, *options: str, split: str = "") -> str:
@@ -543,8 +537,7 @@ def predictions(faces: pd.DataFrame, expressions: Sequence[str], *, temperature:
 def remove_metadata(directory: pathlib.Path, name: str) -> None:
     """Removes the JSON file of a set before its tables are written, so that it never belongs to others."""
     directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        (directory / name).unlink()
+    (directory / name).unlink(missing_ok=True)
 
 
 def open_run(folder: pathlib.Path, split: str) -> EvaluatedRun:

@@ -25,16 +25,17 @@ _NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
 Subjects = Shaped[np.ndarray, " faces"]
 Labels = Shaped[np.ndarray, " faces"]
 Values = Shaped[np.ndarray, "faces *columns"]  # numbers, or booleans
-# From the number of times that each face was drawn, a row per resample, to the statistic of each resample.
-Statistic = Callable[[Float[np.ndarray, "resamples faces"]], Float[np.ndarray, "resamples *columns"]]
+Weights = Float[np.ndarray, "resamples faces"]  # the number of times that each face was drawn, a row per resample
+# From the weights to the statistic of each resample.
+Statistic = Callable[[Weights], Float[np.ndarray, "resamples *columns"]]
 
 
 class Interval(NamedTuple):
     """A value with its 95 % confidence interval; None where there is none."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class Resamples(NamedTuple):
@@ -66,8 +67,8 @@ class Seeds(NamedTuple):
     """A number over runs that differ in their seed alone: mean with interval, sample standard deviation, run count."""
 
     mean: Interval
-    deviation: float | None
-    count: int
+    deviation: float | None = None
+    count: int = 1
 
 
 def subject_numbers(subjects: Subjects | None, faces: int) -> Int[np.ndarray, " faces"]:
@@ -136,7 +137,7 @@ def interval(value: float | None, resamples: Resamples) -> Interval:
     [0.5, 0.025, 0.975]
     """
     if not resamples.values.size:
-        return Interval(value, None, None)
+        return Interval(value)
     student = special.stdtrit(resamples.subjects - 1, (1 + LEVEL) / 2)
     tail = float(special.ndtr(-_widening(resamples.subjects) * student))
     low, high = np.quantile(resamples.values, [tail, 1 - tail])
@@ -182,7 +183,7 @@ def bootstrap_columns(
 ) -> list[Interval]:
     """Returns `bootstrap` of each column of a statistic, all on the same resamples."""
     if not faces:
-        return [Interval(None, None, None)] * columns
+        return [Interval()] * columns
     values = statistic(np.ones((1, faces)))[0].tolist()
     drawn, count = resample(statistic, faces, subjects=subjects) if resampled else Resamples(np.zeros(0), 0)
     drawn = drawn.reshape(-1, columns)
@@ -207,7 +208,7 @@ def macro_mean(values: Values, classes: Labels) -> Statistic:
     numbers = values.astype(float)
     rows_of_class = [np.flatnonzero(classes == each) for each in np.unique(classes)]
 
-    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, "resamples *columns"]:
+    def statistic(weights: Weights) -> Float[np.ndarray, "resamples *columns"]:
         total = 0.0
         for rows in rows_of_class:
             counts = weights[:, rows].sum(1)
@@ -228,7 +229,7 @@ def macro_f1(expression: Labels, predicted: Labels) -> Statistic:
     is_label = (expression[:, None] == classes).astype(float)
     is_prediction = (predicted[:, None] == classes).astype(float)
 
-    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
+    def statistic(weights: Weights) -> Float[np.ndarray, " resamples"]:
         occurrences = weights @ (is_label + is_prediction)
         true_positives = weights @ (is_label * is_prediction)
         return (2 * true_positives / np.where(occurrences > 0, occurrences, np.nan)).mean(-1)
@@ -248,7 +249,7 @@ def accuracy_interval(correct: Bool[np.ndarray, " faces"], *, subjects: Subjects
     """
     count = len(correct)
     if not count:
-        return Interval(None, None, None)
+        return Interval()
     units = int(subject_numbers(subjects, count).max()) + 1
     if units < count and 0 < correct.sum() < count:
         return bootstrap(mean(correct), count, subjects=subjects)
@@ -273,12 +274,12 @@ def mcnemar(
     count = len(first)
     higher, lower = int((gain > 0).sum()), int((gain < 0).sum())
     if not count:
-        return PairedTest(Interval(None, None, None), None, 0, 0, 0)
+        return PairedTest(Interval(), None, 0, 0, 0)
     numbers = subject_numbers(subjects, count)
-    units = int(numbers.max()) + 1
+    gains, faces = np.bincount(numbers, weights=gain), np.bincount(numbers)
+    units = len(gains)
     if units < count and higher + lower:
         # By subject, which is much faster than by face: the same resamples of subjects give the same means.
-        gains, faces = np.bincount(numbers, weights=gain), np.bincount(numbers)
         difference = bootstrap(lambda weights: (weights @ gains) / (weights @ faces), units)
     else:
         # If subjects repeat here, no face is discordant: each subject counts once.
@@ -288,7 +289,7 @@ def mcnemar(
         ends = max(-1.0, more - less - half), min(1.0, more - less + half)
         difference = Interval((higher - lower) / units, *ends)
     if units < count:
-        p = _sign_flip_p_value(np.bincount(numbers, weights=gain).astype(int))
+        p = _sign_flip_p_value(gains.astype(int))
     else:
         p = float(stats.binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
     return PairedTest(difference, p, count, higher, lower)
@@ -338,14 +339,12 @@ def over_seeds(values: Sequence[float], *, bounds: tuple[float, float] | None = 
     """
     count = len(values)
     if count < 2:
-        return Seeds(Interval(float(values[0]) if count else None, None, None), None, count)
+        return Seeds(Interval(float(values[0]) if count else None), count=count)
     average = float(np.mean(values))
     deviation = float(np.std(values, ddof=1))
     half = float(special.stdtrit(count - 1, (1 + LEVEL) / 2)) * deviation / count**0.5
-    low, high = average - half, average + half
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Seeds(Interval(average, low, high), deviation, count)
+    low, high = bounds or (-np.inf, np.inf)
+    return Seeds(Interval(average, max(average - half, low), min(average + half, high)), deviation, count)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float]:

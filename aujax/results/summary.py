@@ -48,7 +48,7 @@ def summarize(
         subset = faces.subset(members)
         numbers = []
         if attribute in attributes and len(members) < MIN_GROUP:
-            numbers.append((ScoreKey("accuracy"), Interval(None, None, None), subset.subjects))
+            numbers.append((ScoreKey("accuracy"), Interval(), subset.subjects))
         else:
             for key in metrics:
                 compute = METRICS[key].compute
@@ -130,8 +130,7 @@ def headline(summary: pd.DataFrame, maps: Mapping[str, str]) -> dict[str, Any]:
     index = schema.index_summary(summary)
 
     def value(metric: str, map: str = "", target: str = "") -> float | None:
-        key = schema.GroupKey(ScoreKey(metric, map, target))
-        return index[key].value if key in index else None
+        return index.get(schema.GroupKey(ScoreKey(metric, map, target)), Interval()).value
 
     numbers: dict[str, Any] = {key: value(key) for key in HEADLINE}
     for name, kind in (("att_cos_by_layer", ATTENTION), ("baselines", BASELINE)):
@@ -179,7 +178,7 @@ def write_evaluation(
     """
     expressions = metadata["expressions"]
     remedy = "evaluate the run again"
-    schema.write_table(directory / schema.FACES, faces)
+    faces.to_csv(directory / schema.FACES, index=False)
     schema.write_maps(directory / schema.MAPS, maps)
     scores = schema.read_scores(directory / schema.SCORES, faces["face"].tolist(), remedy=remedy)
     for metric in by_topic("agreement"):
@@ -189,7 +188,7 @@ def write_evaluation(
     predictions = schema.predictions(faces, expressions, temperature=metadata["temperature"]["value"])
     attributes = {name: values.tolist() for name, values in schema.attributes(faces).items()}
     table = summarize(predictions, scores, expressions, attributes=attributes)
-    schema.write_table(directory / schema.SUMMARY, table)
+    table.to_csv(directory / schema.SUMMARY, index=False)
     numbers = {
         "num_faces": len(faces),
         "num_maps": int(faces["has_map"].sum()),
@@ -204,7 +203,7 @@ def write_evaluation(
 def write_faithfulness(directory: pathlib.Path, metadata: Mapping[str, Any], faces: Faces, scores: Scores) -> None:
     """Completes a measurement of faithfulness whose scores were written: its summary and, last, faithfulness.json."""
     table = summarize(faces, scores, metadata["expressions"], classifier=False)
-    schema.write_table(directory / schema.FAITHFULNESS_SUMMARY, table)
+    table.to_csv(directory / schema.FAITHFULNESS_SUMMARY, index=False)
     schema.write_json(directory / schema.FAITHFULNESS, {"schema_version": schema.VERSION, **metadata})
 
 
