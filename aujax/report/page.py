@@ -140,7 +140,7 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     """Returns by how much the probability drops when action units are occluded."""
     runs = [run for run in comparison.runs if run.faithfulness]
     # Active AUs are known for few data sets.
-    measured = {row for run in runs if run.faithfulness for row in run.faithfulness.summary["metric"]}
+    measured = {key for run in runs for key in run.faithfulness.summary["metric"]}
     normalised, raw = _by_normalisation(
         [metric for metric in by_topic("reliance") if not metric.condition and metric.key in measured]
     )
@@ -161,7 +161,6 @@ def reliance(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]:
     if len(comparison.runs) == 1 and runs:
         (run,) = runs
         data["chart"] = plots.probability_drops(run, book, figures / "probability_drops.svg")
-        assert run.faithfulness is not None
         aus = run.faithfulness.metadata["aus"]
         columns = {name: plots.drop_of(name) for name in run.expressions}
         labels = {f"AU{au}": f"AU{au} {codebook.ACTION_UNITS[au].lower()}" for au in aus}
@@ -202,10 +201,7 @@ def attribution(comparison: Comparison, figures: pathlib.Path) -> dict[str, Any]
 
     def by_condition(metric: Metric, first: str, *others: Metric) -> Table:
         """Returns the similarities of every map, a row per stage or view."""
-        conditions: dict[str, str] = {}
-        for run in runs:
-            assert run.faithfulness is not None
-            conditions |= {name: name for name in run.faithfulness.rows(metric.key)["condition"]}
+        conditions = {name: name for run in runs for name in run.faithfulness.rows(metric.key)["condition"]}
         columns = {map_title(name): {"metric": metric.key, "map": name, "target": "predicted"} for name in maps}
         return grid(runs, columns | columns_of(others), first=first, by="condition", labels=conditions)
 

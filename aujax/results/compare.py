@@ -4,9 +4,10 @@ Everything is computed once, by `compare`, and written beside the report: compar
 (`SEED_COLUMNS`). Differences are second run minus first: with action-unit (AU) cues minus without.
 """
 
+import collections
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,19 +133,19 @@ def find_pairs(runs: Sequence[EvaluatedRun]) -> list[Pair]:
     return [Pair(runs[0], other) for other in runs[1:] if not differences([runs[0], other]).keys() <= {SEED}]
 
 
-def equal_but_for(runs: Sequence[EvaluatedRun], options: Collection[str]) -> list[Pair]:
+def equal_but_for(runs: Sequence[EvaluatedRun], options: Set[str]) -> list[Pair]:
     """Returns (without AU cues, with AU cues) for the runs that differ in no other options."""
     without = [run for run in runs if run.metadata["au_weight"] == 0]
     aligned = [run for run in runs if run.metadata["au_weight"] > 0]
-    return [Pair(a, b) for b in aligned for a in without if differences([a, b]).keys() <= set(options)]
+    return [Pair(a, b) for b in aligned for a in without if differences([a, b]).keys() <= options]
 
 
-def replicates(runs: Sequence[EvaluatedRun], options: Collection[str] = (SEED,)) -> list[list[EvaluatedRun]]:
+def replicates(runs: Sequence[EvaluatedRun], options: Set[str] = frozenset({SEED})) -> list[list[EvaluatedRun]]:
     """Returns the runs in groups whose members differ in their seed alone, or in these options."""
     groups: list[list[EvaluatedRun]] = []
     for run in runs:
         for group in groups:
-            if differences([group[0], run]).keys() <= set(options):
+            if differences([group[0], run]).keys() <= options:
                 group.append(run)
                 break
         else:
@@ -166,7 +167,7 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
       UserError: two runs of a pair were evaluated on different faces.
     """
     pairs = find_pairs(runs)
-    tests: list[dict[str, Any]] = []
+    tests = []
     for pair in pairs:
         a, b = pair
         if a.faces["face"].tolist() != b.faces["face"].tolist():
@@ -188,7 +189,7 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
 
 def incomparable(pair: Pair) -> list[str]:
     """Returns what prevents comparing the faithfulness of two runs, which both have; [] for nothing."""
-    a, b = (run.faithfulness.metadata for run in pair if run.faithfulness)
+    a, b = (run.faithfulness.metadata for run in pair)
     checks = {
         "faces": a["faces"] == b["faces"],
         "imputations": a["imputation"] == b["imputation"],
@@ -254,10 +255,9 @@ def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Cont
     """Returns the pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
     groups = replicates(runs)
     group_of = {run.folder: number for number, group in enumerate(groups) for run in group}
-    by_settings: dict[tuple[int, int], list[Pair]] = {}
+    by_settings = collections.defaultdict(list)
     for pair in pairs:
-        settings = group_of[pair.before.folder], group_of[pair.after.folder]
-        by_settings.setdefault(settings, []).append(pair)
+        by_settings[group_of[pair.before.folder], group_of[pair.after.folder]].append(pair)
     contrasts = []
     for of_settings in by_settings.values():
         # Several runs may be compared with the same first one.
@@ -271,12 +271,12 @@ def _seed_rows(
     runs: Sequence[EvaluatedRun], contrasts: Sequence[Contrast], tests: pd.DataFrame
 ) -> Iterator[dict[str, Any]]:
     """Yields the mean over seeds of every overall number of each setting, then of the differences of settings."""
-    keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
+    keys = dict.fromkeys(key for run in runs for key in _overall_keys(run))
     found = []
     for group in replicates(runs):
         if len(group) > 1:
             found += [(group[0], "", key, over_seeds(group, **key._asdict())) for key in keys]
-    reliance = tests[tests["family"] == "reliance"].set_index(["before", "after", "metric"])["difference"]
+    reliance = schema.select(tests, family="reliance").set_index(["before", "after", "metric"])["difference"]
     for before, after, of_settings in contrasts:
         if len(of_settings) < 2:
             continue
@@ -299,8 +299,6 @@ def _seed_rows(
 def _overall_keys(run: EvaluatedRun) -> Iterator[ScoreKey]:
     """Yields the keys of the numbers over all faces, of the classifier and of the reported maps."""
     roles = {run.layer: ATTENTION, CAM: CAM, "": ""}
-    tables = [run.tables] + ([run.faithfulness] if run.faithfulness else [])
-    for table in tables:
-        for key in table.index:
-            if not key.attribute and key.score.map in roles:
-                yield key.score._replace(map=roles[key.score.map])
+    for key in (*run.tables.index, *run.faithfulness.index):
+        if not key.attribute and key.score.map in roles:
+            yield key.score._replace(map=roles[key.score.map])

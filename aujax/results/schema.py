@@ -271,12 +271,16 @@ def index_summary(summary: pd.DataFrame) -> dict[GroupKey, Interval]:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Metadata, scores and summary of one set of files."""
+    """Metadata, scores and summary of one set of files; false if there are none that count."""
 
     metadata: Mapping[str, Any]
     summary: pd.DataFrame
     scores_path: pathlib.Path
     remedy: str
+    missing: str = ""  # why there are none, with the command that makes them
+
+    def __bool__(self) -> bool:
+        return not self.missing
 
     @functools.cached_property
     def index(self) -> dict[GroupKey, Interval]:
@@ -367,8 +371,6 @@ class EvaluatedRun:
         """
         of_faithfulness = METRICS[metric].topic in ("reliance", "perturbation", "sanity")
         tables = self.faithfulness if of_faithfulness else self.tables
-        if tables is None:
-            return Interval()
         return tables.interval(metric, map=self.layer if map == ATTENTION else map, **where)
 
     def command(self, *options: str, split: str = "") -> str:
@@ -402,37 +404,29 @@ class EvaluatedRun:
                             f"{self.tables.remedy}")  # fmt: skip
         return maps
 
-    @property
-    def faithfulness(self) -> Tables | None:
-        """What `eval.py --faithfulness` measured; None if it did not run, or on other weights or data."""
-        return self._faithfulness[0]
-
-    @property
-    def faithfulness_missing(self) -> str:
-        """Why `faithfulness` is None, with the command that measures it; "" if it exists."""
-        return self._faithfulness[1]
-
     @functools.cached_property
-    def _faithfulness(self) -> tuple[Tables | None, str]:
+    def faithfulness(self) -> Tables:
+        """What `eval.py --faithfulness` measured; empty if it did not run, or on other weights or data."""
         path = self.directory / FAITHFULNESS
         command = self.command("--faithfulness")
-        if not path.is_file():
-            return None, f"Faithfulness was not measured for **{self.name}**. To measure it, run `{command}`."
         remedy = f"run {command}"
-        metadata = read_metadata(path, remedy=remedy)
-        # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
-        steps = [each["checkpoint"]["step"] for each in (metadata, self.metadata)]
-        problem = ""
-        if steps[0] != steps[1]:
-            problem = f"it was measured on other weights, those of step {steps[0]} instead of step {steps[1]}"
-        elif metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
-            problem = "it was measured on other data"
-        elif not set(metadata["faces"]) <= set(self.faces["face"]):
-            problem = "it was measured on other faces"
-        if problem:
-            return None, f"The faithfulness of **{self.name}** is not shown: {problem}. To measure it, run `{command}`."
-        summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
-        return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy), ""
+        missing = f"Faithfulness was not measured for **{self.name}**"
+        if path.is_file():
+            metadata = read_metadata(path, remedy=remedy)
+            # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
+            steps = [each["checkpoint"]["step"] for each in (metadata, self.metadata)]
+            if steps[0] != steps[1]:
+                problem = f"it was measured on other weights, those of step {steps[0]} instead of step {steps[1]}"
+            elif metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
+                problem = "it was measured on other data"
+            elif not set(metadata["faces"]) <= set(self.faces["face"]):
+                problem = "it was measured on other faces"
+            else:
+                summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
+                return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy)
+            missing = f"The faithfulness of **{self.name}** is not shown: {problem}"
+        empty = pd.DataFrame(columns=list(SUMMARY_COLUMNS))
+        return Tables({}, empty, path, remedy, f"{missing}. To measure it, run `{command}`.")
 
     def per_face(self, metric: str, *, map: str = "") -> Float[np.ndarray, " faces"]:
         """Returns a metric that has a paired test, of each face of faces.csv; NaN where it was not measured.
