@@ -112,7 +112,9 @@ def run(options: argparse.Namespace) -> None:
             with process_pool(jobs) if detects else contextlib.nullcontext() as pool:
                 crops = face_crops.load_faces(
                     files,
-                    find=face_crops.face_finder(options.landmarks, files, model_file=options.landmarks_model, pool=pool),
+                    find=face_crops.face_finder(
+                        options.landmarks, files, model_file=options.landmarks_model, pool=pool
+                    ),
                     select=options.faces,
                     align=align,
                     size=model.run.config.input_size,

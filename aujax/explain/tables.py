@@ -83,7 +83,9 @@ def model_facts(model: Model, align: str) -> ModelFacts:
     if model.workdir is not None:
         # Without an evaluation, or with a damaged one, nothing is reported.
         with contextlib.suppress(ValueError, LookupError, TypeError):
-            evaluation, precision = _evaluation(model.workdir, run.checkpoint["step"])
+            evaluated = schema.open_run(model.workdir, _SPLIT)
+            if evaluated.metadata["checkpoint"]["step"] == run.checkpoint["step"]:
+                evaluation, precision = _accuracy(evaluated)
     facts = {
         "workdir": str(model.workdir or ""),
         "method": config.method,
@@ -103,18 +105,11 @@ def model_facts(model: Model, align: str) -> ModelFacts:
     return ModelFacts(facts, precision)
 
 
-def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Returns the accuracy and the precisions on the test split.
-
-    Raises:
-      ValueError: no evaluation, a damaged one, or one of the checkpoint of another step.
-    """
-    run = schema.open_run(workdir, _SPLIT)
-    if run.metadata["checkpoint"]["step"] != step:
-        raise ValueError("an evaluation of other weights")
+def _accuracy(run: schema.EvaluatedRun) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the facts about an evaluation, with its accuracy, and the precision of each expression."""
     accuracy = run.interval("accuracy")
     evaluation = {
-        "split": _SPLIT,
+        "split": run.split,
         "model_selection": run.metadata["model_selection"],
         "num_examples": len(run.faces),
         "accuracy": accuracy.value,

@@ -188,8 +188,7 @@ def write_table(name: str, folders: Folders, split: str, out: pathlib.Path) -> P
     columns, caption, source, by_layers = TABLES[name]
     data_sets, skipped = open_data_sets(folders, split)
     about = ["Data set", "Method", "Aligned layers" if by_layers else "Case", "Selected on", "Seeds"]
-    rows: list[dict[str, str]] = []
-    plain: list[dict[str, str]] = []
+    rows, plain = [], []
 
     def add_row(texts: list[str], numbers: list[Seeds], published: dict[str, float]) -> None:
         row = dict(zip(about, texts, strict=True))

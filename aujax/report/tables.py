@@ -237,7 +237,7 @@ def results_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Ta
 
 def baseline_rows(runs: Sequence[EvaluatedRun]) -> list[tuple[str, float | None]]:
     """Returns title and cosine of every baseline map: they depend on the codebook, but not on the network."""
-    codebooks: dict[str, Mapping[str, float | None]] = {}
+    codebooks = {}
     for run in runs:
         codebooks.setdefault(run.metadata["codebook"], run.metadata["baselines"])
     rows = []

@@ -142,7 +142,7 @@ def equal_but_for(runs: Sequence[EvaluatedRun], options: Set[str]) -> list[Pair]
 
 def replicates(runs: Sequence[EvaluatedRun], options: Set[str] = frozenset({SEED})) -> list[list[EvaluatedRun]]:
     """Returns the runs in groups whose members differ in their seed alone, or in these options."""
-    groups: list[list[EvaluatedRun]] = []
+    groups = []
     for run in runs:
         for group in groups:
             if differences([group[0], run]).keys() <= options:
@@ -182,7 +182,16 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
     for _, rows in table.groupby("family"):
         p_values = rows["p_value"].astype(float).fillna(1.0)
         table.loc[rows.index, "p_corrected"] = statistics.holm(p_values.tolist())
-    contrasts = _contrasts(runs, pairs)
+    # Pairs that differ in their seed alone belong together.
+    group_of = {run.folder: number for number, group in enumerate(replicates(runs)) for run in group}
+    by_settings = collections.defaultdict(list)
+    for pair in pairs:
+        by_settings[group_of[pair.before.folder], group_of[pair.after.folder]].append(pair)
+    contrasts = []
+    for of_settings in by_settings.values():
+        # Several runs may be compared with the same first one.
+        before, after = ({run.folder: run for run in side}.values() for side in zip(*of_settings, strict=True))
+        contrasts.append(Contrast(list(before), list(after), of_settings))
     seeds = pd.DataFrame(list(_seed_rows(runs, contrasts, table)), columns=list(SEED_COLUMNS))
     return Comparison(list(runs), pairs, contrasts, table, seeds)
 
@@ -199,8 +208,8 @@ def incomparable(pair: Pair) -> list[str]:
     return [name for name, same in checks.items() if not same]
 
 
-def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any]]:
-    """Yields the row of a test on the faces that have a value in both runs; nothing if there is no such face."""
+def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[tuple[Any, ...]]:
+    """Yields the `TEST_COLUMNS` of a test on the faces that have a value in both runs; nothing if there is none."""
     first, second = (run.per_face(metric.key, map=map) for run in pair)
     rows = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
     if not len(rows):
@@ -213,64 +222,31 @@ def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any
         # Means are per true expression: the runs may predict different ones.
         classes = None if metric.aggregation == "faces" else faces.expression[rows]
         test = statistics.paired_difference(first[rows], second[rows], classes, subjects=subjects)
-    yield {
-        "before": pair.before.name,
-        "after": pair.after.name,
-        "metric": metric.key,
-        "map": map,
-        "difference": test.difference.value,
-        "low": test.difference.low,
-        "high": test.difference.high,
-        "p_value": test.p_value,
-        "family": "headline" if metric.headline else metric.topic,
-        "faces": test.count,
-        "subjects": statistics.count_subjects(subjects),
-        "higher": test.higher,
-        "lower": test.lower,
-    }
+    family = "headline" if metric.headline else metric.topic
+    counts = test.count, statistics.count_subjects(subjects), test.higher, test.lower
+    # The p-value is corrected once all tests are known.
+    yield pair.before.name, pair.after.name, metric.key, map, *test.difference, test.p_value, np.nan, family, *counts
 
 
-def bounds(metric: str) -> tuple[float, float] | None:
-    """Returns the range of a metric, to which intervals over few seeds are cut; None if it has no upper bound."""
-    if METRICS[metric].normalised:  # the probability may leave the range between whole and fully imputed image
-        return None
-    return {"percent": (0.0, 1.0), "score": (-1.0, 1.0), "points": (-1.0, 1.0)}.get(METRICS[metric].unit)
-
-
-def over_seeds(
-    runs: Sequence[EvaluatedRun], metric: str, *, map: str = "", target: str = "", condition: str = ""
-) -> statistics.Seeds:
+def over_seeds(runs: Sequence[EvaluatedRun], metric: str, **where: str) -> statistics.Seeds:
     """Returns a number of a training: of one run with its interval over faces, of several seeds with that over seeds.
 
-    `map` may be "attention" for the reported layer of each run.
+    The number is `EvaluatedRun.interval(metric, **where)`. Intervals over few seeds are cut to the range of the metric.
     """
-    intervals = [run.interval(metric, map=map, target=target, condition=condition) for run in runs]
+    intervals = [run.interval(metric, **where) for run in runs]
     if len(runs) == 1:
         return statistics.Seeds(intervals[0])
     values = [interval.value for interval in intervals if interval.value is not None]
-    return statistics.over_seeds(values, bounds=bounds(metric))
-
-
-def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Contrast]:
-    """Returns the pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
-    groups = replicates(runs)
-    group_of = {run.folder: number for number, group in enumerate(groups) for run in group}
-    by_settings = collections.defaultdict(list)
-    for pair in pairs:
-        by_settings[group_of[pair.before.folder], group_of[pair.after.folder]].append(pair)
-    contrasts = []
-    for of_settings in by_settings.values():
-        # Several runs may be compared with the same first one.
-        before = {pair.before.folder: pair.before for pair in of_settings}
-        after = {pair.after.folder: pair.after for pair in of_settings}
-        contrasts.append(Contrast(list(before.values()), list(after.values()), of_settings))
-    return contrasts
+    bounds = {"percent": (0.0, 1.0), "score": (-1.0, 1.0), "points": (-1.0, 1.0)}.get(METRICS[metric].unit)
+    if METRICS[metric].normalised:  # the probability may leave the range between whole and fully imputed image
+        bounds = None
+    return statistics.over_seeds(values, bounds=bounds)
 
 
 def _seed_rows(
     runs: Sequence[EvaluatedRun], contrasts: Sequence[Contrast], tests: pd.DataFrame
-) -> Iterator[dict[str, Any]]:
-    """Yields the mean over seeds of every overall number of each setting, then of the differences of settings."""
+) -> Iterator[tuple[Any, ...]]:
+    """Yields `SEED_COLUMNS` of every overall number of each setting, then of the differences of settings."""
     keys = dict.fromkeys(key for run in runs for key in _overall_keys(run))
     found = []
     for group in replicates(runs):
@@ -284,21 +260,21 @@ def _seed_rows(
             changes = []
             for pair in of_settings:
                 first, second = (run.interval(**key._asdict()).value for run in pair)
-                index = (pair.before.name, pair.after.name, key.metric)
                 if key.metric in RELIANCE:
+                    index = (pair.before.name, pair.after.name, key.metric)
                     changes += [reliance[index]] if index in reliance.index else []
                 elif first is not None and second is not None:
                     changes.append(second - first)
             found.append((after[0], before[0].name, key, statistics.over_seeds(changes)))
     for run, minus, key, (mean, deviation, count) in found:
         if mean.value is not None:
-            numbers = mean._asdict() | {"deviation": deviation, "seeds": count}
-            yield {"setting": run.name, "minus": minus} | key._asdict() | numbers
+            yield run.name, minus, *key, *mean, deviation, count
 
 
 def _overall_keys(run: EvaluatedRun) -> Iterator[ScoreKey]:
     """Yields the keys of the numbers over all faces, of the classifier and of the reported maps."""
     roles = {run.layer: ATTENTION, CAM: CAM, "": ""}
-    for key in (*run.tables.index, *run.faithfulness.index):
-        if not key.attribute and key.score.map in roles:
-            yield key.score._replace(map=roles[key.score.map])
+    for *score, attribute, _ in (*run.tables.index, *run.faithfulness.index):
+        key = ScoreKey(*score)
+        if not attribute and key.map in roles:
+            yield key._replace(map=roles[key.map])

@@ -100,14 +100,6 @@ class ScoreKey(NamedTuple):
     condition: str = ""
 
 
-class GroupKey(NamedTuple):
-    """Which row of a summary: a score, and the faces it is about."""
-
-    score: ScoreKey
-    attribute: str = ""
-    group: str = ""
-
-
 Scores = dict[ScoreKey, Float[np.ndarray, " faces"]]  # NaN where a face has no value
 
 
@@ -260,13 +252,10 @@ def interval_of(row: Any) -> Interval:
     return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value)
 
 
-def index_summary(summary: pd.DataFrame) -> dict[GroupKey, Interval]:
-    """Returns the rows of a summary by key, with None for missing numbers."""
+def index_summary(summary: pd.DataFrame) -> dict[tuple[str, ...], Interval]:
+    """Returns the numbers of a summary by `ScoreKey`, attribute and group in one tuple; missing ones are None."""
     rows = summary.astype(object).where(summary.notna(), None)
-    return {
-        GroupKey(ScoreKey(metric, name, target, condition), attribute, group): Interval(value, low, high)
-        for metric, name, target, condition, attribute, group, value, low, high, *_ in rows.itertuples(index=False)
-    }
+    return {row[:6]: Interval(*row[6:9]) for row in rows.itertuples(index=False, name=None)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,8 +272,8 @@ class Tables:
         return not self.missing
 
     @functools.cached_property
-    def index(self) -> dict[GroupKey, Interval]:
-        """The rows of the summary by key."""
+    def index(self) -> dict[tuple[str, ...], Interval]:
+        """The numbers of the summary by key, see `index_summary`."""
         return index_summary(self.summary)
 
     def interval(self, metric: str, *, attribute: str = "", group: str = "", **where: str) -> Interval:
@@ -292,8 +281,7 @@ class Tables:
 
         `where` are the other fields of its `ScoreKey`.
         """
-        key = GroupKey(ScoreKey(metric, **where), attribute, group)
-        return self.index.get(key, Interval())
+        return self.index.get((*ScoreKey(metric, **where), attribute, group), Interval())
 
     def rows(self, metric: str, **where: str) -> pd.DataFrame:
         """Returns the rows of a metric, of all faces unless `attribute` is given."""
@@ -575,8 +563,7 @@ def open_runs(
     """
     if len({pathlib.Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
-    runs: list[EvaluatedRun] = []
-    problems: dict[pathlib.Path, UserError] = {}
+    runs, problems = [], {}
     for path in dict.fromkeys(run for folder in folders for run in _expand(pathlib.Path(folder), split)):
         try:
             run = open_run(path, split)
@@ -589,7 +576,12 @@ def open_runs(
         raise next(iter(problems.values()))
     for error in problems.values():
         log.warning("skipped: %s", error)
-    names = _distinct_names([run.folder.resolve() for run in runs])
+    # The shortest ends of the paths that all differ.
+    paths = [run.folder.resolve().parts for run in runs]
+    for count in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-count:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
     runs = [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     return runs, list(problems)
 
@@ -600,15 +592,6 @@ def _expand(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
         return [folder]
     runs = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
     return sorted(runs, key=lambda run: not (run / "eval" / split / METADATA).is_file()) or [folder]
-
-
-def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the shortest ends of the paths that all differ."""
-    for count in range(1, max(len(path.parts) for path in paths) + 1):
-        names = ["/".join(path.parts[-count:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:

@@ -107,7 +107,7 @@ def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = No
         return Resamples(np.zeros(0), count)
     rng = np.random.default_rng(0)
     rows = min(RESAMPLES, max(1, _WEIGHTS_AT_ONCE // count))
-    collected: list[np.ndarray] = []
+    collected = []
     valid_rows = 0
     for _ in range(0, _MAX_TRIES * RESAMPLES, rows):
         # How often each subject was drawn, by one bincount for all rows: row r counts in the slots from r * count on.

@@ -57,8 +57,8 @@ def summarize(
                         numbers.append((ScoreKey(key, condition=condition), interval, subset.subjects))
             numbers += _averages(subset, {key: values[members] for key, values in own.items()}, resampled)
         for key, interval, subjects in numbers:
-            counts = {"faces": len(subjects), "subjects": statistics.count_subjects(subjects)}
-            rows.append(key._asdict() | interval._asdict() | counts | {"attribute": attribute, "group": name})
+            counts = len(subjects), statistics.count_subjects(subjects)
+            rows.append((*key, attribute, name, *interval, *counts))
     return pd.DataFrame(rows, columns=list(schema.SUMMARY_COLUMNS))
 
 
@@ -130,7 +130,7 @@ def headline(summary: pd.DataFrame, maps: Mapping[str, str]) -> dict[str, Any]:
     index = schema.index_summary(summary)
 
     def value(metric: str, map: str = "", target: str = "") -> float | None:
-        return index.get(schema.GroupKey(ScoreKey(metric, map, target)), Interval()).value
+        return index.get((*ScoreKey(metric, map, target), "", ""), Interval()).value
 
     numbers: dict[str, Any] = {key: value(key) for key in HEADLINE}
     for name, kind in (("att_cos_by_layer", ATTENTION), ("baselines", BASELINE)):
