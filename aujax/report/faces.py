@@ -136,12 +136,10 @@ def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
     by_probability = np.argsort(-faces["probability"], kind="stable")
     correct = (faces["expression"] == faces["predicted"])[by_probability]
     rows_by_title = {
-        "Wrong predictions, the most confident first": by_probability[~correct],
-        "Correct predictions, from confident to uncertain": by_probability[correct],
+        "Wrong predictions, the most confident first": by_probability[~correct].tolist(),
+        "Correct predictions, from confident to uncertain": by_probability[correct].tolist(),
     }
-    return {
-        title: [_face_card([run], [faces], [row]) for row in rows] for title, rows in rows_by_title.items() if len(rows)
-    }
+    return {title: [_face_card([run], [faces], [row]) for row in rows] for title, rows in rows_by_title.items() if rows}
 
 
 def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
