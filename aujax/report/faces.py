@@ -165,7 +165,7 @@ def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
 
 
 def _face_card(runs: Sequence[EvaluatedRun], samples: Sequence[dict[str, np.ndarray]], rows: Sequence[int]) -> Card:
-    """Returns the card of a face, its row in the sample of each run: AU map, reported attention and CAM of the label."""
+    """Returns the card of a face in a row of each run's sample: AU map, reported attention and CAM of the label."""
     faces, row = samples[0], rows[0]
     face, image, label = faces["face"][row], faces["image"][row], runs[0].expressions[faces["expression"][row]]
     au_map = faces["au_map"][row] if faces["has_map"][row] else None
