@@ -351,23 +351,22 @@ def make_explanation(face: FaceCrop, measured: Measurements, *, book: Codebook) 
     expression = book.expressions[int(measured.probability.argmax())]
     targets = book.aus[expression]
     landmarks = face.location.landmarks
-    maps = {name: np.asarray(map_) for name, map_ in measured.maps.items()}
     regions = []
     for i, group in enumerate(book.same_region(book.all_aus)):
         if measured.visible[i]:
-            share = {name: float(shares[i]) for name, shares in measured.share.items()}
             region = Region(
                 aus=group,
                 place=explanation.PLACES[group[0]],
                 target_aus=tuple(number for number in group if number in targets),
                 area=float(measured.area[i]),
-                attention=share["attention"],
-                cam=share.get("cam"),
+                attention=float(measured.share["attention"][i]),
+                cam=float(measured.share["cam"][i]) if "cam" in measured.share else None,
                 probability_drop=float(measured.drop[i]),
             )
             regions.append(region)
-    attention_outside = eye_fraction = None
     area_outside = 0.0
+    attention_outside = None
+    eye_fraction = None
     if landmarks is not None:
         attention_outside, area_outside = map(float, measured.outside)
         left, right = alignment.five_points(np.asarray(face.example.landmarks))[:2]
@@ -384,8 +383,8 @@ def make_explanation(face: FaceCrop, measured: Measurements, *, book: Codebook) 
         expression=expression,
         probability=probabilities[expression],
         probabilities=probabilities,
-        attention=maps["attention"],
-        cam=maps.get("cam"),
+        attention=np.asarray(measured.maps["attention"]),
+        cam=np.asarray(measured.maps["cam"]) if "cam" in measured.maps else None,
         au_map=np.asarray(measured.au_map) if measured.au_map.max() > 0 else None,
         degenerate=tuple(name for name, value in measured.degenerate.items() if value),
         regions=tuple(regions),
