@@ -56,11 +56,11 @@ def test_section_sees_its_own_data_alone(monkeypatch):
     environment = html.template_environment("aujax.report")
     templates = jinja2.DictLoader({"own.html": "{{ own }}", "foreign.html": "{{ foreign }}"})
     monkeypatch.setattr(environment, "loader", jinja2.ChoiceLoader([templates, environment.loader]))
-    page = html.render_page("T", "base.html", [html.Section("first", "**One**", "own.html", {"own": "<i>"})])
-    assert '<li><a href="#first"><strong>One</strong></a></li>' in page
-    assert '<section aria-labelledby="first">\n<h2 id="first"><strong>One</strong></h2>\n&lt;i&gt;\n</section>' in page
+    page = html.render_page("T", "base.html", [("own", "**One**", {"own": "<i>"})])
+    assert '<li><a href="#own"><strong>One</strong></a></li>' in page
+    assert '<section aria-labelledby="own">\n<h2 id="own"><strong>One</strong></h2>\n&lt;i&gt;\n</section>' in page
     with pytest.raises(jinja2.UndefinedError, match="'foreign' is undefined"):
-        html.render_page("T", "base.html", [html.Section("a", "A", "foreign.html", {})], foreign="page's")
+        html.render_page("T", "base.html", [("foreign", "A", {})], foreign="page's")
 
 
 def test_images_are_embedded(render, tmp_path):

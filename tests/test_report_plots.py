@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from aujax.codebook import EXPRESSIONS
 from aujax.errors import UserError
-from aujax.report import faces, page, plots, sections
+from aujax.report import faces, page, plots
 from aujax.results import schema
 from aujax.results.schema import ScoreKey
 
@@ -209,12 +209,12 @@ def test_probability_drops_frame_target_aus_and_dash_missing_ones(tmp_path, figu
         values[content.columns["predicted"] == 3] = np.nan
 
     run = open_test(make_run(tmp_path / "run", faithfulness=True, edit=edit))
-    plots.probability_drops(run, sections.target_aus(run), tmp_path / "drops.svg")
+    plots.probability_drops(run, page.target_aus(run), tmp_path / "drops.svg")
     texts = texts_of(figures[0])
     assert {"+12.3", "−5.0", "AU1 inner brow raiser", "–"} <= set(texts)
     frames = {tuple(np.round(line.get_xydata()[:-1].mean(0)).astype(int)) for line in figures[0].axes[0].lines}
     aus = run.faithfulness.metadata["aus"]
-    book = sections.target_aus(run)
+    book = page.target_aus(run)
     assert frames == {(run.expressions.index(name), aus.index(au)) for name in book for au in book[name]}
 
 

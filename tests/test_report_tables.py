@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from evaluated_runs import COSINES, make_run, open_test
 
-from aujax.report import html, sections, tables
+from aujax.report import html, page, tables
 from aujax.report.tables import Table
 from aujax.results import compare, schema, statistics
 from aujax.results.registry import HEADLINE, METRICS, Metric
@@ -28,7 +28,7 @@ def comparison(runs):
 
 def variables_of(section, runs, figures=pathlib.Path()):
     """Returns the variables of a section of the page about these runs."""
-    functions = {name: function for name, _, function in sections.SECTIONS}
+    functions = {name: function for name, _, function in page.SECTIONS}
     return functions[section](compare.compare(runs), figures)
 
 
@@ -199,7 +199,7 @@ def test_groups_of_subjects_who_repeat_are_counted_as_subjects(tmp_path):
 
 
 def test_tests_have_differences_in_points_and_corrected_p_values(comparison):
-    table = sections.test_table(comparison, "headline")
+    table = page.test_table(comparison, "headline")
     rows = {row[1]: row for row in table.rows}
     assert rows["Accuracy (points)"][0] == "without → with"
     att_cos = rows["ATT-COS"]
@@ -210,13 +210,13 @@ def test_tests_have_differences_in_points_and_corrected_p_values(comparison):
 
 def test_several_seeds_have_means_deviations_and_differences(seed_runs):
     opened, _ = schema.open_runs([seed_runs], "test")
-    table = sections.seed_table(compare.compare(opened), [ScoreKey("att_cos"), ScoreKey("accuracy")])
+    table = page.seed_table(compare.compare(opened), [ScoreKey("att_cos"), ScoreKey("accuracy")])
     cosines = np.array([run.metadata["att_cos"] for run in opened]).reshape(3, 2)
     assert table.rows[0][1].startswith(f"{cosines[0].mean():.3f} ± {cosines[0].std(ddof=1):.3f} [")
     assert table.rows[-1][1].startswith(f"+{(cosines[2] - cosines[0]).mean():.3f} [")
     assert " − " in table.rows[-1][0]
     assert {row[-1] for row in table.rows} == {"2"}
-    assert sections.seed_table(compare.compare(opened[:1]), [ScoreKey("att_cos")]) is None
+    assert page.seed_table(compare.compare(opened[:1]), [ScoreKey("att_cos")]) is None
 
 
 def test_calibration_has_a_row_without_and_with_the_temperature(runs, tmp_path):
@@ -440,7 +440,7 @@ def test_faces_behind_the_drops_are_counted_and_the_others_explained(tmp_path):
 
 
 def test_drops_are_averaged_by_prediction(runs, comparison, tmp_path):
-    table = sections.reliance(comparison, tmp_path)["regions"]
+    table = page.reliance(comparison, tmp_path)["regions"]
     drops = runs[0].faithfulness.scores(runs[0].faces)[ScoreKey("target_drop", "", "predicted")]
     predicted = runs[0].faces["predicted"].to_numpy()
     means = [drops[(predicted == name) & ~np.isnan(drops)].mean() for name in set(predicted) - {"Neutral"}]
@@ -449,7 +449,7 @@ def test_drops_are_averaged_by_prediction(runs, comparison, tmp_path):
 
 
 def test_gain_is_how_much_better_a_map_is_than_a_random_ordering(runs, comparison, tmp_path):
-    table = sections.attribution(comparison, tmp_path)["raw_gains"]
+    table = page.attribution(comparison, tmp_path)["raw_gains"]
     row = next(row for row in table.rows if row[:2] == ["CAM", "without"])
     scores = runs[0].faithfulness.scores(runs[0].faces)
     for cell, kind, sign in zip(row[2:], ("deletion", "insertion", "road"), (-1, 1, -1), strict=True):
@@ -458,7 +458,7 @@ def test_gain_is_how_much_better_a_map_is_than_a_random_ordering(runs, compariso
 
 
 def test_gains_of_a_pair_are_tested_on_the_same_faces(runs, comparison):
-    rows = sections.test_table(comparison, "perturbation").rows
+    rows = page.test_table(comparison, "perturbation").rows
     assert [row[1].partition(",")[0] for row in rows[:3]] == [
         f"Attention: {kind}" for kind in ("Deletion", "Insertion", "ROAD")
     ]
@@ -472,15 +472,15 @@ def test_gains_of_a_pair_are_tested_on_the_same_faces(runs, comparison):
 def test_method_without_cam_has_gains_of_the_attention_alone(tmp_path, runs):
     other = open_test(make_run(tmp_path / "other", au_weight=4.0, has_cam=False, faithfulness=True))
     comparison = compare.compare([runs[0], other])
-    assert len(sections.test_table(comparison, "perturbation").rows) == 3
-    gains = sections.attribution(comparison, tmp_path)["gains"].rows
+    assert len(page.test_table(comparison, "perturbation").rows) == 3
+    gains = page.attribution(comparison, tmp_path)["gains"].rows
     maps = ("Attention", "CAM", "Centred Gaussian", "AU map of the label")
     both = [[name, run] for name in maps for run in ("without", "other")]
     assert [row[:2] for row in gains] == [row for row in both if row != ["CAM", "other"]]
 
 
 def test_sanity_has_a_row_per_stage_and_view(comparison, tmp_path):
-    data = sections.attribution(comparison, tmp_path)
+    data = page.attribution(comparison, tmp_path)
     stages = dict.fromkeys(row[0] for row in data["randomisation"].rows)
     assert list(stages) == list(evaluated_runs.STAGES)
     assert data["randomisation"].rows[-1][2:] == ["0.400 [0.400, 0.400]"] * 3
@@ -490,7 +490,7 @@ def test_sanity_has_a_row_per_stage_and_view(comparison, tmp_path):
 
 def test_seeds_have_the_mean_gain_and_how_often_the_prediction_stays(seed_runs, tmp_path):
     opened, _ = schema.open_runs([seed_runs], "test")
-    table = sections.attribution(compare.compare(opened), tmp_path)["seeds"]
+    table = page.attribution(compare.compare(opened), tmp_path)["seeds"]
     row = dict(zip(table.header, table.rows[0], strict=True))
     gains = [run.interval("deletion_gain_normalised", map="attention", target="predicted").value for run in opened[:2]]
     expected = statistics.over_seeds(gains)

@@ -89,7 +89,7 @@ def face_table():
 
 def test_faces_come_back_to_the_last_bit(tmp_path):
     table = face_table()
-    schema.write_table(tmp_path / "faces.csv", table)
+    table.to_csv(tmp_path / "faces.csv", index=False)
     found = schema.read_faces(tmp_path / "faces.csv", ["Neutral", "None"], remedy="")
     for name in ("att_cos", "cam_cos", "probability", "logit_Neutral", "logit_None"):
         np.testing.assert_array_equal(found[name].to_numpy(np.float32), table[name].to_numpy(np.float32))
@@ -106,7 +106,7 @@ def test_columns_of_faces_are_in_the_documented_order():
 def test_texts_of_faces_stay_as_written_where_they_look_like_numbers(tmp_path):
     path = tmp_path / "faces.csv"
     table = pd.concat([face_table()] * 50).assign(subject_id="007", attribute_gender="nan", attribute_age="")
-    schema.write_table(path, table)
+    table.to_csv(path, index=False)
     found = schema.read_faces(path, ["Neutral", "None"], remedy="")
     assert set(found["subject_id"] + found["attribute_gender"] + found["attribute_age"]) == {"007nan"}
     assert (found.select_dtypes("number").dtypes == [int, float, int, int, int, float, float, float, float]).all()
@@ -126,7 +126,7 @@ def test_texts_of_faces_stay_as_written_where_they_look_like_numbers(tmp_path):
 )
 def test_damaged_faces_are_refused_with_the_remedy(tmp_path, change, message):
     path = tmp_path / "faces.csv"
-    schema.write_table(path, face_table())
+    face_table().to_csv(path, index=False)
     path.write_text(change(path.read_text()))
     with pytest.raises(UserError, match=message) as error:
         schema.read_faces(path, ["Neutral", "None"], remedy="run this")

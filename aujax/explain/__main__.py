@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import pathlib
 import sys
-from collections.abc import Sequence
 
 from aujax import cli
 from aujax.data import face_crops, video
@@ -22,7 +21,7 @@ from aujax.data.sources import whole_number
 from aujax.data.workers import process_pool, processors
 from aujax.errors import UserError
 from aujax.explain import page, tables
-from aujax.explain.explain import ALIGNMENTS, Model, alignment_of, check_any, explain_faces, open_model
+from aujax.explain.explain import ALIGNMENTS, alignment_of, check_any, explain_faces, open_model
 from aujax.explain.explanation import Explanation, outline_of
 from aujax.explain.journal import Journal
 from aujax.report import faces, html
@@ -92,11 +91,51 @@ def run(options: argparse.Namespace) -> None:
     facts = tables.model_facts(model, align)
     files, problems = face_crops.expand_folders(options.images)
     settings = {name: str(getattr(options, name)) for name in ("faces", "landmarks", "landmarks_model", "every")}
+    header = {"model": facts.facts, "options": settings, "images": list(map(str, files))}
+    collector = page.Collector()
+    explanations = collector.explanations
     try:
-        journal = Journal(out / _JOURNAL, {"model": facts.facts, "options": settings, "images": list(map(str, files))})
-        with journal:
-            collector = _explain(options, model, facts, align, files, problems, journal)
-            explanations = collector.explanations
+        with Journal(out / _JOURNAL, header) as journal:
+            # Images that are in the journal are not explained again, but for the page: it holds no images of faces.
+            for data in journal.results("explanation"):
+                collector.add(outline_of(data))
+            problems += [Problem(**data) for data in journal.results("problem")]
+            done = journal.images()
+            if done:
+                print(f"{len(done)} images were explained before; continuing after them")
+            shown = collector.without_images()
+            again = {(image, second) for image, second, _ in shown}
+            done -= again
+            left = face_crops.count_images(files, every=options.every) - len(done)
+            jobs = max(1, min(options.jobs, left))
+            detects = options.landmarks in DETECTORS and jobs > 1
+            with process_pool(jobs) if detects else contextlib.nullcontext() as pool:
+                crops = face_crops.load_faces(
+                    files,
+                    find=face_crops.face_finder(
+                        options.landmarks, files, model_file=options.landmarks_model, pool=pool
+                    ),
+                    select=options.faces,
+                    align=align,
+                    size=model.run.config.input_size,
+                    every=options.every,
+                    jobs=jobs,
+                    done=done,
+                    description="Explaining images",
+                )
+                for result in explain_faces(model, crops, batch_size=options.batch_size):
+                    if (result.image, result.second) in again:
+                        if isinstance(result, Explanation):
+                            collector.complete(result, shown)
+                    elif isinstance(result, Problem):
+                        problems.append(result)
+                        journal.add("problem", result._asdict())
+                    else:
+                        collector.add(result)
+                        journal.add("explanation", tables.as_data(result, facts))
+                        print(f"{result.name}: {result.text}")
+                        for warning in result.warnings:
+                            print(f"  {warning}")
             lines = page.problem_lines(problems)
             for line in lines:
                 print(f"not explained: {line}", file=sys.stderr)
@@ -109,57 +148,6 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--out={out}: expected to write explanations, got {error}; choose another folder") from error
     skipped = f", {len(lines)} not (see above)" if lines else ""
     print(f"{len(explanations)} face{'s' * (len(explanations) > 1)} explained{skipped}: {out / _PAGE}")
-
-
-def _explain(
-    options: argparse.Namespace,
-    model: Model,
-    facts: tables.ModelFacts,
-    align: str,
-    files: Sequence[face_crops.Source],
-    problems: list[Problem],
-    journal: Journal,
-) -> page.Collector:
-    """Explains the images that are not in the journal yet, adds them to it, and returns all; adds to `problems`."""
-    collector = page.Collector()
-    for data in journal.results("explanation"):
-        collector.add(outline_of(data))
-    problems += [Problem(**data) for data in journal.results("problem")]
-    done = journal.images()
-    if done:
-        print(f"{len(done)} images were explained before; continuing after them")
-    # Explained again for the page, because the journal holds no images of faces.
-    shown = collector.without_images()
-    again = {(image, second) for image, second, _ in shown}
-    left = face_crops.count_images(files, every=options.every) - len(done - again)
-    jobs = max(1, min(options.jobs, left))
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(process_pool(jobs)) if options.landmarks in DETECTORS and jobs > 1 else None
-        crops = face_crops.load_faces(
-            files,
-            find=face_crops.face_finder(options.landmarks, files, model_file=options.landmarks_model, pool=pool),
-            select=options.faces,
-            align=align,
-            size=model.run.config.input_size,
-            every=options.every,
-            jobs=jobs,
-            done=done - again,
-            description="Explaining images",
-        )
-        for result in explain_faces(model, crops, batch_size=options.batch_size):
-            if (result.image, result.second) in again:
-                if isinstance(result, Explanation):
-                    collector.complete(result, shown)
-            elif isinstance(result, Problem):
-                problems.append(result)
-                journal.add("problem", result._asdict())
-            else:
-                collector.add(result)
-                journal.add("explanation", tables.as_data(result, facts))
-                print(f"{result.name}: {result.text}")
-                for warning in result.warnings:
-                    print(f"  {warning}")
-    return collector
 
 
 if __name__ == "__main__":

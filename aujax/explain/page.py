@@ -4,6 +4,7 @@ Markup is in `templates/`. A page shows at most `_MAX_FACES` faces with images, 
 charts over time and the tables of `tables` hold every face.
 """
 
+import collections
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ class Collector:
     """
 
     def __init__(self):
-        self.explanations: list[Explanation] = []
+        self.explanations = []
         self._step = 1
 
     def add(self, explanation: Explanation) -> None:
@@ -88,11 +89,11 @@ def write(
         "negligible": NEGLIGIBLE_DROP,
     }
     sections = [
-        html.Section("faces", "Faces", "faces.html", about_faces),
-        html.Section("overview", "Overview", "overview.html", about_faces),
-        html.Section("guide", "How to read this page", "guide.html", {"looks": LOOKS}),
-        html.Section("use", "Responsible use", "responsible_use.html", {}),
-        html.Section("model", "The model", "model.html", {**model.facts, "accuracy": accuracy}),
+        ("faces", "Faces", about_faces),
+        ("overview", "Overview", about_faces),
+        ("guide", "How to read this page", {"looks": LOOKS}),
+        ("use", "Responsible use", {}),
+        ("model", "The model", {**model.facts, "accuracy": accuracy}),
     ]
     title = f"Explanations of {len(explanations)} faces"
     if len(explanations) == 1:
@@ -116,11 +117,9 @@ def problem_lines(problems: Sequence[Problem]) -> list[str]:
     >>> problem_lines([Problem("a.mp4", "no face found", 0.0), Problem("a.mp4", "no face found", 0.5)])
     ['a.mp4: no face found in 2 frames, from 0.00 s to 0.50 s']
     """
-    times: dict[tuple[str, str], list[float]] = {}
+    times = collections.defaultdict(list)
     for problem in problems:
-        seconds = times.setdefault((problem.image, problem.reason), [])
-        if problem.second is not None:
-            seconds.append(problem.second)
+        times[problem.image, problem.reason] += [] if problem.second is None else [problem.second]
     lines = []
     for (image, reason), seconds in times.items():
         when = ""

@@ -29,7 +29,7 @@ import contextlib
 import csv
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import aujax
@@ -83,7 +83,9 @@ def model_facts(model: Model, align: str) -> ModelFacts:
     if model.workdir is not None:
         # Without an evaluation, or with a damaged one, nothing is reported.
         with contextlib.suppress(ValueError, LookupError, TypeError):
-            evaluation, precision = _evaluation(model.workdir, run.checkpoint["step"])
+            evaluated = schema.open_run(model.workdir, _SPLIT)
+            if evaluated.metadata["checkpoint"]["step"] == run.checkpoint["step"]:
+                evaluation, precision = _accuracy(evaluated)
     facts = {
         "workdir": str(model.workdir or ""),
         "method": config.method,
@@ -103,18 +105,11 @@ def model_facts(model: Model, align: str) -> ModelFacts:
     return ModelFacts(facts, precision)
 
 
-def _evaluation(workdir: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Returns the accuracy and the precisions on the test split.
-
-    Raises:
-      ValueError: no evaluation, a damaged one, or one of the checkpoint of another step.
-    """
-    run = schema.open_run(workdir, _SPLIT)
-    if run.metadata["checkpoint"]["step"] != step:
-        raise ValueError("an evaluation of other weights")
+def _accuracy(run: schema.EvaluatedRun) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Returns the facts about an evaluation, with its accuracy, and the precision of each expression."""
     accuracy = run.interval("accuracy")
     evaluation = {
-        "split": _SPLIT,
+        "split": run.split,
         "model_selection": run.metadata["model_selection"],
         "num_examples": len(run.faces),
         "accuracy": accuracy.value,
@@ -148,37 +143,30 @@ def write_json(
 
 def write_csv(path: pathlib.Path, explanations: Iterable[dict[str, Any]], model: ModelFacts) -> None:
     """Writes explanations.csv, with columns for the action units of the model's codebook, one face after the other."""
+    aus = codebook.load(model.facts["codebook"]).all_aus
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = None
-        for row in _rows(explanations, model):
-            if writer is None:
-                writer = csv.DictWriter(file, list(row))
+        for index, data in enumerate(explanations):
+            row = {name: data[name] for name in ("image", "second", "face", "faces")}
+            for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True):
+                row[side] = round(edge, 1)
+            row |= {name: data[name] for name in ("predicted", "probability")}
+            row |= {f"probability:{name}": value for name, value in data["probabilities"].items()}
+            regions = {number: region for region in data["regions"] for number in region["aus"]}
+            for column in ("attention", "cam", "probability_drop"):
+                for number in aus:
+                    row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
+            row |= {
+                "control_drop": data["control_drop"],
+                "attention_outside": data["attention_outside"],
+                "precision": model.precision_sentence(data["predicted"]),
+                "model_selection": (model.facts["evaluation"] or {}).get("model_selection", ""),
+                "warnings": "; ".join(data["warnings"]),
+                "text": data["text"],
+            }
+            writer = csv.DictWriter(file, list(row))
+            if index == 0:
                 writer.writeheader()
             writer.writerow(row)
-
-
-def _rows(explanations: Iterable[dict[str, Any]], model: ModelFacts) -> Iterator[dict[str, Any]]:
-    """Yields the rows of explanations.csv."""
-    aus = codebook.load(model.facts["codebook"]).all_aus
-    for data in explanations:
-        row = {name: data[name] for name in ("image", "second", "face", "faces")}
-        for side, edge in zip(("left", "top", "right", "bottom"), data["box"], strict=True):
-            row[side] = round(edge, 1)
-        row |= {"predicted": data["predicted"], "probability": data["probability"]}
-        row |= {f"probability:{name}": value for name, value in data["probabilities"].items()}
-        regions = {number: region for region in data["regions"] for number in region["aus"]}
-        for column in ("attention", "cam", "probability_drop"):
-            for number in aus:
-                row[f"{column}:AU{number}"] = regions[number][column] if number in regions else None
-        row |= {
-            "control_drop": data["control_drop"],
-            "attention_outside": data["attention_outside"],
-            "precision": model.precision_sentence(data["predicted"]),
-            "model_selection": (model.facts["evaluation"] or {}).get("model_selection", ""),
-            "warnings": "; ".join(data["warnings"]),
-            "text": data["text"],
-        }
-        yield row
 
 
 def as_data(explanation: Explanation, model: ModelFacts) -> dict[str, Any]:

@@ -8,6 +8,6 @@ Each file imports from its own row and from those above.
 | images | `faces` |
 | markup | `html` |
 | figures | `plots` |
-| wholes | `sections`; `page`; `paper` |
+| wholes | `page`; `paper` |
 | command | `__main__` |
 """

@@ -112,14 +112,13 @@ def overlay(image: Pixels, map_: Map) -> Pixels:
 
 
 def _faces_of(run: EvaluatedRun, kind: str) -> dict[str, np.ndarray]:
-    """Returns the arrays of the faces in maps.npz, `kind` "sample" or "gallery"."""
-    prefix = f"{kind}/"
-    return {name.removeprefix(prefix): array for name, array in run.maps.items() if name.startswith(prefix)}
+    """Returns the arrays of the faces in maps.npz, `kind` "sample/" or "gallery/"."""
+    return {name.removeprefix(kind): array for name, array in run.maps.items() if name.startswith(kind)}
 
 
 def side_by_side(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[Card]:
     """Returns the first `each` faces of every expression that all fixed samples hold, with the maps of every run."""
-    samples = [_faces_of(run, "sample") for run in runs]
+    samples = [_faces_of(run, "sample/") for run in runs]
     shared = set.intersection(*(set(sample["face"].tolist()) for sample in samples))
     first = samples[0]
     cards = []
@@ -127,33 +126,20 @@ def side_by_side(runs: Sequence[EvaluatedRun], *, each: int = 1) -> list[Card]:
         members = [face for face in first["face"][first["expression"] == expression].tolist() if face in shared]
         for face in members[:each]:
             # The samples may hold the same faces in another order.
-            rows = [sample["face"].tolist().index(face) for sample in samples]
-            if len(runs) == 1:
-                cards.append(_face_card(runs[0], first, rows[0]))
-                continue
-            label = runs[0].expressions[expression]
-            groups = [ImageGroup("", "", _face_images(first, rows[0], label))]
-            for run, sample, row in zip(runs, samples, rows, strict=True):
-                predicted = run.expressions[sample["predicted"][row]]
-                verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
-                groups.append(ImageGroup(run.name, verdict, _map_images(run, sample, row, label)))
-            cards.append(Card(label, groups))
+            cards.append(_face_card(runs, samples, [sample["face"].tolist().index(face) for sample in samples]))
     return cards
 
 
 def gallery(run: EvaluatedRun) -> dict[str, list[Card]]:
     """Returns the cards of the faces that were selected by result, by title."""
-    faces = _faces_of(run, "gallery")
-    correct = faces["expression"] == faces["predicted"]
+    faces = _faces_of(run, "gallery/")
     by_probability = np.argsort(-faces["probability"], kind="stable")
-    cards: dict[str, list[Card]] = {
-        "Wrong predictions, the most confident first": [],
-        "Correct predictions, from confident to uncertain": [],
+    correct = (faces["expression"] == faces["predicted"])[by_probability]
+    rows_by_title = {
+        "Wrong predictions, the most confident first": by_probability[~correct].tolist(),
+        "Correct predictions, from confident to uncertain": by_probability[correct].tolist(),
     }
-    wrong_cards, correct_cards = cards.values()
-    for row in by_probability.tolist():
-        (correct_cards if correct[row] else wrong_cards).append(_face_card(run, faces, row))
-    return {title: found for title, found in cards.items() if found}
+    return {title: [_face_card([run], [faces], [row]) for row in rows] for title, rows in rows_by_title.items() if rows}
 
 
 def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
@@ -178,31 +164,33 @@ def class_means(runs: Sequence[EvaluatedRun]) -> list[Card]:
     return cards
 
 
-def _face_card(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int) -> Card:
-    label, predicted = (run.expressions[faces[name][row]] for name in ("expression", "predicted"))
-    heading = label if label == predicted else f"{label}, predicted {predicted}"
-    if "probability" in faces:
-        heading += f": {faces['probability'][row]:.2f}"
-    images = _face_images(faces, row, label) + _map_images(run, faces, row, label)
-    return Card(heading, [ImageGroup("", "", images)])
-
-
-def _face_images(faces: dict[str, np.ndarray], row: int, label: str) -> list[FaceImage]:
-    face, image = faces["face"][row], faces["image"][row]
+def _face_card(runs: Sequence[EvaluatedRun], samples: Sequence[dict[str, np.ndarray]], rows: Sequence[int]) -> Card:
+    """Returns the card of a face in a row of each run's sample: AU map, reported attention and CAM of the label."""
+    faces, row = samples[0], rows[0]
+    face, image, label = faces["face"][row], faces["image"][row], runs[0].expressions[faces["expression"][row]]
     au_map = faces["au_map"][row] if faces["has_map"][row] else None
-    return [
+    heading = label
+    images = [
         FaceImage(image, "", f"face {face}", f"face {face}, labelled {label}"),
         _map_image(au_map, "AU map", f"AU map of {label} on face {face}", face=image),
     ]
-
-
-def _map_images(run: EvaluatedRun, faces: dict[str, np.ndarray], row: int, label: str) -> list[FaceImage]:
-    """Returns the reported attention and, if the method has one, the CAM of the label."""
-    image, place = faces["image"][row], f"on face {faces['face'][row]}, {run.name}"
-    maps = [("attention", f"attention {run.layer}", f"attention of {run.layer} {place}")]
-    if "cam" in faces:
-        maps.append(("cam", "CAM", f"CAM of {label} {place}"))
-    return [_map_image(faces[name][row], caption, text, face=image) for name, caption, text in maps]
+    groups = [ImageGroup("", "", images)]
+    for run, sample, row in zip(runs, samples, rows, strict=True):
+        predicted = run.expressions[sample["predicted"][row]]
+        if len(runs) > 1:
+            verdict = "correct" if predicted == label else f"predicted {predicted} (wrong)"
+            groups.append(ImageGroup(run.name, verdict, []))
+        else:
+            heading += "" if predicted == label else f", predicted {predicted}"
+            heading += f": {sample['probability'][row]:.2f}" if "probability" in sample else ""
+        for name, caption, text in (
+            ("attention", f"attention {run.layer}", f"attention of {run.layer}"),
+            ("cam", "CAM", f"CAM of {label}"),
+        ):
+            if name in sample:
+                description = f"{text} on face {face}, {run.name}"
+                groups[-1].images.append(_map_image(sample[name][row], caption, description, face=sample["image"][row]))
+    return Card(heading, groups)
 
 
 def _map_image(map_: Map | None, caption: str, description: str, *, face: Pixels | None = None) -> FaceImage:

@@ -9,11 +9,12 @@ import base64
 import functools
 import hashlib
 import io
+import mimetypes
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -27,16 +28,9 @@ from aujax.results.registry import BASELINE_MAPS, METRICS
 if TYPE_CHECKING:
     import jinja2
 
-_MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png", ".jpg": "image/jpeg"}
 
-
-class Section(NamedTuple):
-    """A part of a page: the id that links use, its title, its template and the variables of that template."""
-
-    id: str
-    title: str
-    template: str
-    data: Mapping[str, Any]
+# A part of a page: the id that links use, its title, and the variables of its template, which has the name of the id.
+Section = tuple[str, str, Mapping[str, Any]]
 
 
 def render_page(
@@ -53,9 +47,9 @@ def render_page(
     """
     environment = template_environment(package)
     rendered = []
-    for section in sections:
-        content = environment.get_template(section.template).render(section.data)
-        rendered.append({"id": section.id, "title": section.title, "content": content})
+    for name, heading, variables in sections:
+        content = environment.get_template(f"{name}.html").render(variables)
+        rendered.append({"id": name, "title": heading, "content": content})
     return environment.get_template(template).render(title=title, sections=rendered, **data)
 
 
@@ -124,10 +118,10 @@ def jpeg(pixels: UInt8[np.ndarray, "height width 3"]) -> str:
 
 def image_file(path: pathlib.Path) -> str:
     """Returns the image in an SVG, PNG or JPEG file as a data URI."""
-    return _data_uri(_MEDIA_TYPES[path.suffix], path.read_bytes())
+    return _data_uri(mimetypes.guess_type(path.name)[0], path.read_bytes())
 
 
-def _data_uri(media_type: str, content: bytes) -> str:
+def _data_uri(media_type: str | None, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 

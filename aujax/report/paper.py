@@ -6,6 +6,7 @@ FG 2024 (arXiv:2402.00281), Tables 1 to 3: one training each, without intervals,
 split, CNNs with a ResNet-50. Of Fig. 5 only a drawing is published; its points at 0 and 4 are those of Table 1.
 """
 
+import collections
 import dataclasses
 import pathlib
 import re
@@ -98,8 +99,8 @@ class DataSet(NamedTuple):
 
         Their labels leave out the option `hidden`, for which a table has a column.
         """
-        trainings = [Training(group) for group in compare.replicates(self.runs)]
-        trainings.sort(
+        trainings = sorted(
+            map(Training, compare.replicates(self.runs)),
             key=lambda training: (
                 [*METHODS, training.method].index(training.method),
                 training.metadata["method"],
@@ -107,22 +108,21 @@ class DataSet(NamedTuple):
                 training.metadata["au_weight"],
                 len(training.layers),
                 training.layers,
-            )
+            ),
         )
         # Trainings that a table would otherwise name alike.
-        families: dict[tuple[Any, ...], list[EvaluatedRun]] = {}
+        families = collections.defaultdict(list)
         for training in trainings:
             family = training.method, training.layers != (), training.metadata["model_selection"]
-            families.setdefault(family, []).append(training.runs[0])
+            families[family].append(training.runs[0])
         labels = {}
         for runs in families.values():
             differing = compare.differences(runs)
             for name in (SEED, "method", "model_selection", "backbone", hidden):
                 differing.pop(name, None)
             for position, run in enumerate(runs):
-                details = [f"{name}={tables.option(values[position])}" for name, values in differing.items()]
-                if run.config.get("backbone"):
-                    details.insert(0, run.config["backbone"])
+                details = [run.config["backbone"]] if run.config.get("backbone") else []
+                details += [f"{name}={tables.option(values[position])}" for name, values in differing.items()]
                 labels[run.folder] = run.metadata["method"] + (f" ({', '.join(details)})" if details else "")
         return [Training(training.runs, labels[training.runs[0].folder]) for training in trainings]
 
@@ -130,9 +130,9 @@ class DataSet(NamedTuple):
 def open_data_sets(folders: Folders, split: str) -> tuple[list[DataSet], Paths]:
     """Returns the runs by evaluated data set, those of the paper first, and the folders that were skipped."""
     runs, skipped = schema.open_runs(folders, split)
-    by_content: dict[str, list[EvaluatedRun]] = {}
+    by_content = collections.defaultdict(list)
     for run in runs:
-        by_content.setdefault(run.metadata["data"]["fingerprint"], []).append(run)
+        by_content[run.metadata["data"]["fingerprint"]].append(run)
     names = [data_set_name(group[0].metadata["data"]) for group in by_content.values()]
     data_sets = [
         DataSet(f"{name} {content[:6]}" if names.count(name) > 1 else name, group)
@@ -155,30 +155,27 @@ def data_set_name(data: Any) -> str:
     return known.get(name.lower()) or pathlib.PurePath(about.get("source") or data["dir"]).name
 
 
-class PaperTable(NamedTuple):
-    """A table of the paper."""
-
-    columns: tuple[str, ...]
-    caption: str
-    source: str  # of the published numbers
-    by_layers: bool = False  # rows are aligned layers, not without and with AU cues
-
-
+# The tables of the paper: columns, caption, source of the published numbers, and whether rows are aligned layers rather
+# than without and with AU cues.
 TABLES = {
-    "table1": PaperTable(
+    "table1": (
         ("accuracy", "cam_cos"),
         "Classification (CL, accuracy in %) and CAM localisation (CAM-COS), without and with AU cues.",
         "Table 1",
+        False,
     ),
-    "table2": PaperTable(
-        ("att_cos",), "Attention localisation (ATT-COS) at the aligned layer, without and with AU cues.", "Table 2"
+    "table2": (
+        ("att_cos",),
+        "Attention localisation (ATT-COS) at the aligned layer, without and with AU cues.",
+        "Table 2",
+        False,
     ),
-    "table3": PaperTable(
+    "table3": (
         ("accuracy", "cam_cos", "last_att_cos"),
         "The aligned layers: classification (CL, accuracy in %), CAM localisation (CAM-COS) and, whichever layer is "
         "aligned, the attention of the last layer (ATT-COS).",
         "Table 3 (ATT-COS: Table 2)",
-        by_layers=True,
+        True,
     ),
 }
 
@@ -191,18 +188,19 @@ def write_table(name: str, folders: Folders, split: str, out: pathlib.Path) -> P
     columns, caption, source, by_layers = TABLES[name]
     data_sets, skipped = open_data_sets(folders, split)
     about = ["Data set", "Method", "Aligned layers" if by_layers else "Case", "Selected on", "Seeds"]
-    rows: list[dict[str, str]] = []
-    plain: list[dict[str, str]] = []
+    rows, plain = [], []
 
-    def add_row(texts: list[str], numbers: dict[str, Seeds], published: dict[str, float]) -> None:
-        rows.append(dict(zip(about, texts, strict=True)))
-        plain.append(dict(zip(about, texts, strict=True)))
-        for column, seeds in numbers.items():
+    def add_row(texts: list[str], numbers: list[Seeds], published: dict[str, float]) -> None:
+        row = dict(zip(about, texts, strict=True))
+        plain_row = row.copy()
+        for column, seeds in zip(columns, numbers, strict=True):
             metric, heading = column.removeprefix("last_"), HEADINGS[column]
             known = f"{published[metric]:.2f}" if pd.notna(published.get(metric)) else NONE
-            rows[-1][heading] = with_interval(seeds.mean, METRICS[metric].unit, deviation=seeds.deviation)
-            plain[-1] |= _plain_numbers(column, seeds)
-            rows[-1][f"{heading}, published"] = plain[-1][f"{heading}, published"] = known
+            row[heading] = with_interval(seeds.mean, METRICS[metric].unit, deviation=seeds.deviation)
+            plain_row |= _plain_numbers(column, seeds)
+            row[f"{heading}, published"] = plain_row[f"{heading}, published"] = known
+        rows.append(row)
+        plain.append(plain_row)
 
     for data in data_sets:
         trainings = data.trainings(hidden="au_layers" if by_layers else "")
@@ -212,36 +210,28 @@ def write_table(name: str, folders: Folders, split: str, out: pathlib.Path) -> P
             case = "w/ AU" if training.layers else "w/o AU"
             if by_layers:
                 case = " + ".join(training.layers) or "none (w/o AU)"
-            how = [training.metadata["model_selection"], str(len(training.runs))]
-            numbers = {column: training.number(column) for column in columns}
-            add_row([data.name, training.label, case, *how], numbers, data.published(training.method, case))
+            texts = [data.name, training.label, case, training.metadata["model_selection"], str(len(training.runs))]
+            add_row(texts, [training.number(column) for column in columns], data.published(training.method, case))
         # What needs no network: always the most frequent expression, and the baseline maps of each codebook.
-        baselines: list[tuple[str, Any, Any]] = [
-            (title, None, cosine) for title, cosine in tables.baseline_rows(data.runs)
-        ]
+        baselines = [(title, None, cosine) for title, cosine in tables.baseline_rows(data.runs)]
         if "accuracy" in columns:
-            baselines.insert(0, ("most frequent expression", data.runs[0].chance("accuracy"), None))
+            baselines = [("most frequent expression", data.runs[0].chance("accuracy"), None), *baselines]
         for title, share, cosine in baselines:
-            numbers = {}
-            for column in columns:
-                value = share if column == "accuracy" else cosine
-                numbers[column] = Seeds(Interval(value, None, None), None, 1)
+            numbers = [Seeds(Interval(share if column == "accuracy" else cosine)) for column in columns]
             add_row([data.name, title, "", "", ""], numbers, {})
     independences = {data.name: html.sentence("independence", data.runs[0]) for data in data_sets}
     source = f"{SOURCE}, {source}"
     caption = html.sentence("caption", caption, data_sets, independences, skipped, source, TEST_FACES)
     table = Table(list(rows[0]), [list(row.values()) for row in rows], len(about) - 1)
     contents = {
-        ".md": f"{caption}\n\n{table.markdown()}\n",
-        ".csv": pd.DataFrame(plain).replace(NONE, "").to_csv(index=False),
-        ".tex": table.latex(caption, label=f"tab:{name}"),
+        out / f"{name}.md": f"{caption}\n\n{table.markdown()}\n",
+        out / f"{name}.csv": pd.DataFrame(plain).replace(NONE, "").to_csv(index=False),
+        out / f"{name}.tex": table.latex(caption, label=f"tab:{name}"),
     }
     html.make_folder(out)
-    paths = []
-    for suffix, text in contents.items():
-        paths.append(out / f"{name}{suffix}")
-        paths[-1].write_text(text, encoding="utf-8")
-    return paths
+    for path, text in contents.items():
+        path.write_text(text, encoding="utf-8")
+    return list(contents)
 
 
 def _plain_numbers(column: str, seeds: Seeds) -> dict[str, str]:
@@ -311,10 +301,8 @@ def sweep_figures(name: str, folders: Folders, split: str, out: pathlib.Path) ->
     for data in data_sets:
         trainings = sorted(data.trainings(), key=lambda training: training.metadata["au_weight"])
         runs = [run for training in trainings for run in training.runs]
-        for group in compare.replicates(runs, {AU_WEIGHT, SEED}):
-            sweep = DataSet(data.name, group)
-            if len(sweep.trainings()) > 1:
-                sweeps.append(sweep)
+        groups = compare.replicates(runs, {AU_WEIGHT, SEED})
+        sweeps += [DataSet(data.name, group) for group in groups if len(compare.replicates(group)) > 1]
     if not sweeps:
         names = ", ".join(run.name for data in data_sets for run in data.runs)
         raise UserError(f"figure5: expected runs that differ in --config.au_weight alone, got {names}")
@@ -332,10 +320,9 @@ def sweep_figures(name: str, folders: Folders, split: str, out: pathlib.Path) ->
         paths += [plots.save(figure, out / f"{stem}{suffix}") for suffix in (".png", ".svg")]
         rows = []
         for position, training in enumerate(sweep):
-            metadata = training.metadata
             row = {
-                "au_weight": f"{metadata['au_weight']:g}",
-                "selected_on": metadata["model_selection"],
+                "au_weight": f"{training.metadata['au_weight']:g}",
+                "selected_on": training.metadata["model_selection"],
                 "seeds": len(training.runs),
             }
             for column, own in points.items():

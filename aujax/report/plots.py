@@ -127,7 +127,6 @@ def probability_drops(run: EvaluatedRun, targets: Mapping[str, Sequence[int]], p
       targets: the target AUs of each expression; their cells are framed.
       path: of the figure.
     """
-    assert run.faithfulness is not None
     aus = run.faithfulness.metadata["aus"]
     values = np.array(
         [[run.interval(**drop_of(name), condition=f"AU{au}").value for name in run.expressions] for au in aus], float
@@ -324,7 +323,6 @@ def coverage(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
 
 def perturbation(run: EvaluatedRun, path: pathlib.Path) -> pathlib.Path:
     """Draws the deletion, insertion and ROAD curves of the reported maps and of baseline orderings."""
-    assert run.faithfulness is not None
     kinds = [metric for metric in by_topic("perturbation") if metric.condition]
     figure, axes = new_figure(
         3.5 * len(kinds), 4.4, columns=len(kinds),

@@ -98,7 +98,7 @@ def with_interval(interval: Interval | None, unit: str, *, signed: bool = False,
 
     >>> with_interval(Interval(0.75, 0.7, 0.8), "percent", deviation=0.01)
     '75.0 ± 1.0 [70.0, 80.0]'
-    >>> with_interval(Interval(0.125, None, None), "score", signed=True)
+    >>> with_interval(Interval(0.125), "score", signed=True)
     '+0.125'
     """
     if interval is None or interval.value is None:
@@ -200,7 +200,7 @@ def grid(
             for where in columns.values():
                 interval = run.interval(**(where | ({by: value} if by else {})))
                 if not intervals:
-                    interval = Interval(interval.value, None, None)
+                    interval = Interval(interval.value)
                 metric = METRICS[where["metric"]]
                 # Gains over a random ordering are differences.
                 signed = metric.topic == "perturbation" and metric.chance == 0
@@ -237,7 +237,7 @@ def results_table(runs: Sequence[EvaluatedRun], *, intervals: bool = True) -> Ta
 
 def baseline_rows(runs: Sequence[EvaluatedRun]) -> list[tuple[str, float | None]]:
     """Returns title and cosine of every baseline map: they depend on the codebook, but not on the network."""
-    codebooks: dict[str, Mapping[str, float | None]] = {}
+    codebooks = {}
     for run in runs:
         codebooks.setdefault(run.metadata["codebook"], run.metadata["baselines"])
     rows = []

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import optimize, special
 
 from aujax.errors import UserError
-from aujax.results.statistics import LEVEL, RESAMPLES, Interval, Statistic, Subjects, subject_numbers
+from aujax.results.statistics import LEVEL, RESAMPLES, Interval, Statistic, Subjects, Weights, subject_numbers
 
 BINS = 15  # of equal width, as in Guo et al.
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # where selective accuracy is reported
@@ -147,7 +147,7 @@ def within_subject_correlation(confidence: Confidence, correct: Correct, *, subj
 
 
 def calibration_error_if_calibrated(
-    confidence: Confidence, *, correlation: float = 0.0, subjects: Subjects | None = None, seed: int = 0
+    confidence: Confidence, *, correlation: float = 0.0, subjects: Subjects | None = None
 ) -> Interval:
     """Returns the ECE to expect of a calibrated model with these confidences: mean and central 95 %.
 
@@ -159,7 +159,7 @@ def calibration_error_if_calibrated(
     >>> calibration_error_if_calibrated(np.ones(5))
     Interval(value=0.0, low=0.0, high=0.0)
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     faces = len(confidence)
     numbers = subject_numbers(subjects, faces)
     bin_of_face = bin_index(confidence)
@@ -217,7 +217,7 @@ def risk_coverage_area(confidence: Confidence, correct: Correct) -> Statistic:
     _, first_of_ties = np.unique(-confidence[order], return_index=True)
     wrong_in_order = ~correct[order]
 
-    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
+    def statistic(weights: Weights) -> Float[np.ndarray, " resamples"]:
         weights = weights[:, order]
         count = np.add.reduceat(weights, first_of_ties, axis=1)
         wrong = np.add.reduceat(weights * wrong_in_order, first_of_ties, axis=1)

@@ -4,9 +4,10 @@ Everything is computed once, by `compare`, and written beside the report: compar
 (`SEED_COLUMNS`). Differences are second run minus first: with action-unit (AU) cues minus without.
 """
 
+import collections
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,7 +108,7 @@ class Comparison:
         written = []
         for name, table in ((TESTS, self.tests), (SEEDS, self.seeds)):
             if len(table):
-                schema.write_table(out / name, table)
+                table.to_csv(out / name, index=False)
                 written.append(out / name)
         return written
 
@@ -132,19 +133,19 @@ def find_pairs(runs: Sequence[EvaluatedRun]) -> list[Pair]:
     return [Pair(runs[0], other) for other in runs[1:] if not differences([runs[0], other]).keys() <= {SEED}]
 
 
-def equal_but_for(runs: Sequence[EvaluatedRun], options: Collection[str]) -> list[Pair]:
+def equal_but_for(runs: Sequence[EvaluatedRun], options: Set[str]) -> list[Pair]:
     """Returns (without AU cues, with AU cues) for the runs that differ in no other options."""
     without = [run for run in runs if run.metadata["au_weight"] == 0]
     aligned = [run for run in runs if run.metadata["au_weight"] > 0]
-    return [Pair(a, b) for b in aligned for a in without if differences([a, b]).keys() <= set(options)]
+    return [Pair(a, b) for b in aligned for a in without if differences([a, b]).keys() <= options]
 
 
-def replicates(runs: Sequence[EvaluatedRun], options: Collection[str] = (SEED,)) -> list[list[EvaluatedRun]]:
+def replicates(runs: Sequence[EvaluatedRun], options: Set[str] = frozenset({SEED})) -> list[list[EvaluatedRun]]:
     """Returns the runs in groups whose members differ in their seed alone, or in these options."""
-    groups: list[list[EvaluatedRun]] = []
+    groups = []
     for run in runs:
         for group in groups:
-            if differences([group[0], run]).keys() <= set(options):
+            if differences([group[0], run]).keys() <= options:
                 group.append(run)
                 break
         else:
@@ -166,7 +167,7 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
       UserError: two runs of a pair were evaluated on different faces.
     """
     pairs = find_pairs(runs)
-    tests: list[dict[str, Any]] = []
+    tests = []
     for pair in pairs:
         a, b = pair
         if a.faces["face"].tolist() != b.faces["face"].tolist():
@@ -177,20 +178,27 @@ def compare(runs: Sequence[EvaluatedRun]) -> Comparison:
         for metric, map in _TESTED:
             if metric.headline or with_faithfulness:
                 tests += _paired_test(pair, metric, map)
-    table = pd.DataFrame(tests, columns=[name for name in TEST_COLUMNS if name != "p_corrected"])
-    table.insert(list(TEST_COLUMNS).index("p_corrected"), "p_corrected", np.nan)
-    for family in table["family"].unique():
-        rows = table["family"] == family
-        p_values = [None if pd.isna(p) else float(p) for p in table.loc[rows, "p_value"]]
-        table.loc[rows, "p_corrected"] = statistics.holm(p_values)
-    contrasts = _contrasts(runs, pairs)
+    table = pd.DataFrame(tests, columns=list(TEST_COLUMNS))
+    for _, rows in table.groupby("family"):
+        p_values = rows["p_value"].astype(float).fillna(1.0)
+        table.loc[rows.index, "p_corrected"] = statistics.holm(p_values.tolist())
+    # Pairs that differ in their seed alone belong together.
+    group_of = {run.folder: number for number, group in enumerate(replicates(runs)) for run in group}
+    by_settings = collections.defaultdict(list)
+    for pair in pairs:
+        by_settings[group_of[pair.before.folder], group_of[pair.after.folder]].append(pair)
+    contrasts = []
+    for of_settings in by_settings.values():
+        # Several runs may be compared with the same first one.
+        before, after = ({run.folder: run for run in side}.values() for side in zip(*of_settings, strict=True))
+        contrasts.append(Contrast(list(before), list(after), of_settings))
     seeds = pd.DataFrame(list(_seed_rows(runs, contrasts, table)), columns=list(SEED_COLUMNS))
     return Comparison(list(runs), pairs, contrasts, table, seeds)
 
 
 def incomparable(pair: Pair) -> list[str]:
     """Returns what prevents comparing the faithfulness of two runs, which both have; [] for nothing."""
-    a, b = (run.faithfulness.metadata for run in pair if run.faithfulness)
+    a, b = (run.faithfulness.metadata for run in pair)
     checks = {
         "faces": a["faces"] == b["faces"],
         "imputations": a["imputation"] == b["imputation"],
@@ -200,8 +208,8 @@ def incomparable(pair: Pair) -> list[str]:
     return [name for name, same in checks.items() if not same]
 
 
-def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any]]:
-    """Yields the row of a test on the faces that have a value in both runs; nothing if there is no such face."""
+def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[tuple[Any, ...]]:
+    """Yields the `TEST_COLUMNS` of a test on the faces that have a value in both runs; nothing if there is none."""
     first, second = (run.per_face(metric.key, map=map) for run in pair)
     rows = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
     if not len(rows):
@@ -214,71 +222,37 @@ def _paired_test(pair: Pair, metric: Metric, map: str) -> Iterator[dict[str, Any
         # Means are per true expression: the runs may predict different ones.
         classes = None if metric.aggregation == "faces" else faces.expression[rows]
         test = statistics.paired_difference(first[rows], second[rows], classes, subjects=subjects)
-    yield {
-        "before": pair.before.name,
-        "after": pair.after.name,
-        "metric": metric.key,
-        "map": map,
-        "difference": test.difference.value,
-        "low": test.difference.low,
-        "high": test.difference.high,
-        "p_value": test.p_value,
-        "family": "headline" if metric.headline else metric.topic,
-        "faces": test.count,
-        "subjects": statistics.count_subjects(subjects),
-        "higher": test.higher,
-        "lower": test.lower,
-    }
+    family = "headline" if metric.headline else metric.topic
+    counts = test.count, statistics.count_subjects(subjects), test.higher, test.lower
+    # The p-value is corrected once all tests are known.
+    yield pair.before.name, pair.after.name, metric.key, map, *test.difference, test.p_value, np.nan, family, *counts
 
 
-def bounds(metric: str) -> tuple[float, float] | None:
-    """Returns the range of a metric, to which intervals over few seeds are cut; None if it has no upper bound."""
-    if METRICS[metric].normalised:  # the probability may leave the range between whole and fully imputed image
-        return None
-    return {"percent": (0.0, 1.0), "score": (-1.0, 1.0), "points": (-1.0, 1.0)}.get(METRICS[metric].unit)
-
-
-def over_seeds(
-    runs: Sequence[EvaluatedRun], metric: str, *, map: str = "", target: str = "", condition: str = ""
-) -> statistics.Seeds:
+def over_seeds(runs: Sequence[EvaluatedRun], metric: str, **where: str) -> statistics.Seeds:
     """Returns a number of a training: of one run with its interval over faces, of several seeds with that over seeds.
 
-    `map` may be "attention" for the reported layer of each run.
+    The number is `EvaluatedRun.interval(metric, **where)`. Intervals over few seeds are cut to the range of the metric.
     """
-    intervals = [run.interval(metric, map=map, target=target, condition=condition) for run in runs]
+    intervals = [run.interval(metric, **where) for run in runs]
     if len(runs) == 1:
-        return statistics.Seeds(intervals[0], None, 1)
+        return statistics.Seeds(intervals[0])
     values = [interval.value for interval in intervals if interval.value is not None]
-    return statistics.over_seeds(values, bounds=bounds(metric))
-
-
-def _contrasts(runs: Sequence[EvaluatedRun], pairs: Sequence[Pair]) -> list[Contrast]:
-    """Returns the pairs by the settings of their runs: pairs that differ in their seed alone belong together."""
-    groups = replicates(runs)
-    group_of = {run.folder: number for number, group in enumerate(groups) for run in group}
-    by_settings: dict[tuple[int, int], list[Pair]] = {}
-    for pair in pairs:
-        settings = group_of[pair.before.folder], group_of[pair.after.folder]
-        by_settings.setdefault(settings, []).append(pair)
-    contrasts = []
-    for of_settings in by_settings.values():
-        # Several runs may be compared with the same first one.
-        before = {pair.before.folder: pair.before for pair in of_settings}
-        after = {pair.after.folder: pair.after for pair in of_settings}
-        contrasts.append(Contrast(list(before.values()), list(after.values()), of_settings))
-    return contrasts
+    bounds = {"percent": (0.0, 1.0), "score": (-1.0, 1.0), "points": (-1.0, 1.0)}.get(METRICS[metric].unit)
+    if METRICS[metric].normalised:  # the probability may leave the range between whole and fully imputed image
+        bounds = None
+    return statistics.over_seeds(values, bounds=bounds)
 
 
 def _seed_rows(
     runs: Sequence[EvaluatedRun], contrasts: Sequence[Contrast], tests: pd.DataFrame
-) -> Iterator[dict[str, Any]]:
-    """Yields the mean over seeds of every overall number of each setting, then of the differences of settings."""
-    keys = list(dict.fromkeys(key for run in runs for key in _overall_keys(run)))
+) -> Iterator[tuple[Any, ...]]:
+    """Yields `SEED_COLUMNS` of every overall number of each setting, then of the differences of settings."""
+    keys = dict.fromkeys(key for run in runs for key in _overall_keys(run))
     found = []
     for group in replicates(runs):
         if len(group) > 1:
             found += [(group[0], "", key, over_seeds(group, **key._asdict())) for key in keys]
-    reliance = tests[tests["family"] == "reliance"].set_index(["before", "after", "metric"])["difference"]
+    reliance = schema.select(tests, family="reliance").set_index(["before", "after", "metric"])["difference"]
     for before, after, of_settings in contrasts:
         if len(of_settings) < 2:
             continue
@@ -286,23 +260,21 @@ def _seed_rows(
             changes = []
             for pair in of_settings:
                 first, second = (run.interval(**key._asdict()).value for run in pair)
-                index = (pair.before.name, pair.after.name, key.metric)
                 if key.metric in RELIANCE:
+                    index = (pair.before.name, pair.after.name, key.metric)
                     changes += [reliance[index]] if index in reliance.index else []
                 elif first is not None and second is not None:
                     changes.append(second - first)
             found.append((after[0], before[0].name, key, statistics.over_seeds(changes)))
     for run, minus, key, (mean, deviation, count) in found:
         if mean.value is not None:
-            numbers = mean._asdict() | {"deviation": deviation, "seeds": count}
-            yield {"setting": run.name, "minus": minus} | key._asdict() | numbers
+            yield run.name, minus, *key, *mean, deviation, count
 
 
 def _overall_keys(run: EvaluatedRun) -> Iterator[ScoreKey]:
     """Yields the keys of the numbers over all faces, of the classifier and of the reported maps."""
     roles = {run.layer: ATTENTION, CAM: CAM, "": ""}
-    tables = [run.tables] + ([run.faithfulness] if run.faithfulness else [])
-    for table in tables:
-        for key in table.index:
-            if not key.attribute and key.score.map in roles:
-                yield key.score._replace(map=roles[key.score.map])
+    for *score, attribute, _ in (*run.tables.index, *run.faithfulness.index):
+        key = ScoreKey(*score)
+        if not attribute and key.map in roles:
+            yield key._replace(map=roles[key.map])

@@ -6,6 +6,7 @@ row here, and a function where the evaluation computes its value per face.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from aujax.results import calibration, statistics
-from aujax.results.statistics import Interval, Subjects
+from aujax.results.statistics import Interval, Statistic, Subjects
 
 UNCALIBRATED, CALIBRATED = "uncalibrated", "calibrated"
 ATTENTION, CAM, BASELINE = "attention", "cam", "baseline"  # kinds of maps
@@ -34,6 +35,9 @@ BASELINE_ORDERINGS = {
     "centred_gaussian": "centred Gaussian",
     "label_au_map": "AU map of the label",
 }
+
+
+Counts = Int[np.ndarray, " classes"]  # the number of faces of each expression
 
 
 class Faces(NamedTuple):
@@ -60,9 +64,8 @@ class Faces(NamedTuple):
 
     def subset(self, rows: np.ndarray) -> "Faces":
         """Returns the faces of these rows."""
-        return Faces(
-            self.expression[rows], self.predicted[rows], self.logits[rows], self.subjects[rows], self.temperature
-        )
+        columns = {name: column[rows] for name, column in self._asdict().items() if name != "temperature"}
+        return self._replace(**columns)
 
     def temperatures(self) -> dict[str, float]:
         """Returns the temperatures at which probabilities are reported, by condition."""
@@ -112,7 +115,7 @@ class Metric:
     unit: Literal["percent", "score", "points", "likelihood"] = "score"
     aggregation: Literal["faces", "classes", "function"] = "classes"
     direction: int = 1
-    chance: float | Callable[[Int[np.ndarray, " classes"]], float] | None = None
+    chance: float | Callable[[Counts], float] | None = None
     maps: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     condition: str = ""
@@ -122,15 +125,19 @@ class Metric:
     normalised: bool = False
     compute: FromFaces | None = None
 
-    def chance_level(self, class_counts: Int[np.ndarray, " classes"]) -> float | None:
+    def chance_level(self, class_counts: Counts) -> float | None:
         """Returns `chance` for a data set with that many faces of each expression."""
         return self.chance(class_counts) if callable(self.chance) else self.chance
 
 
+def _bootstrapped(statistic: Statistic, faces: Faces, resampled: bool) -> Interval:
+    return statistics.bootstrap(statistic, len(faces.correct), subjects=faces.subjects, resampled=resampled)
+
+
 def _accuracy(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
-    if resampled or not len(faces.correct):
+    if resampled:
         return {"": statistics.accuracy_interval(faces.correct, subjects=faces.subjects)}
-    return {"": Interval(float(faces.correct.mean()), None, None)}
+    return {"": _bootstrapped(statistics.mean(faces.correct), faces, False)}
 
 
 def _balanced_accuracy(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
@@ -141,67 +148,68 @@ def _macro_f1(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
     return {"": _bootstrapped(statistics.macro_f1(faces.expression, faces.predicted), faces, resampled)}
 
 
-def _bootstrapped(statistic: statistics.Statistic, faces: Faces, resampled: bool) -> Interval:
-    return statistics.bootstrap(statistic, len(faces.correct), subjects=faces.subjects, resampled=resampled)
+def _at_temperatures(compute: Callable[[Faces, float], Interval | Statistic]) -> FromFaces:
+    """Returns a metric of probabilities: computed as they are and, if there is a temperature, calibrated by it.
 
-
-def _at_temperatures(compute: Callable[[Faces, float, bool], Interval]) -> FromFaces:
-    """Returns a metric of probabilities: computed as they are and, if there is a temperature, calibrated by it."""
+    Where `compute` returns a statistic, it is bootstrapped.
+    """
 
     def at_each(faces: Faces, resampled: bool) -> Mapping[str, Interval]:
-        return {name: compute(faces, value, resampled) for name, value in faces.temperatures().items()}
+        intervals = {}
+        for name, temperature in faces.temperatures().items():
+            result = compute(faces, temperature)
+            intervals[name] = _bootstrapped(result, faces, resampled) if callable(result) else result
+        return intervals
 
     return at_each
 
 
 @_at_temperatures
-def _calibration_error(faces: Faces, temperature: float, _: bool) -> Interval:
+def _calibration_error(faces: Faces, temperature: float) -> Interval:
     # Without an interval: it is biased upwards, and its bootstrap even more.
     error = calibration.expected_calibration_error(faces.confidence(temperature), faces.correct)
-    return Interval(error, None, None)
+    return Interval(error)
 
 
 def _error_if_calibrated(correlation: float | None) -> FromFaces:
     """Returns the metric for faces of one subject that correlate by this much, None: by as much as estimated."""
 
-    @_at_temperatures
-    def compute(faces: Faces, temperature: float, _: bool) -> Interval:
+    def compute(faces: Faces, temperature: float) -> Interval:
         confidence, subjects = faces.confidence(temperature), faces.subjects
-        estimate = calibration.within_subject_correlation(confidence, faces.correct, subjects=subjects)
-        known = estimate if correlation is None else correlation
+        known = correlation
+        if known is None:
+            known = calibration.within_subject_correlation(confidence, faces.correct, subjects=subjects)
         return calibration.calibration_error_if_calibrated(confidence, correlation=known, subjects=subjects)
 
-    return compute
+    return _at_temperatures(compute)
 
 
 @_at_temperatures
-def _within_subject_correlation(faces: Faces, temperature: float, _: bool) -> Interval:
+def _within_subject_correlation(faces: Faces, temperature: float) -> Interval:
     confidence = faces.confidence(temperature)
     correlation = calibration.within_subject_correlation(confidence, faces.correct, subjects=faces.subjects)
-    return Interval(correlation, None, None)
+    return Interval(correlation)
 
 
 @_at_temperatures
-def _confidence(faces: Faces, temperature: float, resampled: bool) -> Interval:
-    return _bootstrapped(statistics.mean(faces.confidence(temperature)), faces, resampled)
+def _confidence(faces: Faces, temperature: float) -> Statistic:
+    return statistics.mean(faces.confidence(temperature))
 
 
 @_at_temperatures
-def _negative_log_likelihood(faces: Faces, temperature: float, resampled: bool) -> Interval:
-    losses = calibration.log_losses(faces.logits, faces.expression, temperature=temperature)
-    return _bootstrapped(statistics.mean(losses), faces, resampled)
+def _negative_log_likelihood(faces: Faces, temperature: float) -> Statistic:
+    return statistics.mean(calibration.log_losses(faces.logits, faces.expression, temperature=temperature))
 
 
 @_at_temperatures
-def _brier_score(faces: Faces, temperature: float, resampled: bool) -> Interval:
+def _brier_score(faces: Faces, temperature: float) -> Statistic:
     probabilities = calibration.probabilities(faces.logits, temperature=temperature)
-    return _bootstrapped(statistics.mean(calibration.brier_scores(probabilities, faces.expression)), faces, resampled)
+    return statistics.mean(calibration.brier_scores(probabilities, faces.expression))
 
 
 @_at_temperatures
-def _risk_coverage_area(faces: Faces, temperature: float, resampled: bool) -> Interval:
-    area = calibration.risk_coverage_area(faces.confidence(temperature), faces.correct)
-    return _bootstrapped(area, faces, resampled)
+def _risk_coverage_area(faces: Faces, temperature: float) -> Statistic:
+    return calibration.risk_coverage_area(faces.confidence(temperature), faces.correct)
 
 
 def _at_coverages(compute: Callable[[Faces, float, np.ndarray, bool], Interval]) -> FromFaces:
@@ -227,12 +235,12 @@ def _at_coverages(compute: Callable[[Faces, float, np.ndarray, bool], Interval])
 
 @_at_coverages
 def _selective_threshold(faces: Faces, threshold: float, accepted: np.ndarray, _: bool) -> Interval:
-    return Interval(threshold, None, None)
+    return Interval(threshold)
 
 
 @_at_coverages
 def _selective_coverage(faces: Faces, threshold: float, accepted: np.ndarray, _: bool) -> Interval:
-    return Interval(len(accepted) / len(faces.correct), None, None)
+    return Interval(len(accepted) / len(faces.correct))
 
 
 @_at_coverages
@@ -240,15 +248,15 @@ def _selective_accuracy(faces: Faces, threshold: float, accepted: np.ndarray, re
     return _accuracy(faces.subset(accepted), resampled)[""]
 
 
-def _largest_share(counts: Int[np.ndarray, " classes"]) -> float:
+def _largest_share(counts: Counts) -> float:
     return float(counts.max() / counts.sum())
 
 
-def _one_in_classes(counts: Int[np.ndarray, " classes"]) -> float:
+def _one_in_classes(counts: Counts) -> float:
     return 1 / int((counts > 0).sum())
 
 
-def _f1_of_largest(counts: Int[np.ndarray, " classes"]) -> float:
+def _f1_of_largest(counts: Counts) -> float:
     """Returns the macro F1 of always predicting the most frequent class: 2 p / (p + 1) on it, 0 on the others."""
     share = _largest_share(counts)
     return 2 * share / (share + 1) / int((counts > 0).sum())
@@ -273,7 +281,20 @@ def _with_normalised(unit: Literal["percent", "score"], *metrics: Metric) -> Ite
 
 
 _ALL_MAPS = (ATTENTION, CAM, BASELINE)
-_BOTH = ("label", "predicted")
+# Rows of a topic, with what most of them have in common; a row may replace it.
+_agreement = functools.partial(
+    Metric, topic="agreement", targets=("label",), headline=True, by_expression=True, paired="bootstrap"
+)
+_of_maps = functools.partial(Metric, topic="maps", chance=0.0, maps=_ALL_MAPS, targets=("label", "predicted"))
+_of_probabilities = functools.partial(
+    Metric, topic="calibration", unit="percent", aggregation="function", direction=0, condition="probabilities"
+)
+_at_coverage = functools.partial(_of_probabilities, condition="coverage")
+_reliance = functools.partial(Metric, topic="reliance", unit="points", chance=0.0, targets=("predicted",))
+_perturbation = functools.partial(
+    Metric, topic="perturbation", aggregation="faces", maps=_ALL_MAPS, targets=("predicted",)
+)
+_CURVES = {"deletion": "Deletion", "insertion": "Insertion", "road": "ROAD"}
 _ROWS = (
     Metric(
         "accuracy", "Accuracy", "Share of the faces whose expression is predicted correctly (CL in the paper).",
@@ -289,190 +310,172 @@ _ROWS = (
         "macro_f1", "Macro F1", "Harmonic mean of precision and recall of each expression, averaged over expressions.",
         "classification", "percent", "function", chance=_f1_of_largest, headline=True, compute=_macro_f1,
     ),
-    Metric(
+    _agreement(
         "att_cos", "ATT-COS", "Cosine of the reported attention and the AU map of the label (paper, section 4.1).",
-        "agreement", maps=(ATTENTION,), targets=("label",), headline=True, by_expression=True, paired="bootstrap",
+        maps=(ATTENTION,),
     ),
-    Metric(
+    _agreement(
         "cam_cos", "CAM-COS", "Cosine of the label's class activation map (CAM) and the AU map of the label.",
-        "agreement", maps=(CAM,), targets=("label",), headline=True, by_expression=True, paired="bootstrap",
+        maps=(CAM,),
     ),
-    Metric(
+    _of_maps(
         "cosine", "Cosine", "Cosine of a map and the AU map: 1 if they are equal up to brightness.",
-        "maps", maps=_ALL_MAPS, targets=("label",), by_expression=True,
+        chance=None, targets=("label",), by_expression=True,
     ),
-    Metric(
+    _of_maps(
         "pointing", "Pointing game", "Share of the faces whose map peaks inside the AU region (Zhang et al. 2018).",
-        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
     ),
-    Metric(
-        "energy", "Energy inside", "Share of the map's sum that lies inside the AU region (Wang et al. 2020).",
-        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
-    ),
-    Metric(
+    _of_maps("energy", "Energy inside", "Share of the map's sum that lies inside the AU region (Wang et al. 2020)."),
+    _of_maps(
         "iou", "IoU", "Intersection over union of the AU region and an equally large area of the map's highest values.",
-        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
     ),
-    Metric(
+    _of_maps(
         "mean_iou", "Mean IoU",
         "Intersection over union of the AU region and the map above 0.1, 0.2, ... 0.9 of its range, averaged.",
-        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
     ),
-    Metric(
+    _of_maps(
         "auc", "AUC", "Area under the ROC curve of the map's values as a classifier of the AU region; 0.5 is chance.",
-        "maps", chance=0.5, maps=_ALL_MAPS, targets=_BOTH,
+        chance=0.5,
     ),
-    Metric(
-        "correlation", "Correlation", "Pearson correlation of the map and the AU map; 0 for a uniform map.",
-        "maps", chance=0.0, maps=_ALL_MAPS, targets=_BOTH,
-    ),
+    _of_maps("correlation", "Correlation", "Pearson correlation of the map and the AU map; 0 for a uniform map."),
     Metric(
         "degenerate", "Degenerate maps", "Share of the faces whose map is constant or not finite.",
         "maps", "percent", "faces", -1, maps=(ATTENTION, CAM),
     ),
-    Metric(
+    _of_probabilities(
         "confidence", "Confidence", "Mean probability of the predictions: overconfident if it is above the accuracy.",
-        "calibration", "percent", "function", 0, condition="probabilities", compute=_confidence,
+        compute=_confidence,
     ),
-    Metric(
+    _of_probabilities(
         "calibration_error", "ECE", "Expected calibration error: mean gap of confidence and accuracy over 15 bins.",
-        "calibration", "percent", "function", -1, condition="probabilities", compute=_calibration_error,
+        direction=-1, compute=_calibration_error,
     ),
-    *(
-        Metric(
-            key, title, definition, "calibration", "percent", "function", 0, condition="probabilities",
-            compute=_error_if_calibrated(correlation),
-        )
-        for key, title, definition, correlation in (
-            ("calibration_error_if_calibrated", "ECE if calibrated",
-             "The ECE to expect of a calibrated model on these faces, which are as dependent within a subject as the "
-             "correct predictions are estimated to be; only a higher ECE shows miscalibration.", None),
-            ("calibration_error_if_independent", "ECE if calibrated, faces independent",
-             "The same if faces of one subject are independent: the lower bound.", 0.0),
-            ("calibration_error_if_dependent", "ECE if calibrated, worst case",
-             "The same if one random number decides on all faces of a subject: the upper bound, a worst case.", 1.0),
-        )
+    _of_probabilities(
+        "calibration_error_if_calibrated", "ECE if calibrated",
+        "The ECE to expect of a calibrated model on these faces, which are as dependent within a subject as the "
+        "correct predictions are estimated to be; only a higher ECE shows miscalibration.",
+        compute=_error_if_calibrated(None),
     ),
-    Metric(
+    _of_probabilities(
+        "calibration_error_if_independent", "ECE if calibrated, faces independent",
+        "The same if faces of one subject are independent: the lower bound.",
+        compute=_error_if_calibrated(0.0),
+    ),
+    _of_probabilities(
+        "calibration_error_if_dependent", "ECE if calibrated, worst case",
+        "The same if one random number decides on all faces of a subject: the upper bound, a worst case.",
+        compute=_error_if_calibrated(1.0),
+    ),
+    _of_probabilities(
         "within_subject_correlation", "Within-subject correlation",
         "How dependent the correctness of one subject's faces is: 0 independent, 1 as much as possible.",
-        "calibration", "score", "function", 0, condition="probabilities", compute=_within_subject_correlation,
+        unit="score", compute=_within_subject_correlation,
     ),
-    Metric(
+    _of_probabilities(
         "negative_log_likelihood", "Negative log-likelihood", "Mean of -log p(label).",
-        "calibration", "likelihood", "function", -1, condition="probabilities", compute=_negative_log_likelihood,
+        unit="likelihood", direction=-1, compute=_negative_log_likelihood,
     ),
-    Metric(
+    _of_probabilities(
         "brier_score", "Brier score", "Mean squared distance of the probabilities from the one-hot label, from 0 to 2.",
-        "calibration", "likelihood", "function", -1, condition="probabilities", compute=_brier_score,
+        unit="likelihood", direction=-1, compute=_brier_score,
     ),
-    Metric(
+    _of_probabilities(
         "risk_coverage_area", "Area under risk-coverage",
         "Error rate of the n most confident faces, averaged over n; 0 is best, the error rate is chance.",
-        "calibration", "percent", "function", -1, condition="probabilities", compute=_risk_coverage_area,
+        direction=-1, compute=_risk_coverage_area,
     ),
-    Metric(
+    _at_coverage(
         "selective_coverage", "Coverage", "Share of the faces whose confidence reaches the threshold; those with equal "
         "confidence are accepted together.",
-        "calibration", "percent", "function", 0, condition="coverage", compute=_selective_coverage,
+        compute=_selective_coverage,
     ),
-    Metric(
+    _at_coverage(
         "selective_threshold", "Confidence threshold", "The confidence from which a face is accepted at a coverage.",
-        "calibration", "likelihood", "function", 0, condition="coverage", compute=_selective_threshold,
+        unit="likelihood", compute=_selective_threshold,
     ),
-    Metric(
+    _at_coverage(
         "selective_accuracy", "Selective accuracy", "Accuracy on the most confident faces, by the share accepted.",
-        "calibration", "percent", "function", condition="coverage", compute=_selective_accuracy,
+        direction=1, compute=_selective_accuracy,
     ),
-    Metric(
+    _reliance(
         "probability_drop", "Probability drop",
         "Probability of the predicted expression on the image, minus that with one action unit's region occluded.",
-        "reliance", "points", direction=0, targets=("predicted",), condition="action unit", by_expression=True,
+        direction=0, chance=None, condition="action unit", by_expression=True,
     ),
     *_with_normalised(
         "percent",
-        Metric(
+        _reliance(
             "target_drop", "Target AUs", "Mean probability drop over the AUs that the codebook lists.",
-            "reliance", "points", chance=0.0, targets=("predicted",), by_expression=True,
+            by_expression=True,
         ),
-        Metric(
-            "non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.",
-            "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
-        ),
-        Metric(
+        _reliance("non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.", direction=0),
+        _reliance(
             "control_drop", "Control",
             "Probability drop by regions of target AUs moved within the face to where they cover no target AU.",
-            "reliance", "points", direction=0, chance=0.0, targets=("predicted",),
+            direction=0,
         ),
-        Metric(
+        _reliance(
             "target_over_non_target", "Target minus non-target AUs", "Drop by target AUs minus drop by non-target AUs.",
-            "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
+            paired="bootstrap",
         ),
-        Metric(
+        _reliance(
             "target_over_control", "Target AUs minus control", "Drop by target AUs minus drop by the control.",
-            "reliance", "points", chance=0.0, targets=("predicted",), paired="bootstrap",
+            paired="bootstrap",
         ),
-        Metric(
+        _reliance(
             "active_drop", "Active AUs", "Mean probability drop over the AUs that the face shows, if they are known.",
-            "reliance", "points", chance=0.0, targets=("label",),
+            targets=("label",),
         ),
-        Metric(
+        _reliance(
             "active_control_drop", "Control of active AUs",
             "Probability drop by regions of active AUs moved within the face to where they cover no active AU.",
-            "reliance", "points", direction=0, chance=0.0, targets=("label",),
+            direction=0, targets=("label",),
         ),
-        Metric(
+        _reliance(
             "active_over_control", "Active AUs minus control", "Drop by active AUs minus drop by their control.",
-            "reliance", "points", chance=0.0, targets=("label",), paired="bootstrap",
+            targets=("label",), paired="bootstrap",
         ),
     ),
-    Metric(
+    _reliance(
         "full_drop", "Everything imputed",
         "Probability drop when the whole image is imputed. Normalised numbers are shares of it, face by face; faces on "
         "which it is below 0.1 have none.",
-        "reliance", "points", direction=0, targets=("predicted",), condition="imputation",
+        direction=0, chance=None, condition="imputation",
     ),
-    Metric(
+    _reliance(
         "top_au_is_target", "Top AU is a target", "Share of the faces whose most influential AU is a target AU.",
-        "reliance", "percent", targets=("predicted",),
+        unit="percent", chance=None,
     ),
-    Metric(
+    _reliance(
         "top_au_is_target_by_chance", "By chance", "The same for an AU drawn at random.",
-        "reliance", "percent", direction=0, targets=("predicted",),
+        unit="percent", direction=0, chance=None,
     ),
     *_with_normalised(
         "score",
-        *(
-            Metric(
-                key, title, definition, "perturbation", aggregation="faces", direction=direction,
-                maps=(ATTENTION, CAM, BASELINE), targets=("predicted",),
-            )
-            for key, title, definition, direction in (
-                ("deletion", "Deletion",
-                 "Mean probability of the prediction while the most attributed regions are occluded first.", -1),
-                ("insertion", "Insertion",
-                 "Mean probability of the prediction while the most attributed regions are revealed first.", 1),
-                ("road", "ROAD",
-                 "Deletion with noisy linear imputation (Rong et al. 2022).", -1),
-            )
+        _perturbation(
+            "deletion", "Deletion",
+            "Mean probability of the prediction while the most attributed regions are occluded first.", direction=-1,
         ),
+        _perturbation(
+            "insertion", "Insertion",
+            "Mean probability of the prediction while the most attributed regions are revealed first.",
+        ),
+        _perturbation("road", "ROAD", "Deletion with noisy linear imputation (Rong et al. 2022).", direction=-1),
         *(
-            Metric(
+            _perturbation(
                 f"{key}_gain", f"{title}, gain over random ordering",
-                f"By how much {title} is better than for a random ordering.", "perturbation", aggregation="faces",
-                chance=0.0, maps=(ATTENTION, CAM, BASELINE), targets=("predicted",), paired="bootstrap",
+                f"By how much {title} is better than for a random ordering.", chance=0.0, paired="bootstrap",
             )
-            for key, title in (("deletion", "Deletion"), ("insertion", "Insertion"), ("road", "ROAD"))
+            for key, title in _CURVES.items()
         ),
     ),
     *(
-        Metric(
-            f"{key}_curve", f"{title[0].upper()}{title[1:]} curve",
-            f"Probability of the prediction at each share of the image in the {title} curve.",
-            "perturbation", aggregation="faces", direction=0, maps=(ATTENTION, CAM, BASELINE), targets=("predicted",),
-            condition="share of the image",
+        _perturbation(
+            f"{key}_curve", f"{title} curve",
+            f"Probability of the prediction at each share of the image in the {title if key == 'road' else key} curve.",
+            direction=0, condition="share of the image",
         )
-        for key, title in (("deletion", "deletion"), ("insertion", "insertion"), ("road", "ROAD"))
+        for key, title in _CURVES.items()
     ),
     Metric(
         "randomisation_similarity", "Similarity after randomisation",

@@ -13,7 +13,6 @@ another schema version, damaged ones, and those of other weights or data are ref
 anew.
 """
 
-import contextlib
 import csv
 import dataclasses
 import functools
@@ -83,7 +82,6 @@ SUMMARY_COLUMNS = {
     "faces": "number of faces behind the value",
     "subjects": "number of subjects behind the value",
 }
-_KEYS = ("metric", "map", "target", "condition")
 _ROWS_PER_GROUP = 2**18  # of scores.parquet
 _SAMPLE = ("face", "image", "au_map", "has_map", "attention", "expression", "predicted")
 _MAP_ARRAYS = (
@@ -100,14 +98,6 @@ class ScoreKey(NamedTuple):
     map: str = ""
     target: str = ""
     condition: str = ""
-
-
-class GroupKey(NamedTuple):
-    """Which row of a summary: a score, and the faces it is about."""
-
-    score: ScoreKey
-    attribute: str = ""
-    group: str = ""
 
 
 Scores = dict[ScoreKey, Float[np.ndarray, " faces"]]  # NaN where a face has no value
@@ -131,21 +121,15 @@ class ScoreWriter:
 
     def add(self, faces: Int[np.ndarray, " faces"], scores: Mapping[ScoreKey, np.ndarray]) -> None:
         """Writes values of these faces; NaN, a face without that value, is not stored."""
-        columns: dict[str, list[Any]] = {name: [] for name in ("face", "value", "code")}
-        for code, values in enumerate(scores.values()):
-            known = ~np.isnan(values)
-            columns["face"].append(faces[known].astype(np.int32))
-            columns["value"].append(values[known].astype(np.float32))
-            columns["code"].append(np.full(int(known.sum()), code, np.int32))
         if not scores:
             return
-        arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
-        table = {"face": arrays["face"]}
-        for position, name in enumerate(_KEYS):
-            strings, codes = np.unique([key[position] for key in scores], return_inverse=True)
-            indices = pa.array(codes.astype(np.int32)[arrays["code"]])
-            table[name] = pa.DictionaryArray.from_arrays(indices, pa.array(strings.tolist(), pa.string()))
-        self._parts.append(pa.table(table | {"value": arrays["value"]}))
+        values = np.stack(list(scores.values()))
+        column, row = np.nonzero(~np.isnan(values))
+        table: dict[str, Any] = {"face": faces[row].astype(np.int32)}
+        for name, texts in zip(ScoreKey._fields, zip(*scores, strict=True), strict=True):
+            table[name] = pa.array(texts, pa.string()).dictionary_encode().take(pa.array(column))
+        table["value"] = values[column, row].astype(np.float32)
+        self._parts.append(pa.table(table))
         if sum(len(part) for part in self._parts) >= _ROWS_PER_GROUP:
             self._flush()
 
@@ -178,7 +162,7 @@ def read_scores(
                 if metrics is not None:
                     table = table[table["metric"].isin(metrics)]
                 row, value = index.get_indexer(table["face"]), table["value"].to_numpy()
-                groups = table.groupby(list(_KEYS), observed=True, sort=False).indices
+                groups = table.groupby(list(ScoreKey._fields), observed=True, sort=False).indices
                 # In the order of writing: stages from the head down, shares of the image ascending.
                 for key, members in sorted(groups.items(), key=lambda item: item[1][0]):
                     if key not in scores:
@@ -220,11 +204,6 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
-
-
-def write_table(path: pathlib.Path, table: pd.DataFrame) -> None:
-    """Writes a CSV; numbers are written with as many digits as tell them from their neighbours."""
-    table.to_csv(path, index=False)
 
 
 def read_table(path: pathlib.Path, texts: Sequence[str], numbers: Sequence[str], *, remedy: str) -> pd.DataFrame:
@@ -270,38 +249,39 @@ def select(table: pd.DataFrame, **where: str) -> pd.DataFrame:
 def interval_of(row: Any) -> Interval:
     """Returns the interval in a row of a table, whose ends may be missing."""
     value = row["value"] if "value" in row else row["difference"]
-    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value, None, None)
+    return Interval(value, row["low"], row["high"]) if pd.notna(row["low"]) else Interval(value)
 
 
-def index_summary(summary: pd.DataFrame) -> dict[GroupKey, Interval]:
-    """Returns the rows of a summary by key, with None for missing numbers."""
+def index_summary(summary: pd.DataFrame) -> dict[tuple[str, ...], Interval]:
+    """Returns the numbers of a summary by `ScoreKey`, attribute and group in one tuple; missing ones are None."""
     rows = summary.astype(object).where(summary.notna(), None)
-    return {
-        GroupKey(ScoreKey(metric, name, target, condition), attribute, group): Interval(value, low, high)
-        for metric, name, target, condition, attribute, group, value, low, high, *_ in rows.itertuples(index=False)
-    }
+    return {row[:6]: Interval(*row[6:9]) for row in rows.itertuples(index=False, name=None)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """Metadata, scores and summary of one set of files."""
+    """Metadata, scores and summary of one set of files; false if there are none that count."""
 
     metadata: Mapping[str, Any]
     summary: pd.DataFrame
     scores_path: pathlib.Path
     remedy: str
+    missing: str = ""  # why there are none, with the command that makes them
+
+    def __bool__(self) -> bool:
+        return not self.missing
 
     @functools.cached_property
-    def index(self) -> dict[GroupKey, Interval]:
-        """The rows of the summary by key."""
+    def index(self) -> dict[tuple[str, ...], Interval]:
+        """The numbers of the summary by key, see `index_summary`."""
         return index_summary(self.summary)
 
-    def interval(
-        self, metric: str, *, map: str = "", target: str = "", condition: str = "", attribute: str = "", group: str = ""
-    ) -> Interval:
-        """Returns a number of the summary with its interval; Interval(None, None, None) if it does not exist."""
-        key = GroupKey(ScoreKey(metric, map, target, condition), attribute, group)
-        return self.index.get(key, Interval(None, None, None))
+    def interval(self, metric: str, *, attribute: str = "", group: str = "", **where: str) -> Interval:
+        """Returns a number of the summary with its interval; Interval() if it does not exist.
+
+        `where` are the other fields of its `ScoreKey`.
+        """
+        return self.index.get((*ScoreKey(metric, **where), attribute, group), Interval())
 
     def rows(self, metric: str, **where: str) -> pd.DataFrame:
         """Returns the rows of a metric, of all faces unless `attribute` is given."""
@@ -313,8 +293,7 @@ class Tables:
 
     def count(self, metric: str, **where: str) -> tuple[int, int]:
         """Returns the numbers of faces and subjects behind a number, (0, 0) if it does not exist."""
-        defaults = {"map": "", "target": "", "condition": "", "attribute": "", "group": ""}
-        table = self.rows(metric, **(defaults | where))
+        table = self.rows(metric, **(dict.fromkeys(("map", "target", "condition", "group"), "") | where))
         return (int(table["faces"].iloc[0]), int(table["subjects"].iloc[0])) if len(table) else (0, 0)
 
 
@@ -380,8 +359,6 @@ class EvaluatedRun:
         """
         of_faithfulness = METRICS[metric].topic in ("reliance", "perturbation", "sanity")
         tables = self.faithfulness if of_faithfulness else self.tables
-        if tables is None:
-            return Interval(None, None, None)
         return tables.interval(metric, map=self.layer if map == ATTENTION else map, **where)
 
     def command(self, *options: str, split: str = "") -> str:
@@ -415,37 +392,29 @@ class EvaluatedRun:
                             f"{self.tables.remedy}")  # fmt: skip
         return maps
 
-    @property
-    def faithfulness(self) -> Tables | None:
-        """What `eval.py --faithfulness` measured; None if it did not run, or on other weights or data."""
-        return self._faithfulness[0]
-
-    @property
-    def faithfulness_missing(self) -> str:
-        """Why `faithfulness` is None, with the command that measures it; "" if it exists."""
-        return self._faithfulness[1]
-
     @functools.cached_property
-    def _faithfulness(self) -> tuple[Tables | None, str]:
+    def faithfulness(self) -> Tables:
+        """What `eval.py --faithfulness` measured; empty if it did not run, or on other weights or data."""
         path = self.directory / FAITHFULNESS
         command = self.command("--faithfulness")
-        if not path.is_file():
-            return None, f"Faithfulness was not measured for **{self.name}**. To measure it, run `{command}`."
         remedy = f"run {command}"
-        metadata = read_metadata(path, remedy=remedy)
-        # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
-        steps = [each["checkpoint"]["step"] for each in (metadata, self.metadata)]
-        problem = ""
-        if steps[0] != steps[1]:
-            problem = f"it was measured on other weights, those of step {steps[0]} instead of step {steps[1]}"
-        elif metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
-            problem = "it was measured on other data"
-        elif not set(metadata["faces"]) <= set(self.faces["face"]):
-            problem = "it was measured on other faces"
-        if problem:
-            return None, f"The faithfulness of **{self.name}** is not shown: {problem}. To measure it, run `{command}`."
-        summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
-        return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy), ""
+        missing = f"Faithfulness was not measured for **{self.name}**"
+        if path.is_file():
+            metadata = read_metadata(path, remedy=remedy)
+            # The same step has the same weights, whether the checkpoint was chosen as best or as latest.
+            steps = [each["checkpoint"]["step"] for each in (metadata, self.metadata)]
+            if steps[0] != steps[1]:
+                problem = f"it was measured on other weights, those of step {steps[0]} instead of step {steps[1]}"
+            elif metadata["data"]["fingerprint"] != self.metadata["data"]["fingerprint"]:
+                problem = "it was measured on other data"
+            elif not set(metadata["faces"]) <= set(self.faces["face"]):
+                problem = "it was measured on other faces"
+            else:
+                summary = read_summary(self.directory / FAITHFULNESS_SUMMARY, remedy=remedy)
+                return Tables(metadata, summary, self.directory / FAITHFULNESS_SCORES, remedy)
+            missing = f"The faithfulness of **{self.name}** is not shown: {problem}"
+        empty = pd.DataFrame(columns=list(SUMMARY_COLUMNS))
+        return Tables({}, empty, path, remedy, f"{missing}. To measure it, run `{command}`.")
 
     def per_face(self, metric: str, *, map: str = "") -> Float[np.ndarray, " faces"]:
         """Returns a metric that has a paired test, of each face of faces.csv; NaN where it was not measured.
@@ -511,9 +480,7 @@ def attributes(faces: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def face_table(
-    columns: Mapping[str, np.ndarray],
-    expressions: Sequence[str],
-    records: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, np.ndarray], expressions: Sequence[str], records: Sequence[Mapping[str, Any]]
 ) -> pd.DataFrame:
     """Returns the table of faces.csv.
 
@@ -523,21 +490,14 @@ def face_table(
       expressions: the names of the classes.
       records: id, subject_id and attributes of each face.
     """
-    names = np.array(expressions)
-    table: dict[str, Any] = {
-        "face": columns["face"],
-        "id": [record["id"] for record in records],
-        "subject_id": [record["subject_id"] for record in records],
-        "expression": pd.Categorical(names[columns["expression"]], categories=list(expressions)),
-        "predicted": pd.Categorical(names[columns["predicted"]], categories=list(expressions)),
-        "probability": columns["probability"],
-        "correct": (columns["expression"] == columns["predicted"]).astype(int),
-        "has_map": columns["has_map"].astype(int),
-        "has_predicted_map": columns["has_predicted_map"].astype(int),
-        "att_cos": columns["att_cos"],
-        "cam_cos": columns["cam_cos"],
-        "degenerate": columns["degenerate"],
-    }
+    known: dict[str, Any] = {**columns, "correct": columns["expression"] == columns["predicted"]}
+    for name in ("expression", "predicted"):
+        known[name] = pd.Categorical.from_codes(columns[name], list(expressions))
+    for name in ("correct", "has_map", "has_predicted_map"):
+        known[name] = known[name].astype(int)
+    for name in ("id", "subject_id"):
+        known[name] = [record[name] for record in records]
+    table = {name: known[name] for name in FACE_COLUMNS}
     table |= {f"{LOGIT}{name}": columns["logits"][:, k] for k, name in enumerate(expressions)}
     # Faces may have different attributes.
     found = dict.fromkeys(name for record in records for name in record["attributes"])
@@ -559,8 +519,7 @@ def predictions(faces: pd.DataFrame, expressions: Sequence[str], *, temperature:
 def remove_metadata(directory: pathlib.Path, name: str) -> None:
     """Removes the JSON file of a set before its tables are written, so that it never belongs to others."""
     directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        (directory / name).unlink()
+    (directory / name).unlink(missing_ok=True)
 
 
 def open_run(folder: pathlib.Path, split: str) -> EvaluatedRun:
@@ -583,8 +542,10 @@ def open_run(folder: pathlib.Path, split: str) -> EvaluatedRun:
     metadata = read_metadata(directory / METADATA, remedy=remedy)
     if missing := [file for file in (FACES, SCORES, SUMMARY, MAPS) if not (directory / file).is_file()]:
         raise UserError(f"{directory}: {', '.join(missing)} is missing; {remedy}")
-    config = run_files.read_json(folder / run_files.CONFIG, remedy="the run folder is damaged: train it again")
-    manifest = run_files.read_json(folder / run_files.MANIFEST, remedy="the run folder is damaged: train it again")
+    config, manifest = (
+        run_files.read_json(folder / name, remedy="the run folder is damaged: train it again")
+        for name in (run_files.CONFIG, run_files.MANIFEST)
+    )
     summary = read_summary(directory / SUMMARY, remedy=remedy)
     tables = Tables(metadata, summary, directory / SCORES, remedy)
     return EvaluatedRun(folder, folder.resolve().name, config, manifest, tables)
@@ -600,13 +561,10 @@ def open_runs(
     Raises:
       UserError: a folder is given twice, or no run can be read.
     """
-    expanded = [run for folder in folders for run in _expand(pathlib.Path(folder), split)]
-    if len({path.resolve() for path in map(pathlib.Path, folders)}) < len(folders):
+    if len({pathlib.Path(folder).resolve() for folder in folders}) < len(folders):
         raise UserError(f"expected each run folder once, got {', '.join(map(str, folders))}")
-    paths = list(dict.fromkeys(expanded))
-    runs: list[EvaluatedRun] = []
-    problems: dict[pathlib.Path, UserError] = {}
-    for path in paths:
+    runs, problems = [], {}
+    for path in dict.fromkeys(run for folder in folders for run in _expand(pathlib.Path(folder), split)):
         try:
             run = open_run(path, split)
             if same_faces and runs:
@@ -618,7 +576,12 @@ def open_runs(
         raise next(iter(problems.values()))
     for error in problems.values():
         log.warning("skipped: %s", error)
-    names = _distinct_names([run.folder.resolve() for run in runs])
+    # The shortest ends of the paths that all differ.
+    paths = [run.folder.resolve().parts for run in runs]
+    for count in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(parts[-count:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
     runs = [dataclasses.replace(run, name=name) for run, name in zip(runs, names, strict=True)]
     return runs, list(problems)
 
@@ -629,16 +592,6 @@ def _expand(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
         return [folder]
     runs = sorted(path.parent for path in folder.glob(f"*/{run_files.CONFIG}"))
     return sorted(runs, key=lambda run: not (run / "eval" / split / METADATA).is_file()) or [folder]
-
-
-def _distinct_names(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Returns the shortest ends of the paths that all differ."""
-    longest = max(len(path.parts) for path in paths)
-    for count in range(1, longest + 1):
-        names = ["/".join(path.parts[-count:]) for path in paths]
-        if len(set(names)) == len(names):
-            break
-    return names
 
 
 def _check_same_faces(first: EvaluatedRun, other: EvaluatedRun) -> None:

@@ -7,7 +7,7 @@ cannot be computed is None: the value where nothing was measured, the bounds whe
 leave the spread unknown.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,16 +25,17 @@ _NORMAL_QUANTILE = float(special.ndtri((1 + LEVEL) / 2))
 Subjects = Shaped[np.ndarray, " faces"]
 Labels = Shaped[np.ndarray, " faces"]
 Values = Shaped[np.ndarray, "faces *columns"]  # numbers, or booleans
-# From the number of times that each face was drawn, a row per resample, to the statistic of each resample.
-Statistic = Callable[[Float[np.ndarray, "resamples faces"]], Float[np.ndarray, "resamples *columns"]]
+Weights = Float[np.ndarray, "resamples faces"]  # the number of times that each face was drawn, a row per resample
+# From the weights to the statistic of each resample.
+Statistic = Callable[[Weights], Float[np.ndarray, "resamples *columns"]]
 
 
 class Interval(NamedTuple):
     """A value with its 95 % confidence interval; None where there is none."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class Resamples(NamedTuple):
@@ -66,8 +67,8 @@ class Seeds(NamedTuple):
     """A number over runs that differ in their seed alone: mean with interval, sample standard deviation, run count."""
 
     mean: Interval
-    deviation: float | None
-    count: int
+    deviation: float | None = None
+    count: int = 1
 
 
 def subject_numbers(subjects: Subjects | None, faces: int) -> Int[np.ndarray, " faces"]:
@@ -94,7 +95,7 @@ def count_subjects(subjects: Subjects) -> int:
     return int(subject_numbers(subjects, len(subjects)).max(initial=-1)) + 1
 
 
-def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0) -> Resamples:
+def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = None) -> Resamples:
     """Returns the statistic on `RESAMPLES` cluster-bootstrap resamples; no rows below `MIN_SUBJECTS` subjects.
 
     A resample on which the statistic is NaN, such as one without any face of an expression, is drawn again. If valid
@@ -104,9 +105,14 @@ def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = No
     count = int(numbers.max(initial=-1)) + 1
     if count < MIN_SUBJECTS:
         return Resamples(np.zeros(0), count)
-    collected: list[np.ndarray] = []
+    rng = np.random.default_rng(0)
+    rows = min(RESAMPLES, max(1, _WEIGHTS_AT_ONCE // count))
+    collected = []
     valid_rows = 0
-    for weights in _resampling_weights(count, seed):
+    for _ in range(0, _MAX_TRIES * RESAMPLES, rows):
+        # How often each subject was drawn, by one bincount for all rows: row r counts in the slots from r * count on.
+        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
         # Indexing costs as much as drawing, and without repeated subjects it would change nothing.
         values = statistic(weights if count == faces else weights[:, numbers])
         valid = ~np.isnan(values.reshape(len(values), -1)).any(1)
@@ -115,16 +121,6 @@ def resample(statistic: Statistic, faces: int, *, subjects: Subjects | None = No
         if valid_rows >= RESAMPLES:
             return Resamples(np.concatenate(collected)[:RESAMPLES], count)
     return Resamples(np.zeros(0), count)
-
-
-def _resampling_weights(count: int, seed: int) -> Iterator[Float[np.ndarray, "resamples subjects"]]:
-    """Yields how often each subject was drawn, a row per resample, up to the maximum number of tries."""
-    rng = np.random.default_rng(seed)
-    rows = min(RESAMPLES, max(1, _WEIGHTS_AT_ONCE // count))
-    for _ in range(0, _MAX_TRIES * RESAMPLES, rows):
-        # One bincount for all rows: row r counts in the slots from r * count on.
-        drawn = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
 
 
 def _widening(subjects: int) -> float:
@@ -141,7 +137,7 @@ def interval(value: float | None, resamples: Resamples) -> Interval:
     [0.5, 0.025, 0.975]
     """
     if not resamples.values.size:
-        return Interval(value, None, None)
+        return Interval(value)
     student = special.stdtrit(resamples.subjects - 1, (1 + LEVEL) / 2)
     tail = float(special.ndtr(-_widening(resamples.subjects) * student))
     low, high = np.quantile(resamples.values, [tail, 1 - tail])
@@ -166,14 +162,14 @@ def p_value(resamples: Resamples) -> float | None:
 
 
 def bootstrap(
-    statistic: Statistic, faces: int, *, subjects: Subjects | None = None, seed: int = 0, resampled: bool = True
+    statistic: Statistic, faces: int, *, subjects: Subjects | None = None, resampled: bool = True
 ) -> Interval:
     """Returns a statistic of the faces with its cluster-bootstrap interval; without one unless `resampled`.
 
     >>> bootstrap(lambda weights: weights @ np.ones(5) / weights.sum(1), 5)
     Interval(value=1.0, low=1.0, high=1.0)
     """
-    options = {"subjects": subjects, "seed": seed, "resampled": resampled}
+    options = {"subjects": subjects, "resampled": resampled}
     return bootstrap_columns(lambda weights: statistic(weights)[:, None], faces, 1, **options)[0]
 
 
@@ -183,19 +179,15 @@ def bootstrap_columns(
     columns: int,
     *,
     subjects: Subjects | None = None,
-    seed: int = 0,
     resampled: bool = True,
 ) -> list[Interval]:
     """Returns `bootstrap` of each column of a statistic, all on the same resamples."""
     if not faces:
-        return [Interval(None, None, None)] * columns
+        return [Interval()] * columns
     values = statistic(np.ones((1, faces)))[0].tolist()
-    resamples = resample(statistic, faces, subjects=subjects, seed=seed) if resampled else Resamples(np.zeros(0), 0)
-    if not resamples.values.size:
-        return [Interval(value, None, None) for value in values]
-    return [
-        interval(value, resamples._replace(values=resamples.values[:, column])) for column, value in enumerate(values)
-    ]
+    drawn, count = resample(statistic, faces, subjects=subjects) if resampled else Resamples(np.zeros(0), 0)
+    drawn = drawn.reshape(-1, columns)
+    return [interval(value, Resamples(drawn[:, column], count)) for column, value in enumerate(values)]
 
 
 def mean(values: Values) -> Statistic:
@@ -216,7 +208,7 @@ def macro_mean(values: Values, classes: Labels) -> Statistic:
     numbers = values.astype(float)
     rows_of_class = [np.flatnonzero(classes == each) for each in np.unique(classes)]
 
-    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, "resamples *columns"]:
+    def statistic(weights: Weights) -> Float[np.ndarray, "resamples *columns"]:
         total = 0.0
         for rows in rows_of_class:
             counts = weights[:, rows].sum(1)
@@ -237,7 +229,7 @@ def macro_f1(expression: Labels, predicted: Labels) -> Statistic:
     is_label = (expression[:, None] == classes).astype(float)
     is_prediction = (predicted[:, None] == classes).astype(float)
 
-    def statistic(weights: Float[np.ndarray, "resamples faces"]) -> Float[np.ndarray, " resamples"]:
+    def statistic(weights: Weights) -> Float[np.ndarray, " resamples"]:
         occurrences = weights @ (is_label + is_prediction)
         true_positives = weights @ (is_label * is_prediction)
         return (2 * true_positives / np.where(occurrences > 0, occurrences, np.nan)).mean(-1)
@@ -257,7 +249,7 @@ def accuracy_interval(correct: Bool[np.ndarray, " faces"], *, subjects: Subjects
     """
     count = len(correct)
     if not count:
-        return Interval(None, None, None)
+        return Interval()
     units = int(subject_numbers(subjects, count).max()) + 1
     if units < count and 0 < correct.sum() < count:
         return bootstrap(mean(correct), count, subjects=subjects)
@@ -282,12 +274,12 @@ def mcnemar(
     count = len(first)
     higher, lower = int((gain > 0).sum()), int((gain < 0).sum())
     if not count:
-        return PairedTest(Interval(None, None, None), None, 0, 0, 0)
+        return PairedTest(Interval(), None, 0, 0, 0)
     numbers = subject_numbers(subjects, count)
-    units = int(numbers.max()) + 1
+    gains, faces = np.bincount(numbers, weights=gain), np.bincount(numbers)
+    units = len(gains)
     if units < count and higher + lower:
         # By subject, which is much faster than by face: the same resamples of subjects give the same means.
-        gains, faces = np.bincount(numbers, weights=gain), np.bincount(numbers)
         difference = bootstrap(lambda weights: (weights @ gains) / (weights @ faces), units)
     else:
         # If subjects repeat here, no face is discordant: each subject counts once.
@@ -297,7 +289,7 @@ def mcnemar(
         ends = max(-1.0, more - less - half), min(1.0, more - less + half)
         difference = Interval((higher - lower) / units, *ends)
     if units < count:
-        p = _sign_flip_p_value(np.bincount(numbers, weights=gain).astype(int))
+        p = _sign_flip_p_value(gains.astype(int))
     else:
         p = float(stats.binomtest(higher, higher + lower).pvalue) if higher + lower else 1.0
     return PairedTest(difference, p, count, higher, lower)
@@ -347,14 +339,12 @@ def over_seeds(values: Sequence[float], *, bounds: tuple[float, float] | None = 
     """
     count = len(values)
     if count < 2:
-        return Seeds(Interval(float(values[0]) if count else None, None, None), None, count)
+        return Seeds(Interval(float(values[0]) if count else None), count=count)
     average = float(np.mean(values))
     deviation = float(np.std(values, ddof=1))
     half = float(special.stdtrit(count - 1, (1 + LEVEL) / 2)) * deviation / count**0.5
-    low, high = average - half, average + half
-    if bounds is not None:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    return Seeds(Interval(average, low, high), deviation, count)
+    low, high = bounds or (-np.inf, np.inf)
+    return Seeds(Interval(average, max(average - half, low), min(average + half, high)), deviation, count)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float]:

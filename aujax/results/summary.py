@@ -4,7 +4,7 @@ import collections
 import pathlib
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,22 +18,9 @@ from aujax.results.statistics import Interval
 MIN_GROUP = 20  # faces; of a smaller group no number is given
 
 
-class _Group(NamedTuple):
-    """Faces of which numbers are given: those of one value of an attribute, "" for all.
-
-    Attributes:
-      attribute: what the faces are grouped by, as in `schema.SUMMARY_COLUMNS`.
-      name: the value of the attribute.
-      members: rows of the faces.
-      metrics: keys of metrics; those that are computed from predictions are given.
-      scores: values per face that are averaged.
-    """
-
-    attribute: str
-    name: str
-    members: Int[np.ndarray, " members"]
-    metrics: Collection[str]
-    scores: Scores
+# Faces of which numbers are given: what they are grouped by (see `schema.SUMMARY_COLUMNS`) and its value, "" for all;
+# their rows; keys of metrics, of which those are given that are computed from predictions; and scores to average.
+_Group = tuple[str, str, Int[np.ndarray, " members"], Collection[str], Scores]
 
 
 def summarize(
@@ -56,22 +43,22 @@ def summarize(
       resampled: whether to compute intervals.
     """
     attributes = attributes or {}
-    rows: list[dict[str, Any]] = []
+    rows = []
     for attribute, name, members, metrics, own in _groups(faces, scores, expressions, attributes):
         subset = faces.subset(members)
-        numbers: list[tuple[ScoreKey, Interval, np.ndarray]] = []
+        numbers = []
         if attribute in attributes and len(members) < MIN_GROUP:
-            numbers.append((ScoreKey("accuracy"), Interval(None, None, None), subset.subjects))
+            numbers.append((ScoreKey("accuracy"), Interval(), subset.subjects))
         else:
             for key in metrics:
                 compute = METRICS[key].compute
-                if classifier and compute is not None and len(members):
-                    found = compute(subset, resampled)
-                    numbers += [(ScoreKey(key, condition=each), found[each], subset.subjects) for each in found]
+                if classifier and compute and len(members):
+                    for condition, interval in compute(subset, resampled).items():
+                        numbers.append((ScoreKey(key, condition=condition), interval, subset.subjects))
             numbers += _averages(subset, {key: values[members] for key, values in own.items()}, resampled)
         for key, interval, subjects in numbers:
-            counts = {"faces": len(subjects), "subjects": statistics.count_subjects(subjects)}
-            rows.append(key._asdict() | interval._asdict() | counts | {"attribute": attribute, "group": name})
+            counts = len(subjects), statistics.count_subjects(subjects)
+            rows.append((*key, attribute, name, *interval, *counts))
     return pd.DataFrame(rows, columns=list(schema.SUMMARY_COLUMNS))
 
 
@@ -79,7 +66,7 @@ def _groups(
     faces: Faces, scores: Scores, expressions: Sequence[str], attributes: Mapping[str, Sequence[str]]
 ) -> Iterator[_Group]:
     """Yields all faces, and those of every expression, prediction, bin of confidence and value of an attribute."""
-    yield _Group("", "", np.arange(len(faces.expression)), METRICS, scores)
+    yield "", "", np.arange(len(faces.expression)), METRICS, scores
     by_expression = [key for key, metric in METRICS.items() if metric.by_expression]
     for attribute, target, classes in (
         ("expression", "label", faces.expression),
@@ -91,12 +78,12 @@ def _groups(
             if key.metric in by_expression and target == (key.target or "label")
         }
         for number, name in enumerate(expressions):
-            yield _Group(attribute, name, np.flatnonzero(classes == number), by_expression, own)
+            yield attribute, name, np.flatnonzero(classes == number), by_expression, own
     for name, temperature in faces.temperatures().items():
         bins = calibration.bin_index(faces.confidence(temperature))
         for number in np.unique(bins):
             edge, members = f"{number / calibration.BINS:.4g}", np.flatnonzero(bins == number)
-            yield _Group(f"{name} confidence", edge, members, ("accuracy", "confidence"), {})
+            yield f"{name} confidence", edge, members, ("accuracy", "confidence"), {}
     headline = {
         key: values
         for key, values in scores.items()
@@ -106,7 +93,7 @@ def _groups(
         # Attributes such as a file name, of which hardly two faces share a value, form no groups.
         if max(collections.Counter(name for name in values if name).values(), default=0) >= MIN_GROUP:
             for name in sorted(set(values), key=_natural_order):
-                yield _Group(attribute, name, np.flatnonzero(np.array(values) == name), HEADLINE, headline)
+                yield attribute, name, np.flatnonzero(np.array(values) == name), HEADLINE, headline
 
 
 def _averages(faces: Faces, scores: Scores, resampled: bool) -> list[tuple[ScoreKey, Interval, np.ndarray]]:
@@ -114,11 +101,10 @@ def _averages(faces: Faces, scores: Scores, resampled: bool) -> list[tuple[Score
 
     Scores known for the same faces share their resamples: one matrix product for all.
     """
-    batches: dict[tuple[str, str, bytes], list[ScoreKey]] = {}
+    batches = collections.defaultdict(list)
     for key, values in scores.items():
-        known = ~np.isnan(values)
-        batches.setdefault((METRICS[key.metric].aggregation, key.target, known.tobytes()), []).append(key)
-    found: dict[ScoreKey, tuple[ScoreKey, Interval, np.ndarray]] = {}
+        batches[METRICS[key.metric].aggregation, key.target, (~np.isnan(values)).tobytes()].append(key)
+    found = {}
     for (aggregation, target, known_bytes), keys in batches.items():
         rows = np.flatnonzero(np.frombuffer(known_bytes, bool))
         columns = np.stack([scores[key][rows] for key in keys], axis=1).astype(float)
@@ -144,10 +130,9 @@ def headline(summary: pd.DataFrame, maps: Mapping[str, str]) -> dict[str, Any]:
     index = schema.index_summary(summary)
 
     def value(metric: str, map: str = "", target: str = "") -> float | None:
-        key = schema.GroupKey(ScoreKey(metric, map, target))
-        return index[key].value if key in index else None
+        return index.get((*ScoreKey(metric, map, target), "", ""), Interval()).value
 
-    numbers: dict[str, Any] = {key: value(key) for key, metric in METRICS.items() if metric.headline}
+    numbers: dict[str, Any] = {key: value(key) for key in HEADLINE}
     for name, kind in (("att_cos_by_layer", ATTENTION), ("baselines", BASELINE)):
         numbers[name] = {map: value("cosine", map, "label") for map in maps if maps[map] == kind}
     return numbers
@@ -155,7 +140,7 @@ def headline(summary: pd.DataFrame, maps: Mapping[str, str]) -> dict[str, Any]:
 
 def per_expression(summary: pd.DataFrame, expressions: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns the main numbers of each expression, for metrics.json."""
-    rows = summary[summary["attribute"] == "expression"].set_index(["group", "metric"])
+    rows = schema.select(summary, attribute="expression").set_index(["group", "metric"])
     values = rows["value"].astype(object).where(rows["value"].notna(), None).to_dict()
     faces = rows["faces"].to_dict()
     by_expression = [key for key, metric in METRICS.items() if metric.headline and metric.by_expression]
@@ -171,9 +156,7 @@ def per_expression(summary: pd.DataFrame, expressions: Sequence[str]) -> dict[st
 
 def confusion_matrix(faces: Faces, classes: int) -> Int[np.ndarray, "true predicted"]:
     """Returns how many faces of each expression (row) were predicted as each expression (column)."""
-    matrix = np.zeros((classes, classes), np.int64)
-    np.add.at(matrix, (faces.expression, faces.predicted), 1)
-    return matrix
+    return np.bincount(classes * faces.expression + faces.predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def write_evaluation(
@@ -195,7 +178,7 @@ def write_evaluation(
     """
     expressions = metadata["expressions"]
     remedy = "evaluate the run again"
-    schema.write_table(directory / schema.FACES, faces)
+    faces.to_csv(directory / schema.FACES, index=False)
     schema.write_maps(directory / schema.MAPS, maps)
     scores = schema.read_scores(directory / schema.SCORES, faces["face"].tolist(), remedy=remedy)
     for metric in by_topic("agreement"):
@@ -205,7 +188,7 @@ def write_evaluation(
     predictions = schema.predictions(faces, expressions, temperature=metadata["temperature"]["value"])
     attributes = {name: values.tolist() for name, values in schema.attributes(faces).items()}
     table = summarize(predictions, scores, expressions, attributes=attributes)
-    schema.write_table(directory / schema.SUMMARY, table)
+    table.to_csv(directory / schema.SUMMARY, index=False)
     numbers = {
         "num_faces": len(faces),
         "num_maps": int(faces["has_map"].sum()),
@@ -220,7 +203,7 @@ def write_evaluation(
 def write_faithfulness(directory: pathlib.Path, metadata: Mapping[str, Any], faces: Faces, scores: Scores) -> None:
     """Completes a measurement of faithfulness whose scores were written: its summary and, last, faithfulness.json."""
     table = summarize(faces, scores, metadata["expressions"], classifier=False)
-    schema.write_table(directory / schema.FAITHFULNESS_SUMMARY, table)
+    table.to_csv(directory / schema.FAITHFULNESS_SUMMARY, index=False)
     schema.write_json(directory / schema.FAITHFULNESS, {"schema_version": schema.VERSION, **metadata})
 
 
@@ -231,13 +214,9 @@ def _operating_point(faces: Faces, validation: tuple[Faces, float] | None) -> di
     fitted_on, temperature = validation
     wanted = calibration.TARGET_ACCURACY
     threshold = calibration.threshold_for_accuracy(fitted_on.confidence(temperature), fitted_on.correct, wanted)
-    if threshold is None:
-        return {"target_accuracy": wanted, "threshold": None, "coverage": None, "accuracy": None}
-    accepted = faces.confidence(temperature) >= threshold
-    accuracy = statistics.accuracy_interval(faces.correct[accepted], subjects=faces.subjects[accepted])
-    return {
-        "target_accuracy": wanted,
-        "threshold": threshold,
-        "coverage": float(accepted.mean()),
-        "accuracy": accuracy._asdict(),
-    }
+    point = {"target_accuracy": wanted, "threshold": threshold, "coverage": None, "accuracy": None}
+    if threshold is not None:
+        accepted = faces.confidence(temperature) >= threshold
+        accuracy = statistics.accuracy_interval(faces.correct[accepted], subjects=faces.subjects[accepted])
+        point |= {"coverage": float(accepted.mean()), "accuracy": accuracy._asdict()}
+    return point
