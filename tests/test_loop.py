@@ -206,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, monkeypa
     def run(state, epoch, advance):
         return state, {"loss": Mean(np.float32("nan" if epoch == 1 else 0), np.float32(1))}
 
-    monkeypatch.setattr(loop, "open_epochs", lambda *_: loop.Epochs(run, "", is_cached=False))
+    monkeypatch.setattr(loop, "open_epochs", lambda *_: loop.Epochs(run, "", spare=0))
     monkeypatch.setattr(loop, "_validation", lambda *_, **__: None)
     config = dataclasses.replace(tiny_config, epochs=3, validate_every=3)
     with pytest.raises(UserError, match=r"the loss of epoch 2 is nan: training diverged; .*learning_rate"):

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.jax_versions
 
 ROOT = pathlib.Path(__file__).parents[1]
 OPTIONS = (
-    *("--config=configs/synthetic.py", "--config.image_size=32", "--config.data.resize_size=36", "--config.epochs=3"),
+    *("--config=configs/synthetic.py", "--config.image_size=32", "--config.data.resize_size=36", "--config.epochs=2"),
     # All faces in one step, so that rounding does not accumulate over steps.
     *("--config.data.batch_size=24", "--config.data.eval_batch_size=8", "--config.optimizer.warmup_epochs=0"),
 )
@@ -101,7 +101,7 @@ with processes.watched(), cli.user_errors("train.py"):
 def start_two_of_eval(workdir):
     address = f"--coordinator=localhost:{free_port()}"
     options = (f"--workdir={workdir}", address, "--num-processes=2")
-    return [begin("eval.py", *options, f"--process-id={index}", devices=2) for index in range(2)]
+    return [begin("eval.py", *options, f"--process-id={index}") for index in range(2)]
 
 
 def finish(started):
@@ -131,12 +131,12 @@ def runs(tiny_data, tmp_path_factory):
     lines = []
     for line in first.stdout:
         lines.append(line)
-        if line.startswith("epoch 1/3"):
+        if line.startswith("epoch 1/2"):
             break
     second.kill()
     alone = start(tiny_data, folder / "alone", devices=1)
     outputs = ["".join(lines) + first.communicate(timeout=300)[0], second.communicate()[0]]
-    assert "epoch 1/3" in outputs[0], outputs
+    assert "epoch 1/2" in outputs[0], outputs
     finish(start(tiny_data, folder / "together", devices=4))
     finish(alone)
     return Runs(log(folder / "together"), log(folder / "alone"), outputs, first.returncode)
@@ -144,8 +144,8 @@ def runs(tiny_data, tmp_path_factory):
 
 def test_a_run_of_two_processes_continued_in_one_has_the_numbers_of_one(runs):
     assert list(runs.together) == list(runs.alone)
-    assert list(runs.alone) == [(kind, epoch) for epoch in (1, 2, 3) for kind in ("train", "validation")]
-    for epoch in (1, 2, 3):
+    assert list(runs.alone) == [(kind, epoch) for epoch in (1, 2) for kind in ("train", "validation")]
+    for epoch in (1, 2):
         assert runs.together["train", epoch]["loss"] == pytest.approx(runs.alone["train", epoch]["loss"], rel=2e-3)
 
 
@@ -246,12 +246,13 @@ wait $first && exit $status
 """
 # The command, with a line of text in place of the training.
 AUJAX = f"""#!{sys.executable}
-import sys, types
+import os, sys, types
 sys.path.insert(0, {str(ROOT)!r})
 import jax
 from aujax import cli
 def train_and_evaluate(config, workdir):
-    print(f"process {{jax.process_index()}} of {{jax.process_count()}}: {{config.data.dir}}, {{workdir}}", flush=True)
+    line = f"process {{jax.process_index()}} of {{jax.process_count()}}: {{config.data.dir}}, {{workdir}}\\n"
+    os.write(1, line.encode())  # whole, whatever the other process writes
 sys.modules["aujax.training.loop"] = types.SimpleNamespace(train_and_evaluate=train_and_evaluate)
 cli.main()
 """
