@@ -302,14 +302,18 @@ def step_keys(config):
     return jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0), 4)
 
 
+@functools.cache
+def views_program(config, classes):
+    def views(order_key, key, batch):
+        return steps.training_views(order_key, key, batch, config, classes)
+
+    return jax.jit(jax.vmap(views, in_axes=(None, None, 0), axis_name="data"))
+
+
 def views_of(config, batch, keys=None, classes=7):
     """The views of a batch on one device, by default those of the first step."""
     keys = step_keys(config) if keys is None else keys
-
-    def views(batch):
-        return steps.training_views(keys[0], keys[1], batch, config, classes)
-
-    several = jax.jit(jax.vmap(views, axis_name="data"))(jax.tree.map(lambda x: jnp.asarray(x)[None], batch))
+    several = views_program(config, classes)(keys[0], keys[1], jax.tree.map(lambda x: jnp.asarray(x)[None], batch))
     return jax.tree.map(lambda x: x[0], several)
 
 
