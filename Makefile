@@ -72,6 +72,7 @@ docs: $(VENV)/.with-docs
 	  "$(BIN)/aujax" prepare synthetic --out docs/_build/faces --train 700 --validation 70 --test 70 >/dev/null; \
 	  "$(BIN)/aujax" train --config=synthetic --config.data.dir=docs/_build/faces \
 	    --config.epochs=8 --config.validate_every=4 --workdir="$(DOCS_RUN)"; }
+	@rm -rf docs/_generated
 	@AUJAX_RUN="$(abspath $(DOCS_RUN))" "$(BIN)/python" -m sphinx -q -W --keep-going -b html docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 

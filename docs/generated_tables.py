@@ -33,7 +33,7 @@ def metrics_tables() -> str:
     text = ""
     for topic in dict.fromkeys(metric.topic for metric in METRICS.values()):
         text += f"**{TOPICS[topic]}**\n\n"
-        text += "| metric, key | definition | unit | mean over | uninformative value | better |\n"
+        text += "| metric, key | definition | unit | mean over | value of a constant map or prediction | better |\n"
         text += "| --- | --- | --- | --- | --- | --- |\n"
         for metric in METRICS.values():
             if metric.topic == topic:

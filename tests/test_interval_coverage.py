@@ -76,6 +76,18 @@ def test_interval_covers_the_true_value_in_95_of_100_cases(interval, true):
     assert 0.91 <= covered <= 0.985
 
 
+def test_intervals_of_means_over_classes_are_too_short_where_one_class_has_three_faces():
+    """A known limit, stated in docs/guides/the_numbers.md."""
+    rng = np.random.default_rng(0)
+    classes = np.repeat(np.arange(6), [35, 35, 35, 35, 35, 3])
+    covered = []
+    for _ in range(TRIALS):
+        correct = (rng.random(len(classes)) < 0.5).astype(float)
+        interval = statistics.bootstrap(statistics.macro_mean(correct, classes), len(classes))
+        covered.append(interval.low <= 0.5 <= interval.high)
+    assert 0.75 <= np.mean(covered) <= 0.85
+
+
 @pytest.mark.parametrize("correlation", [0.0, 0.1, 0.3])
 def test_calibrated_networks_exceed_the_expected_calibration_error_in_few_cases(correlation):
     """177 subjects with 336 faces, one of them with 57: as in docs/evidence.md."""

@@ -103,7 +103,7 @@ def test_page_of_a_run_has_all_its_parts(pages, two_runs):
         "Faces behind the drops, by predicted expression: Happiness ",
         "fewer than 5 subjects are behind the drops of",
         "AU12 = AU15",
-        "moved within the face to where they cover no target AU",
+        "moved within the face to where they overlap them least",
         "Faces predicted as Neutral have no target AUs",
         "at 5 shares of the image",
         "a new head leaves every attention unchanged",

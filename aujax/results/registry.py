@@ -95,8 +95,9 @@ class Metric:
       aggregation: "faces": mean over faces. "classes": mean over the faces of each class, then over classes; classes
         are those of the labels, or of the predictions where the target is the predicted class. "function": `compute`.
       direction: 1 if higher is better, -1 if lower is better, 0 if neither.
-      chance: its value for a classifier or a map that ignores the image, a number or a function of the number of faces
-        of each expression; None where that depends on the faces, so that the baseline maps have rows of their own.
+      chance: its value for a classifier that ignores the image, or for a constant map: a number or a function of the
+        number of faces of each expression; None where that depends on the faces, so that the baseline maps have rows of
+        their own.
       maps: the kinds of maps it is computed for; () if it is about the classifier.
       targets: "label" and "predicted": the expression whose CAM and AU map are compared, or whose AUs are targets.
       condition: what distinguishes its rows further, such as the action unit that was occluded; "" if nothing does.
@@ -353,7 +354,7 @@ _ROWS = (
     _of_probabilities(
         "calibration_error_if_calibrated", "ECE if calibrated",
         "The ECE to expect of a calibrated model on these faces, which are as dependent within a subject as the "
-        "correct predictions are estimated to be; only a higher ECE shows miscalibration.",
+        "correct predictions are estimated to be; only an ECE above its interval shows miscalibration.",
         compute=_error_if_calibrated(None),
     ),
     _of_probabilities(
@@ -411,7 +412,7 @@ _ROWS = (
         _reliance("non_target_drop", "Non-target AUs", "Mean probability drop over all other AUs.", direction=0),
         _reliance(
             "control_drop", "Control",
-            "Probability drop by regions of target AUs moved within the face to where they cover no target AU.",
+            "Probability drop by regions of target AUs moved within the face to where they overlap them least.",
             direction=0,
         ),
         _reliance(
@@ -428,7 +429,7 @@ _ROWS = (
         ),
         _reliance(
             "active_control_drop", "Control of active AUs",
-            "Probability drop by regions of active AUs moved within the face to where they cover no active AU.",
+            "Probability drop by regions of active AUs moved within the face to where they overlap them least.",
             direction=0, targets=("label",),
         ),
         _reliance(
