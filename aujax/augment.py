@@ -126,7 +126,7 @@ def warp(
 ) -> tuple[Float[Array, "rows columns 3"], Float[Array, "rows columns"]]:
     """Returns the image (bilinear) and the AU map (nearest) sampled at the (y, x) coordinates, zero outside.
 
-    The image is of any type and range; of the stored one a quarter of the bytes of a float32 image is read.
+    The image is of any type and range. Stored images, of bytes, are converted after sampling: fewer bytes are read.
     """
     y, x = coordinates
     # The four pixels around a position, weighted by how near it is to each.

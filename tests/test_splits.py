@@ -3,7 +3,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from aujax.data.prepare import assign_splits, join_units
+from aujax.data.splits import assign_splits, join_units
 from aujax.errors import UserError
 
 

@@ -197,35 +197,7 @@ def load_faces(
       done: names and seconds of images that are left out.
       description: of a progress bar that counts photographs and frames; "" for none.
     """
-
     sources = list(sources)
-
-    def requests() -> Iterator[InputImage | Problem | Path]:
-        arrays = 0
-        for source in sources:
-            if isinstance(source, np.ndarray):
-                arrays += 1
-                name = f"image {arrays}"
-                if source.shape[2:] != (3,) or source.dtype != np.uint8:
-                    got = f"{source.dtype} of shape {source.shape}"
-                    yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
-                else:
-                    yield InputImage(name, source)
-                continue
-            path = Path(source)
-            name = str(path)
-            seconds = {second for image, second in done if image == name}  # None: the image as a whole, or a problem
-            if not _is_video(path):
-                if not seconds:
-                    yield path
-                continue
-            try:
-                path.stat()  # OpenCV does not say that a file is missing
-                for second, pixels in video.frames(path, every=every, skip=seconds):
-                    yield InputImage(name, pixels, second)
-            except (OSError, ValueError) as error:
-                if None not in seconds:
-                    yield _problem(name, error)
 
     def faces(request: InputImage | Problem | Path) -> Iterator[FaceCrop | Problem]:
         if isinstance(request, Problem):
@@ -284,13 +256,44 @@ def load_faces(
 
     results = parallel_map(
         lambda request: list(faces(request)),
-        requests(),
+        _requests(sources, every, done),
         jobs=jobs,
         description=description,
         total=count_images(sources, every=every) - len(done) if description else None,
     )
     with contextlib.closing(results):
         yield from itertools.chain.from_iterable(results)
+
+
+def _requests(
+    sources: Sequence[Source], every: int, done: Collection[tuple[str, float | None]]
+) -> Iterator[InputImage | Problem | Path]:
+    """Yields the frames of videos, arrays, and the paths of photographs, but for those that are `done`."""
+    arrays = 0
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            arrays += 1
+            name = f"image {arrays}"
+            if source.shape[2:] != (3,) or source.dtype != np.uint8:
+                got = f"{source.dtype} of shape {source.shape}"
+                yield Problem(name, f"expected RGB pixels, uint8 of shape (height, width, 3), got {got}")
+            else:
+                yield InputImage(name, source)
+            continue
+        path = Path(source)
+        name = str(path)
+        seconds = {second for image, second in done if image == name}  # None: the image as a whole, or a problem
+        if not _is_video(path):
+            if not seconds:
+                yield path
+            continue
+        try:
+            path.stat()  # OpenCV does not say that a file is missing
+            for second, pixels in video.frames(path, every=every, skip=seconds):
+                yield InputImage(name, pixels, second)
+        except (OSError, ValueError) as error:
+            if None not in seconds:
+                yield _problem(name, error)
 
 
 def _check_megapixels(data: bytes) -> None:

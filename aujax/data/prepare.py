@@ -26,8 +26,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from aujax import cli
 from aujax.codebook import rescale_landmarks
@@ -43,6 +41,7 @@ from aujax.data.landmarks import (
     read_landmarks,
 )
 from aujax.data.sources import Listing, SourceImage, affectnet, folder, folds, rafdb, whole_number
+from aujax.data.splits import SPLITS, assign_splits, join_units, sampled_shares
 from aujax.data.workers import parallel_map, process_pool, processors
 from aujax.errors import UserError
 
@@ -65,7 +64,6 @@ _DEFAULT_DETECTOR = "dlib"
 _OWN_FILES = {store.METADATA, store.LANDMARK_CACHE, REPORT, "faces", f"{store.METADATA}.partial"}
 # Options that do not change the prepared faces.
 _NOT_RECORDED = {"out", "jobs", "overwrite", "allow_unreadable"}
-SPLITS = ("train", "validation", "test")
 _SAMPLE_SIZE = 200  # images whose landmarks are compared with the size of the image
 _OFF_MIDDLE = 0.07  # of the width, from which landmarks are not those of centred faces
 _UNREADABLE_SHARE = 0.01
@@ -291,7 +289,7 @@ def prepare(
         raise UserError(f"expected each image of the source once, {name!r} comes {count} times; list it once")
 
     # Mistakes are reported before the work.
-    _sampled_shares([image.split for image in listing.images], options.validation, options.test)
+    sampled_shares([image.split for image in listing.images], options.validation, options.test)
     _check_landmark_sizes(listing.images, landmarks_size)
     cache = LandmarkCache(out / store.LANDMARK_CACHE)
     problems = []  # unusable images, each with the reason
@@ -424,101 +422,6 @@ def _given_landmarks(image: SourceImage, size: Size, pixels: images.Pixels) -> L
     if image.landmarks is None or size is None or size == "own":
         return image.landmarks
     return rescale_landmarks(image.landmarks, np.divide(pixels.shape[1::-1], size, dtype=np.float32))
-
-
-def assign_splits(
-    expressions: Sequence[int],
-    given: Sequence[str],
-    units: Sequence[int],
-    *,
-    validation: float,
-    test: float,
-    seed: int,
-) -> list[str]:
-    """Returns a split for each face: its given one, or one sampled for faces that are given to train or to no split.
-
-    A validation or test split that the data set has is kept as it is; a split that it lacks is sampled.
-
-    Args:
-      expressions: the class of each face.
-      given: "train", "validation", "test" or "" for each face.
-      units: faces with equal units stay together.
-      validation: fraction of the sampled faces; 0 for no validation split. Not used if that split is given.
-      test: likewise.
-      seed: of the order in which units are assigned.
-
-    Raises:
-      UserError: fractions out of range, or a split without faces.
-    """
-    shares = _sampled_shares(given, validation, test)
-    free = [row for row, split in enumerate(given) if split in ("", "train")]
-    if not free:
-        raise UserError("expected faces to train on, but the source gives all of them to validation or test")
-    splits = [split or "train" for split in given]
-    if not shares:
-        return splits
-
-    shares = {"train": 1 - sum(shares.values()), **shares}
-    members = defaultdict(list)
-    for row in free:
-        members[units[row]].append(row)
-    if len(members) < len(shares):
-        raise UserError(
-            f"expected at least {len(shares)} people or photographs, to share among {', '.join(shares)}; got "
-            f"{len(members)}; give more faces, or choose --validation=0 or --test=0"
-        )
-    classes = np.zeros(len(given), int)
-    classes[free] = np.unique(np.take(expressions, free), return_inverse=True)[1]
-    totals = np.bincount(classes[free])
-    fractions = np.array(list(shares.values()))[:, None]
-    missing = fractions * totals  # faces of each class that each split lacks
-    rows_of_unit = list(members.values())
-    order = np.random.default_rng(seed).permutation(len(members))
-    for unit in sorted(order, key=lambda unit: -len(rows_of_unit[unit])):
-        counts = np.bincount(classes[rows_of_unit[unit]], minlength=len(totals))
-        # The increase of the squared distance from the target, per class in units of the class's size. Dividing by the
-        # split's fraction makes a face missing from a small split weigh more than one missing from a large split.
-        increase = ((missing - counts) ** 2 - missing**2) / totals / fractions
-        split_index = int(np.argmin(increase.sum(1)))
-        missing[split_index] -= counts
-        for row in rows_of_unit[unit]:
-            splits[row] = list(shares)[split_index]
-    for split in shares:
-        if split not in splits:
-            raise UserError(
-                f"the split {split!r} is empty: {len(free)} faces are too few for --validation={validation} and "
-                f"--test={test}; give more faces or other fractions, or choose 0 for no such split"
-            )
-    return splits
-
-
-def _sampled_shares(given: Sequence[str], validation: float, test: float) -> dict[str, float]:
-    """Returns the fractions of the splits that have to be sampled; a UserError if they are out of range."""
-    shares = {}
-    for split, share in (("validation", validation), ("test", test)):
-        if not 0 <= share < 1:
-            raise UserError(f"--{split}: expected a fraction from 0 to below 1, got {share}")
-        if share and split not in given:
-            shares[split] = share
-    if sum(shares.values()) >= 1:
-        raise UserError(
-            f"--validation={validation} and --test={test}: expected a sum below 1, which leaves faces to train on"
-        )
-    return shares
-
-
-def join_units(*keys: Sequence[str]) -> list[int]:
-    """Returns the unit of each face: faces with an equal value in any of `keys` are joined; "" joins nothing."""
-    rows, firsts = [], []  # a face, and the first face with the same value
-    for values in keys:
-        first = {}
-        for row, value in enumerate(values):
-            if value:
-                rows.append(row)
-                firsts.append(first.setdefault(value, row))
-    count = len(keys[0])
-    graph = coo_array((np.ones(len(rows)), (rows, firsts)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].tolist()
 
 
 def _read_face(

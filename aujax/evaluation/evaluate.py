@@ -77,7 +77,7 @@ def make_forward(model: methods.Classifier, config: Config, mesh: Mesh) -> jax.s
     return jax.jit(forward, out_shardings=sharded(mesh))
 
 
-def make_eval_step(forward: Callable[..., Any], mesh: Mesh) -> EvalStep:
+def make_eval_step(forward: Callable[..., tuple[methods.Forward, Array, Array]], mesh: Mesh) -> EvalStep:
     """Returns the eval step of a validation, from what `make_forward` returned, jitted or ahead-of-time compiled."""
     jitted_compare = jax.jit(compare, out_shardings=replicated(mesh))
 

@@ -149,7 +149,7 @@ def make_measurement(
     }
 
     def logits(variables, image):
-        return model.apply(variables, augment.normalize(image, config.normalization)) / temperature  # type: ignore
+        return model.apply(variables, augment.normalize(image, config.normalization)) / temperature  # type: ignore[operator]
 
     @functools.partial(jax.jit, out_shardings=whole)
     def occlude_aus(variables, batch, active):
@@ -195,7 +195,9 @@ def make_measurement(
     def measure(variables, batch):
         occluded = occlude_aus(variables, batch, active)
         baseline, occluded["has_map"] = baselines(batch)
-        predicted, maps = forward(variables, batch._replace(expression=jax.device_put(occluded["predicted"], divided)))
+        # Divided over the devices like the labels of a batch: for other placements the program would be compiled again.
+        predicted = jax.device_put(occluded["predicted"], divided)
+        predicted, maps = forward(variables, batch._replace(expression=predicted))
         of_predicted = batch._replace(expression=predicted)
         orderings = {name: maps[name] for name in (run.attention_layer, CAM) if name in maps} | baseline
         curves_of_maps = curves(variables, of_predicted, orderings)
