@@ -321,21 +321,19 @@ def evaluate_run(options: argparse.Namespace) -> None:
         run = runs.load_run(options.workdir, which=options.checkpoint)
         faces = runs.open_data(run, options.data_dir)
         if jax.process_count() > 1:
-            if options.faithfulness:
-                raise UserError(
-                    f"--faithfulness: expected one process, got {jax.process_count()}; evaluate with several, and "
-                    "measure faithfulness afterwards with one"
-                )
-            facts = {"checkpoint": run.checkpoint, "fingerprint": faces.fingerprint, "splits": options.split}
-            processes.check_agreement(facts | {"maps": options.maps})
+            asked = ("split", "maps", "faithfulness", "faithfulness_faces", "imputation")
+            facts = {f"--{name.replace('_', '-')}": getattr(options, name) for name in asked}
+            processes.check_agreement(facts | {"checkpoint": run.checkpoint, "fingerprint": faces.fingerprint})
         for split in options.split:
             faces.source(split)  # a split that does not exist is reported before the first one is evaluated
         # Validation first: it fits the temperature with which the others are reported.
         for split in sorted(options.split, key=lambda name: name != "validation"):
             evaluate.evaluate(run, faces, options.workdir, split, all_maps=options.maps == "all")
             if options.faithfulness:
-                temperature, problem = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
-                if temperature is None:
+                temperature, problem = None, ""
+                if processes.is_first():  # which has just written it, if the split is validation
+                    temperature, problem = runs.temperature(run, options.workdir, fingerprint=faces.fingerprint)
+                if problem:
                     print(f"faithfulness: of uncalibrated probabilities. {problem}")
                 faithfulness.evaluate_faithfulness(
                     run,
@@ -343,7 +341,7 @@ def evaluate_run(options: argparse.Namespace) -> None:
                     options.workdir,
                     split,
                     imputation=options.imputation,
-                    temperature=temperature or 1.0,
+                    temperature=processes.of_first(temperature or 1.0),
                     limit=options.faithfulness_faces,
                 )
             if processes.is_first():

@@ -60,6 +60,12 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
+def of_first(value: float) -> float:
+    """Returns the value of process 0; the others get it to about seven digits."""
+    shared = multihost_utils.broadcast_one_to_all(np.float32(value))
+    return value if is_first() else float(shared)
+
+
 def smallest(value: float) -> float:
     """Returns the minimum of `value` across processes, to about seven digits, the same in all of them."""
     return float(multihost_utils.process_allgather(np.float32(value)).min())

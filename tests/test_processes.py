@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from aujax import processes
+from aujax import cli, processes
 from aujax.errors import UserError
 from aujax.results import schema
 
@@ -98,10 +98,18 @@ with processes.watched(), cli.user_errors("train.py"):
     return {name: (outputs[name], [process.returncode for process in both]) for name, both in started.items()}
 
 
-def start_two_of_eval(workdir):
-    address = f"--coordinator=localhost:{free_port()}"
-    options = (f"--workdir={workdir}", address, "--num-processes=2")
-    return [begin("eval.py", *options, f"--process-id={index}") for index in range(2)]
+FAITHFULNESS = ("--faithfulness", "--faithfulness-faces=3")
+
+
+@pytest.fixture(scope="module")
+def evaluated_by_two(tiny_run, tmp_path_factory):
+    """The folder of `tiny_run`, evaluated again by two processes, and the output of each."""
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(tiny_run, workdir, ignore=shutil.ignore_patterns("eval"))
+    address = (f"--coordinator=localhost:{free_port()}", "--num-processes=2")
+    options = (f"--workdir={workdir}", "--split=validation,test", *FAITHFULNESS, *address)
+    both = [begin("eval.py", *options, f"--process-id={index}") for index in range(2)]
+    return workdir, [finish(process) for process in both]
 
 
 def finish(started):
@@ -164,12 +172,16 @@ def test_a_process_that_loses_another_one_reports_it_and_ends(runs):
     assert runs.status == processes.STOPPED
 
 
-def test_an_evaluation_by_two_processes_is_that_of_one(tiny_run, tmp_path):
-    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
-    outputs = [finish(process) for process in start_two_of_eval(tmp_path / "run")]
-    assert "Accuracy" in outputs[0]
-    assert "Accuracy" not in outputs[1]
-    alone, together = (schema.open_run(folder, "test") for folder in (tiny_run, tmp_path / "run"))
+def test_of_an_evaluation_only_process_0_prints(evaluated_by_two):
+    _, (first, second) = evaluated_by_two
+    assert first.count("ATT-COS") == 4  # two tables a split
+    assert first.count("faithfulness: 3 of 3 faces") == 2
+    assert "ATT-COS" not in second
+    assert "faithfulness" not in second
+
+
+def test_an_evaluation_by_two_processes_is_that_of_one(tiny_run, evaluated_by_two):
+    alone, together = (schema.open_run(folder, "test") for folder in (tiny_run, evaluated_by_two[0]))
     assert not list(together.directory.glob("*.partial"))
     pd.testing.assert_frame_equal(together.faces, alone.faces, atol=1e-4)
     scores = together.tables.scores(together.faces)
@@ -180,6 +192,19 @@ def test_an_evaluation_by_two_processes_is_that_of_one(tiny_run, tmp_path):
         assert set(found) == set(expected)
         for name in expected:
             np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+def test_faithfulness_measured_by_two_processes_is_that_of_one(tiny_run, evaluated_by_two, tmp_path):
+    shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    cli.main(["eval", f"--workdir={tmp_path / 'run'}", "--split=validation", *FAITHFULNESS])
+    files = [folder / "eval/validation" for folder in (tmp_path / "run", evaluated_by_two[0])]
+    alone, together = (json.loads((folder / schema.FAITHFULNESS).read_text()) for folder in files)
+    # With the temperature of this evaluation, which process 0 alone has fitted.
+    assert alone["temperature"] != 1
+    assert together.pop("temperature") == pytest.approx(alone.pop("temperature"), rel=1e-3)
+    assert together == alone
+    scores = [pd.read_parquet(folder / schema.FAITHFULNESS_SCORES) for folder in files]
+    pd.testing.assert_frame_equal(*scores, atol=1e-3)
 
 
 def test_processes_with_different_options_refuse_to_train_together(failed):

@@ -9,6 +9,7 @@ Images are (batch, height, width, 3), maps (batch, h, w) of any resolution. Simi
 maps of one face: 1 for equal maps, about 0 for unrelated ones, 0 if one of them is degenerate.
 """
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Collection, Mapping
@@ -21,9 +22,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Real
 
-from aujax import augment, cams, codebook, methods, metrics, occlusion, resize
+from aujax import augment, cams, codebook, methods, metrics, occlusion, processes, resize
 from aujax.data import feed
-from aujax.data.batch import Batch, data_mesh, replicated, sharded
+from aujax.data.batch import Batch, data_mesh, replicate, replicated, sharded
 from aujax.data.store import Faces
 from aujax.evaluation import evaluate
 from aujax.evaluation.evaluate import EvalStep, Outputs
@@ -185,41 +186,42 @@ def make_measurement(
         return perturb(imputation=imputation) | {"road": road}
 
     baselines = jax.jit(functools.partial(baseline_orderings, book=book), out_shardings=divided)
+    # Divided over the devices like the labels of a batch: for other placements `forward` would be compiled again.
+    divide = jax.jit(lambda values: values, out_shardings=divided)
+    gather = jax.jit(lambda values: values, out_shardings=whole)
     # Differs from the key of the training's initialisation.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     fresh = methods.init(model, key, jnp.zeros((1, size, size, 3)))
-    trained, fresh, active = jax.device_put((run.variables, fresh, active), whole)
+    trained, fresh, active = replicate((run.variables, fresh, active), mesh)
     order = stages(model, size)
     mixed = {stage: randomised(trained, fresh, order[: i + 1]) for i, stage in enumerate(order)}
 
     def measure(variables, batch):
         occluded = occlude_aus(variables, batch, active)
-        baseline, occluded["has_map"] = baselines(batch)
-        # Divided over the devices like the labels of a batch: for other placements the program would be compiled again.
-        predicted = jax.device_put(occluded["predicted"], divided)
+        baseline, has_map = baselines(batch)
+        predicted = divide(occluded["predicted"])
         predicted, maps = forward(variables, batch._replace(expression=predicted))
         of_predicted = batch._replace(expression=predicted)
         orderings = {name: maps[name] for name in (run.attention_layer, CAM) if name in maps} | baseline
         curves_of_maps = curves(variables, of_predicted, orderings)
-        scores: dict[ScoreKey, Array] = {}
+        similarities: dict[ScoreKey, Array] = {}
         for stage, stage_variables in mixed.items():
             _, others = forward(stage_variables, of_predicted)
             for name, values in compare_maps(similarity, maps, others).items():
-                scores[ScoreKey("randomisation_similarity", name, _PREDICTED, stage)] = values
+                similarities[ScoreKey("randomisation_similarity", name, _PREDICTED, stage)] = values
         for view, (transform, compare) in views.items():
             again, others = forward(variables, of_predicted._replace(image=transform(batch.image)))
             for name, values in compare_maps(compare, maps, others).items():
-                scores[ScoreKey("view_similarity", name, _PREDICTED, view)] = values
-            scores[ScoreKey("same_prediction", condition=view)] = (again == predicted).astype(jnp.float32)
+                similarities[ScoreKey("view_similarity", name, _PREDICTED, view)] = values
+            similarities[ScoreKey("same_prediction", condition=view)] = (again == predicted).astype(jnp.float32)
+        columns = {"face": batch.index, "expression": batch.expression, "valid": batch.valid}
+        columns["predicted"] = occluded["predicted"]
+        columns, gathered, has_map = gather((columns, similarities, has_map))
         # Only now, when all work of the devices has been started, does the host wait for results.
-        occluded, curves_of_maps = jax.device_get((occluded, curves_of_maps))
-        columns = {
-            "face": batch.index,
-            "expression": batch.expression,
-            "predicted": occluded["predicted"],
-            "valid": batch.valid,
-        }
-        return Outputs(columns, occlusion_scores(occluded, curves_of_maps, book) | scores, {}, None, {})
+        occluded, curves_of_maps = jax.device_get((occluded | {"has_map": has_map}, curves_of_maps))
+        scores: dict[ScoreKey, Any] = dict(occlusion_scores(occluded, curves_of_maps, book))
+        scores |= {key: gathered[key] for key in similarities}  # JAX sorts the keys
+        return Outputs(columns, scores, {}, None, {})
 
     return measure
 
@@ -313,6 +315,8 @@ def evaluate_faithfulness(
 ) -> None:
     """Writes faithfulness.json, .parquet and _summary.csv into RUN/eval/<split>.
 
+    Several processes share the faces; process 0 writes the files.
+
     Args:
       run: the loaded run.
       faces: the data set.
@@ -321,7 +325,7 @@ def evaluate_faithfulness(
       imputation: how occluded regions are filled, a row of `occlusion.IMPUTATIONS`.
       temperature: calibrates the probabilities; drops of an overconfident network do not compare with those of another.
       limit: the number of faces, drawn by a shuffle that depends on the size of the split alone; None: all.
-      progress: called with a line of text after every tenth of the faces.
+      progress: called in process 0 with a line of text after every tenth of the faces.
     """
     source, mesh, config = faces.source(split), data_mesh(), run.config
     directory = workdir / "eval" / split
@@ -341,19 +345,26 @@ def evaluate_faithfulness(
         active[row] = np.isin(book.all_aus, record["aus"])
     known = active if active.any() else None
     measure = make_measurement(run, mesh, imputation=imputation, temperature=temperature, active=known)
-    schema.remove_metadata(directory, schema.FAITHFULNESS)
+    scores_file = contextlib.nullcontext()
+    if processes.is_first():
+        schema.remove_metadata(directory, schema.FAITHFULNESS)
+        scores_file = schema.ScoreWriter(directory / schema.FAITHFULNESS_SCORES)
     done = 0
-    with schema.ScoreWriter(directory / schema.FAITHFULNESS_SCORES) as writer:
+    with scores_file as writer:
 
         def write_batch(_, outputs):
             nonlocal done
+            if writer is None:
+                return
             evaluate.write_scores(writer, outputs)
             before, done = done, done + int(outputs.columns["valid"].sum())
             if 10 * done // len(sampled) > 10 * before // len(sampled):
                 progress(f"faithfulness: {done} of {len(sampled)} faces")
 
-        variables = jax.device_put(run.variables, replicated(mesh))
+        variables = replicate(run.variables, mesh)
         columns, scores = evaluate.predict(measure, variables, batches, mesh=mesh, sinks=[write_batch])
+    if not processes.is_first():
+        return
     metadata = evaluate.describe(run, split, faces) | {
         "num_faces": len(sampled),
         "faces": sampled.tolist(),
