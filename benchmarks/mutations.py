@@ -118,7 +118,7 @@ MUTATIONS = (
              "aspect = jnp.exp(jax.random.uniform(aspect_key, minval=np.log(0.9), maxval=np.log(1.1)))",
              "erased boxes are almost squares", AUGMENT),
     Mutation("aujax/augment.py",
-             "return _blend(image, jnp.full_like(image, grayscale(image).mean()), factor)",
+             "return _blend(image, jnp.full_like(image, mean_luma), factor)",
              "return _blend(image, jnp.full_like(image, image.mean()), factor)",
              "contrast about the mean of the channels, not of the luma", AUGMENT),
     Mutation("aujax/augment.py", "kept = 1.0 - box.mean()", "kept = 1.0 - box.mean() / 2",

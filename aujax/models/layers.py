@@ -138,15 +138,14 @@ _G = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
 @jax.custom_vjp
 def winograd(x: Features, kernel: Float[Array, "3 3 channels out"]) -> Float[Array, "batch h w out"]:
     """Returns the convolution with a 3x3 kernel, stride 1 and padding 1, in 2.25 times fewer multiplications."""
-    batch, height, width, channels = x.shape
-    tiles = _tiles(_BT, x, padding=1)
-    rows = _combine(_G, list(kernel), axis=0)
-    kernel = _combine(_G, [rows[:, column] for column in range(3)], axis=0)
-    # One product of (tiles, channels) and (channels, out) for each of the 4 x 4 places in a tile.
-    products = jnp.matmul(tiles.reshape(4, 4, -1, channels), kernel)
-    products = products.reshape(*tiles.shape[:-1], kernel.shape[-1])
-    outputs = _combine(_AT, list(_combine(_AT, list(products), axis=4)), axis=2)  # (batch, rows, 2, columns, 2, out)
-    return outputs.reshape(batch, 2 * outputs.shape[1], 2 * outputs.shape[3], -1)[:, :height, :width]
+    height, width = x.shape[1:3]
+    kernels = _transform(_G, kernel)
+    # For each of the 4 x 4 places in a tile a product of (tiles, channels) and (channels, out). Apart, they need no
+    # copy of the tiles, as one batched product would, and XLA computes several at the same time.
+    products = [list(map(matrix_product, *row)) for row in zip(_tiles(_BT, x, padding=1), kernels, strict=True)]
+    outputs = jnp.stack([jnp.stack(row, 3) for row in _transform(_AT, products)], 2)
+    _, rows, _, columns, _, _ = outputs.shape  # (batch, rows, 2, columns, 2, out)
+    return outputs.reshape(len(x), 2 * rows, 2 * columns, -1)[:, :height, :width]
 
 
 def _winograd_forward(x, kernel):
@@ -155,35 +154,46 @@ def _winograd_forward(x, kernel):
 
 def _winograd_backward(saved, gradient):
     x, kernel = saved
+
+    def d_factor(tile, of_product):
+        return tile.reshape(-1, tile.shape[-1]).T @ of_product.reshape(-1, of_product.shape[-1])
+
     # The gradient of each multiplication's factors, in the transformed tiles.
-    tiles = _tiles(_BT, x, padding=1).reshape(4, 4, -1, x.shape[-1])
-    gradients = _tiles(tuple(zip(*_AT, strict=True)), gradient, padding=0).reshape(4, 4, -1, gradient.shape[-1])
-    products = jnp.matmul(tiles.swapaxes(-1, -2), gradients)
-    transposed = tuple(zip(*_G, strict=True))
-    columns = _combine(transposed, list(products), axis=0)
-    d_kernel = _combine(transposed, [columns[:, row] for row in range(4)], axis=0)
+    tiles, gradients = _tiles(_BT, x, padding=1), _tiles(tuple(zip(*_AT, strict=True)), gradient, padding=0)
+    products = [list(map(d_factor, *row)) for row in zip(tiles, gradients, strict=True)]
+    d_kernel = jnp.stack(list(map(jnp.stack, _transform(tuple(zip(*_G, strict=True)), products))))
     return winograd(gradient, kernel[::-1, ::-1].swapaxes(2, 3)), d_kernel
 
 
 winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
-def _tiles(matrix: Any, x: Features, *, padding: int) -> Float[Array, "4 4 batch rows columns channels"]:
-    """Returns the product of matrix, tile and transposed matrix for all tiles of `x`, which begin every two pixels."""
+def _tiles(matrix: Any, x: Features, *, padding: int) -> list[list[Array]]:
+    """Returns the product of matrix, tile and transposed matrix for all tiles of `x`, which begin every two pixels.
+
+    The result has 4 x 4 arrays (batch, rows, columns, channels), for the places in a tile.
+    """
     height, width = (length + length % 2 for length in x.shape[1:3])
     added = [(padding, padding + length % 2) for length in x.shape[1:3]]
     x = jnp.pad(x, ((0, 0), *added, (0, 0)))
-    rows = _combine(matrix, [x[:, i : i + height - 1 : 2] for i in range(len(matrix[0]))], axis=0)
-    return _combine(matrix, [rows[:, :, :, i : i + width - 1 : 2] for i in range(len(matrix[0]))], axis=0)
+    side = range(len(matrix[0]))
+    return _transform(matrix, [[x[:, i : i + height - 1 : 2, j : j + width - 1 : 2] for j in side] for i in side])
 
 
-def _combine(matrix: Any, parts: list[Array], *, axis: int) -> Array:
-    """Returns the sums of the parts weighted by each row of the matrix, stacked along a new axis."""
-    sums = []
-    for row in matrix:
-        terms = [part if weight == 1.0 else weight * part for weight, part in zip(row, parts, strict=True) if weight]
-        sums.append(functools.reduce(jnp.add, terms))
-    return jnp.stack(sums, axis)
+def _transform(matrix: Any, parts: Any) -> list[list[Array]]:
+    """Returns the product of matrix, parts and transposed matrix; the parts are arrays in rows and columns."""
+
+    def combine(vector):
+        sums = []
+        for row in matrix:
+            weighted = [
+                part if weight == 1.0 else weight * part for weight, part in zip(row, vector, strict=True) if weight
+            ]
+            sums.append(functools.reduce(jnp.add, weighted))
+        return sums
+
+    columns = [combine(column) for column in zip(*parts, strict=True)]
+    return [combine(row) for row in zip(*columns, strict=True)]
 
 
 # ---- The stem's convolution ------------------------------------------------------------------------------------------
@@ -305,10 +315,11 @@ def _backward(axis_name, relu, dtype, saved, cotangents):
         positive = standard * _expand(scale, x) + _expand(bias, x) > 0
         return standard, jnp.where(positive, gradient, 0.0) if relu else gradient
 
-    # First pass: the sums over the batch.
-    standard, inner = recompute(x, gradient)
-    d_scale = (inner * standard).sum(axes)
+    # First pass: the sums over the batch. That of `inner * standard` is taken from the sum of `inner * x`: in front of
+    # a sum, XLA on a CPU would store the standardised activation, and the channels' numbers repeated to its size.
+    _, inner = recompute(x, gradient)
     d_bias = inner.sum(axes)
+    d_scale = ((inner * x.astype(jnp.float32)).sum(axes) - mean * d_bias) * inverse
     count = x.size // x.shape[-1]
     mean_d_scale, mean_d_bias = _mean_over_devices((d_scale / count, d_bias / count), axis_name)
     # Second pass: the gradient of the input. Without a ReLU, a barrier keeps the compiler from storing `standard` and
