@@ -130,7 +130,7 @@ class Config:
         "validation", "split whose accuracy selects the best checkpoint", one_of("validation", "test")
     )
     validate_every: int = option(1, "epochs between validations; the last epoch always has one", AT_LEAST_ONE)
-    keep_checkpoints: int = option(1, "latest checkpoints kept beside the best one", AT_LEAST_ONE)
+    keep_checkpoints: int = option(2, "latest checkpoints kept beside the best one", AT_LEAST_ONE)
 
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -75,6 +75,17 @@ def test_a_continued_run_logs_the_same_numbers(tiny_run, continued_run, kind):
     assert log(continued_run, kind) == log(tiny_run, kind)
 
 
+def test_what_a_damaged_checkpoint_held_is_computed_again_to_the_bit(tiny_run, tiny_config, tmp_path, caplog):
+    shutil.copytree(tiny_run, tmp_path / "run")
+    metrics = tmp_path / "run" / "checkpoints" / "6" / "metrics" / "metrics"
+    metrics.write_text(metrics.read_text().replace("2", "3"))  # the epoch
+    train_and_evaluate(tiny_config, tmp_path / "run")
+    assert "continuing from checkpoint 3" in caplog.text
+    whole, again = (runs.load_run(path, which="latest").variables for path in (tiny_run, tmp_path / "run"))
+    chex.assert_trees_all_equal(jax.device_get(whole), jax.device_get(again))
+    assert log(tmp_path / "run", "validation") == log(tiny_run, "validation")
+
+
 def test_a_finished_run_is_left_as_it_is(tiny_run, tiny_config):
     before = (tiny_run / "log.jsonl").read_bytes()
     train_and_evaluate(tiny_config, tiny_run)

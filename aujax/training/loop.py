@@ -82,7 +82,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
             rich.progress.TimeRemainingColumn(),
             console=console,
         )
-        saved = checkpoints.Checkpoints(workdir / run_files.CHECKPOINTS, keep=config.keep_checkpoints)
+        folder = workdir / run_files.CHECKPOINTS
+        saved = checkpoints.Checkpoints(folder, keep=config.keep_checkpoints, last=int(state.step))
         with Log(workdir, step=int(state.step)) as log, saved, progress:
             task = progress.add_task("training", total=config.epochs * steps_per_epoch, completed=int(state.step))
             for epoch in range(first_epoch + 1, config.epochs + 1):
@@ -162,10 +163,10 @@ def _shared_facts(config, faces, workdir):
 
 
 def _starting_state(training: Training, workdir) -> TrainState:
-    """Returns the latest saved state, or the first one: random from the seed, with pretrained weights if configured."""
+    """Returns the latest saved state that is intact, or a new one: random from the seed, or with pretrained weights."""
     model, tx, config, mesh = training
     like = jax.eval_shape(lambda variables: steps.create_state(variables, tx), runs.abstract_variables(model, config))
-    if checkpoint := checkpoints.restore(workdir / run_files.CHECKPOINTS, like, replicated(mesh), which="latest"):
+    if checkpoint := checkpoints.restore(workdir / run_files.CHECKPOINTS, like, replicated(mesh), which="intact"):
         return checkpoint[1]
     variables = random = runs.initial_variables(model, config)
     for source in config.weight_files:
