@@ -219,6 +219,13 @@ def test_several_seeds_have_means_deviations_and_differences(seed_runs):
     assert page.seed_table(compare.compare(opened[:1]), [ScoreKey("att_cos")]) is None
 
 
+def test_seeds_have_the_numbers_of_baseline_maps(seed_runs):
+    opened, _ = schema.open_runs([seed_runs], "test")
+    rows = schema.select(compare.compare(opened).seeds, metric="cosine", map="uniform", setting=opened[0].name)
+    means = [run.interval("cosine", map="uniform", target="label").value for run in opened[:2]]
+    assert rows["value"].tolist() == pytest.approx([np.mean(means)])
+
+
 def test_calibration_has_a_row_without_and_with_the_temperature(runs, tmp_path):
     data = variables_of("confidence", runs[:1], tmp_path)
     assert [row[:2] for row in data["measures"].rows] == [["uncalibrated", "1.000"], ["calibrated", "1.250"]]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from aujax.errors import UserError
 from aujax.results import schema, statistics
-from aujax.results.registry import ATTENTION, CAM, METRICS, Metric
+from aujax.results.registry import ATTENTION, BASELINE_MAPS, BASELINE_ORDERINGS, CAM, METRICS, Metric
 from aujax.results.schema import EvaluatedRun, ScoreKey
 from aujax.results.statistics import Interval
 
@@ -43,7 +43,7 @@ SEED_COLUMNS = {
     "setting": "name of the first run of the seeds",
     "minus": "for a difference, name of the first run of the other setting; otherwise empty",
     "metric": "key of `METRICS`",
-    "map": "attention, cam, or empty",
+    "map": "attention, cam, name of a baseline map, or empty",
     "target": "as in summary.csv",
     "condition": "as in summary.csv",
     "value": "mean over seeds",
@@ -272,8 +272,8 @@ def _seed_rows(
 
 
 def _overall_keys(run: EvaluatedRun) -> Iterator[ScoreKey]:
-    """Yields the keys of the numbers over all faces, of the classifier and of the reported maps."""
-    roles = {run.layer: ATTENTION, CAM: CAM, "": ""}
+    """Yields the keys of the numbers over all faces, of the classifier, the reported maps and the baselines."""
+    roles = {run.layer: ATTENTION, CAM: CAM} | {name: name for name in ("", *BASELINE_MAPS, *BASELINE_ORDERINGS)}
     for *score, attribute, _ in (*run.tables.index, *run.faithfulness.index):
         key = ScoreKey(*score)
         if not attribute and key.map in roles:
