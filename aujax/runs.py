@@ -6,7 +6,6 @@ The names and contents of its files are in `run_files`.
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import math
 import pathlib
 import platform
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from aujax import checkpoints, codebook, methods, processes, run_files
+from aujax import checkpoints, codebook, files, methods, processes, run_files
 from aujax.config import Config, from_config_dict, method_options
 from aujax.data.batch import DATA_AXIS, data_mesh, replicated
 from aujax.data.store import Faces, open_faces
@@ -156,7 +155,8 @@ def check_continuation(workdir: pathlib.Path, config: Config, faces: Faces) -> N
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir: expected a run folder or a new name, got the file {workdir}")
     if not (workdir / run_files.CONFIG).exists():
-        if workdir.is_dir() and any(workdir.iterdir()):
+        found = {path.name.removesuffix(".partial") for path in workdir.iterdir()} if workdir.is_dir() else set()
+        if found - {run_files.MANIFEST, run_files.CONFIG}:  # these are what a start leaves that was interrupted
             raise UserError(f"--workdir: {workdir} is not empty and not a run folder; choose a new folder")
         return
     manifest = _read_manifest(workdir)
@@ -228,9 +228,8 @@ def _write(workdir, config, about):
         "devices": [str(device) for device in jax.devices()],
         "platform": platform.platform(),
     }
-    files = {run_files.MANIFEST: manifest, run_files.CONFIG: dataclasses.asdict(config)}
-    for name, content in files.items():
-        (workdir / name).write_text(json.dumps(content, indent=1) + "\n")
+    files.write_json(workdir / run_files.MANIFEST, manifest)
+    files.write_json(workdir / run_files.CONFIG, dataclasses.asdict(config))
 
 
 def versions() -> dict[str, str]:

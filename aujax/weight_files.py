@@ -26,6 +26,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike
 
+from aujax import files
 from aujax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -107,16 +108,12 @@ def write(path: str | pathlib.Path, tensors: Mapping[str, ArrayLike], metadata: 
         raise UserError(f"weights are written to a file that ends in .safetensors, got {path.name!r}")
     if not path.parent.is_dir():
         raise UserError(f"{path} cannot be written: there is no folder {path.parent}; make it first")
-    partial = path.with_name(path.name + ".partial")
     # safetensors writes the memory in its order and ignores strides.
     arrays = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
     try:
-        partial.write_bytes(safetensors.numpy.save(arrays, dict(metadata)))
-        partial.replace(path)
+        files.write(path, safetensors.numpy.save(arrays, dict(metadata)))
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _download(name: str) -> pathlib.Path:

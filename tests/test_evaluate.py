@@ -317,7 +317,7 @@ def test_the_memory_of_images_is_released(tiny_run, tiny_data):
     kept = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "class_mean_cosines", lambda batches, *_: kept.extend(batches) or np.zeros(16))
-        patch.setattr(evaluate.schema, "write_json", lambda *_: None)
+        patch.setattr(evaluate.files, "write_json", lambda *_: None)
         workdir = tiny_run.parent / "memory"
         run = runs.load_run(tiny_run)
         evaluate.evaluate(run, open_faces(tiny_data), workdir, "test")

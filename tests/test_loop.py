@@ -224,6 +224,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path, monkeypa
         train_and_evaluate(config, tmp_path / "run")
 
 
+def test_parameters_that_diverge_in_the_last_step_are_not_saved(with_options, tiny_config, tmp_path):
+    steep = dataclasses.replace(tiny_config.optimizer, learning_rate=1e38, warmup_epochs=0)
+    data = dataclasses.replace(tiny_config.data, batch_size=24)
+    with pytest.raises(UserError, match=r"logits of the validation are not finite: training diverged; .*learning_rate"):
+        train_and_evaluate(with_options(epochs=1, optimizer=steep, data=data), tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
+
+
+def test_a_start_that_was_interrupted_between_two_files_continues(tiny_config, tmp_path):
+    for name in ("manifest.json", "config.json.partial"):
+        (tmp_path / name).write_text("{")
+    faces = open_faces(tiny_config.data.dir)
+    runs.check_continuation(tmp_path, tiny_config, faces)
+    runs.start(tmp_path, tiny_config, faces)
+    runs.check_continuation(tmp_path, tiny_config, faces)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "manifest.json"]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -33,6 +33,7 @@ from tensorflow_datasets.core.sequential_writer import SequentialWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 import aujax
+from aujax import files
 from aujax.errors import UserError
 
 METADATA = "dataset.json"
@@ -153,7 +154,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
             fingerprint=metadata["fingerprint"],
             about=metadata["about"],
         )
-        version, files = metadata["format"], metadata["files"]
+        version, sizes = metadata["format"], metadata["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise foreign from error
     if version == 1:
@@ -165,7 +166,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
         )
     if version != _FORMAT:
         raise foreign
-    for name, size in files.items():
+    for name, size in sizes.items():
         file = directory / _RECORDS / name
         if not file.is_file():
             found = "it is missing"
@@ -245,7 +246,7 @@ def write_faces(
                     f"the split {split!r} is empty: every split needs a readable face; "
                     "give more images, or choose other fractions with --validation and --test"
                 )
-        files = {path.name: path.stat().st_size for path in sorted(incomplete.iterdir())}
+        sizes = {path.name: path.stat().st_size for path in sorted(incomplete.iterdir())}
         (directory / METADATA).unlink(missing_ok=True)
         for earlier in incomplete.parent.iterdir():
             if earlier != incomplete:
@@ -264,9 +265,7 @@ def write_faces(
         "landmarks": landmarks,
         "fingerprint": digest.hexdigest(),
         "about": dict(about),
-        "files": files,
+        "files": sizes,
     }
-    partial = directory / f"{METADATA}.partial"
-    partial.write_text(json.dumps(metadata, indent=1) + "\n")
-    partial.replace(directory / METADATA)
+    files.write_json(directory / METADATA, metadata)
     return open_faces(directory)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from aujax import au_maps, augment, cams, codebook, methods, metrics, processes, resize, run_files, runs
+from aujax import au_maps, augment, cams, codebook, files, methods, metrics, processes, resize, run_files, runs
 from aujax.config import Config
 from aujax.data import feed
 from aujax.data.batch import Batch, data_mesh, one_ahead, replicated, sharded, to_mesh
@@ -354,7 +354,7 @@ def _write(run, faces, workdir, metadata, columns, scores, arrays):
     if split == "validation":
         temperature = calibration.fit_temperature(columns["logits"].astype(float), columns["expression"])
         kept = {name: metadata[name] for name in ("split", "model_selection", "checkpoint", "data")}
-        schema.write_json(workdir / run_files.CALIBRATION, {"temperature": temperature} | kept)
+        files.write_json(workdir / run_files.CALIBRATION, {"temperature": temperature} | kept)
         # It is not judged on the faces that it was fitted to.
         value, problem = None, "The temperature is fitted on this split."
     else:

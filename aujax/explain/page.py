@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from aujax import files
 from aujax.codebook import ACTION_UNITS
 from aujax.data.face_crops import Problem
 from aujax.explain import tables
@@ -108,7 +109,7 @@ def write(
         explanations=explanations,
         num_problems=len(lines),
     )
-    path.write_text(page, encoding="utf-8")
+    files.write(path, page)
 
 
 def problem_lines(problems: Sequence[Problem]) -> list[str]:

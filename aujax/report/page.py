@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from aujax import __version__, codebook
+from aujax import __version__, codebook, files
 from aujax.report import faces, html, plots
 from aujax.report.tables import (
     NONE,
@@ -406,6 +406,6 @@ def compare_and_write(
             if data is not None:
                 parts.append((name, title, shared | data))
         page = out / NAME
-        page.write_text(html.render_page(template="page.html", sections=parts, **shared), encoding="utf-8")
+        files.write(page, html.render_page(template="page.html", sections=parts, **shared))
         figures = [path.replace(out / "figures" / path.name) for path in sorted(drawn.iterdir())]
     return comparison, [page, *comparison.write(out), *figures]

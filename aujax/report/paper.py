@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from aujax import files
 from aujax.errors import UserError
 from aujax.report import html, plots, tables
 from aujax.report.tables import NONE, Table, with_interval
@@ -230,7 +231,7 @@ def write_table(name: str, folders: Folders, split: str, out: pathlib.Path) -> P
     }
     html.make_folder(out)
     for path, text in contents.items():
-        path.write_text(text, encoding="utf-8")
+        files.write(path, text)
     return list(contents)
 
 

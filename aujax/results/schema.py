@@ -16,7 +16,6 @@ anew.
 import csv
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
 import shlex
@@ -197,13 +196,6 @@ def write_maps(path: pathlib.Path, maps: Mapping[str, np.ndarray | StreamedArray
                         file.write(part)
                 else:
                     np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
-
-
-def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file by way of a temporary one, so that no half-written file remains."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def read_table(path: pathlib.Path, texts: Sequence[str], numbers: Sequence[str], *, remedy: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from aujax import files
 from aujax.results import calibration, schema, statistics
 from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, HEADLINE, METRICS, Faces, by_topic
 from aujax.results.schema import ScoreKey, Scores
@@ -197,14 +198,14 @@ def write_evaluation(
         "confusion_matrix": confusion_matrix(predictions, len(expressions)).tolist(),
         "operating_point": _operating_point(predictions, validation),
     }
-    schema.write_json(directory / schema.METADATA, {"schema_version": schema.VERSION, **metadata, **numbers})
+    files.write_json(directory / schema.METADATA, {"schema_version": schema.VERSION, **metadata, **numbers})
 
 
 def write_faithfulness(directory: pathlib.Path, metadata: Mapping[str, Any], faces: Faces, scores: Scores) -> None:
     """Completes a measurement of faithfulness whose scores were written: its summary and, last, faithfulness.json."""
     table = summarize(faces, scores, metadata["expressions"], classifier=False)
     table.to_csv(directory / schema.FAITHFULNESS_SUMMARY, index=False)
-    schema.write_json(directory / schema.FAITHFULNESS, {"schema_version": schema.VERSION, **metadata})
+    files.write_json(directory / schema.FAITHFULNESS, {"schema_version": schema.VERSION, **metadata})
 
 
 def _operating_point(faces: Faces, validation: tuple[Faces, float] | None) -> dict[str, Any] | None:

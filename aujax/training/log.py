@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from aujax import processes, run_files
+from aujax import files, processes, run_files
 
 
 class Log(contextlib.AbstractContextManager):
@@ -21,9 +21,7 @@ class Log(contextlib.AbstractContextManager):
         if not processes.is_first():
             return
         kept = [line for line in run_files.read_log(self._path) if line["step"] <= step]
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        partial.replace(self._path)
+        files.write(self._path, "".join(f"{json.dumps(line)}\n" for line in kept))
         try:
             from tensorboardX import SummaryWriter  # type: ignore[import-not-found]
 

@@ -91,11 +91,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                 state, totals = epochs.run(state, epoch - 1, functools.partial(progress.advance, task))
                 means = {name: float(mean.compute()) for name, mean in jax.device_get(totals).items()}
                 if not np.isfinite(means["loss"]):
-                    raise UserError(
-                        f"the loss of epoch {epoch} is {means['loss']}: training diverged; train again "
-                        "in a new --workdir with a lower --config.optimizer.learning_rate, or set "
-                        "--config.optimizer.clip_norm=1"
-                    )
+                    raise _diverged(f"the loss of epoch {epoch} is {means['loss']}")
                 seconds = time.perf_counter() - started
                 step = epoch * steps_per_epoch
                 rates = {
@@ -114,6 +110,13 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> None:
                     f"epoch {epoch}/{config.epochs}: loss {means['loss']:.3f}; "
                     f"{config.model_selection} accuracy {scores['accuracy']:.3f}{attention}"
                 )
+
+
+def _diverged(problem: str) -> UserError:
+    return UserError(
+        f"{problem}: training diverged; train again in a new --workdir with a lower --config.optimizer.learning_rate, "
+        "or set --config.optimizer.clip_norm=1"
+    )
 
 
 def _open_data(config):
@@ -327,6 +330,8 @@ def _validation(training, faces, state, *, layer, spare) -> Callable[[TrainState
 
     def validate(state):
         predictions = evaluate.predict(eval_step, state.variables, batches(), mesh=mesh)
+        if not np.isfinite(predictions.columns["logits"]).all():  # nothing else tells after the last step
+            raise _diverged("logits of the validation are not finite")
         return evaluate.validation_metrics(predictions, faces.expressions, layer=layer)
 
     return validate
