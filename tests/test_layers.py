@@ -16,7 +16,7 @@ ARRAYS = (
 NETWORKS = ("methods", "models.*")
 RUNS = (
     *(*ARRAYS, *NETWORKS, "checkpoints", "config", "data.*", "errors", "processes", "results.*"),
-    *("run_files", "runs", "weight_files"),
+    *("files", "run_files", "runs", "weight_files"),
 )
 # The first matching row counts; "" is the package itself, which holds nothing but the version.
 MAY_IMPORT = {
@@ -38,15 +38,16 @@ MAY_IMPORT = {
     "models/*": (*ARRAYS, "models.*"),
     "methods.py": ("augment", "cams", "models.*"),
     # files and devices
+    "files.py": (),
     "run_files.py": ("errors",),
-    "weight_files.py": ("errors",),
+    "weight_files.py": ("errors", "files"),
     "processes.py": ("errors",),
-    "checkpoints.py": ("errors",),
+    "checkpoints.py": ("errors", "processes"),
     "config.py": ("augment", "codebook", "errors", "methods", "models.resnet", "run_files"),
     "data/prepare.py": ("", "cli", "codebook", "data.*", "errors"),
-    "data/*": ("", "codebook", "data.*", "errors"),
+    "data/*": ("", "codebook", "data.*", "errors", "files"),
     "results/__init__.py": ("results.*",),
-    "results/*": ("errors", "results.*", "run_files"),
+    "results/*": ("errors", "files", "results.*", "run_files"),
     "runs.py": ("", *RUNS),
     "evaluation/*": (*RUNS, "evaluation.*"),
     "training/optimizer.py": ("config", "errors"),
@@ -57,7 +58,7 @@ MAY_IMPORT = {
     "release/*": ("", *RUNS, "release.*", "training.*"),
     # people
     "report/__main__.py": ("cli", "errors", "report.*"),
-    "report/*": ("", "codebook", "errors", "report.*", "results.*", "run_files"),
+    "report/*": ("", "codebook", "errors", "files", "report.*", "results.*", "run_files"),
     "explain/explanation.py": (),
     "explain/__main__.py": ("cli", "data.*", "errors", "explain.*", "report.*"),
     "explain/*": ("", *RUNS, "explain.*", "report.*"),
