@@ -25,7 +25,7 @@ CHECKSUMS = "checksums.json"
 SET_ASIDE = "damaged_checkpoints"  # folder beside that of the checkpoints
 # A parameter of fewer bytes per device is written by one of the devices: slicing it takes longer than writing it.
 _SMALLEST_SLICE = 2**20
-_MARK = "_CHECKPOINT_METADATA"  # Orbax's; a folder without it is what a deletion left
+_MARK = "_CHECKPOINT_METADATA"  # Orbax's, in every complete checkpoint
 _WRITTEN_LAST = (_MARK, "commit_success.txt")  # after the checksums
 
 
@@ -51,9 +51,10 @@ class Checkpoints:
         if processes.is_first():
             for folder in _folders(directory):
                 newer = last is not None and int(folder.name) > last
-                if not (folder / _MARK).is_file():
+                known_to_orbax = (folder / _MARK).is_file() and "accuracy" in _read_json(folder / "metrics" / "metrics")
+                if _left_over(folder):
                     shutil.rmtree(folder)
-                elif newer or "accuracy" not in _read_json(folder / "metrics" / "metrics"):
+                elif newer or not known_to_orbax:
                     target = directory.with_name(SET_ASIDE) / folder.name
                     shutil.rmtree(target, ignore_errors=True)
                     shutil.move(folder, target)
@@ -99,7 +100,7 @@ def restore(
     Raises:
       UserError: the checkpoint is damaged; of "intact" ones: all are.
     """
-    folders = [folder for folder in _folders(directory) if (folder / _MARK).is_file()]
+    folders = [folder for folder in _folders(directory) if not _left_over(folder)]
     if which == "best":
         folders.sort(key=lambda folder: max((copy["accuracy"] for copy in _metrics(folder)), default=-1), reverse=True)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like)
@@ -122,6 +123,11 @@ def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
     """Returns the numbered folders, the latest first."""
     numbered = [path for path in directory.glob("*") if path.name.isdigit() and path.is_dir()]
     return sorted(numbered, key=lambda path: int(path.name), reverse=True)
+
+
+def _left_over(folder: pathlib.Path) -> bool:
+    """Returns whether the folder is no checkpoint, but what an interrupted deletion left of one."""
+    return not any((folder / name).is_file() for name in (_MARK, CHECKSUMS))
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
@@ -159,6 +165,8 @@ def _metrics(folder: pathlib.Path) -> list[dict[str, float]]:
 
 def _read(folder: pathlib.Path, abstract: Any) -> tuple[Any, dict[str, float]]:
     """Returns state and metrics of a checkpoint if all of it is what was written, otherwise raises `Damaged`."""
+    if not (folder / _MARK).is_file():
+        raise Damaged(f"{_MARK} is missing")
     expected = _read_json(folder / CHECKSUMS).get("sha256")
     if (folder / CHECKSUMS).exists():
         found = _checksums(folder)

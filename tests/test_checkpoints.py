@@ -90,16 +90,24 @@ def test_a_changed_bit_is_noticed_in_any_file(after_a_worse_epoch):
     assert restored(after_a_worse_epoch, "latest")[0] == 40
 
 
+def named(checkpoint, name):
+    return next(path for path in files(checkpoint) if name in (path.name, path.parent.name))
+
+
 @pytest.mark.parametrize("name", ["d", "metrics", "checksums.json"])
-def test_a_file_that_is_cut_off_or_lost_is_noticed(after_a_worse_epoch, name):
-    path = next(path for path in files(after_a_worse_epoch / "40") if name in (path.name, path.parent.name))
+def test_a_file_that_is_cut_off_is_noticed(after_a_worse_epoch, name):
+    path = named(after_a_worse_epoch / "40", name)
     path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(UserError, match=r"checkpoint 40 of .* is damaged"):
         restored(after_a_worse_epoch, "latest")
-    if name != "checksums.json":
-        path.unlink()
-        with pytest.raises(UserError, match=rf"is damaged \(.*{path.name} is missing\)"):
-            restored(after_a_worse_epoch, "latest")
+
+
+@pytest.mark.parametrize("name", ["d", "metrics", "_CHECKPOINT_METADATA"])
+def test_a_file_that_is_lost_is_noticed(after_a_worse_epoch, name):
+    path = named(after_a_worse_epoch / "40", name)
+    path.unlink()
+    with pytest.raises(UserError, match=rf"is damaged \(.*{path.name} is missing\)"):
+        restored(after_a_worse_epoch, "latest")
 
 
 def test_training_continues_from_the_checkpoint_before_a_damaged_one(after_a_worse_epoch, caplog):
