@@ -156,17 +156,35 @@ def test_half_copied_data_set_is_refused(tmp_path):
     write(tmp_path, alternating(8))
     shard = next((tmp_path / "faces").rglob("*test*"))
     shard.write_bytes(shard.read_bytes()[:-5])
-    with pytest.raises(UserError, match="copied only in part"):
+    with pytest.raises(UserError, match=r"expected the file of \d+ bytes that was written, it has \d+; copy"):
         open_faces(tmp_path)
     shard.unlink()
     with pytest.raises(UserError, match="it is missing"):
         open_faces(tmp_path)
 
 
+def test_records_of_another_split_are_refused(tmp_path):
+    write(tmp_path, alternating(8))
+    train, test = (next((tmp_path / "faces").rglob(f"*-{split}*")) for split in ("train", "test"))
+    assert train.stat().st_size == test.stat().st_size
+    test.write_bytes(train.read_bytes())
+    with pytest.raises(UserError, match=r"faces-test.* bytes that was written, its content is another; copy"):
+        open_faces(tmp_path)
+
+
+def test_a_data_set_without_checksums_of_its_files_is_opened(tmp_path):
+    write(tmp_path, alternating(8))
+    metadata = json.loads((tmp_path / "dataset.json").read_text())
+    del metadata["heads"]
+    (tmp_path / "dataset.json").write_text(json.dumps(metadata))
+    assert sum(open_faces(tmp_path).splits.values()) == 8
+
+
 def test_damaged_face_is_named_when_it_is_read(tmp_path):
     write(tmp_path, alternating(8))
     shard = next((tmp_path / "faces").rglob("*test*"))
-    shard.write_bytes(bytes(shard.stat().st_size))
+    head = shard.read_bytes()[: 2**16]
+    shard.write_bytes(head + bytes(shard.stat().st_size - len(head)))
     test = FaceSource(open_faces(tmp_path).directory, "test")
     with pytest.raises(UserError, match=rf"{tmp_path}: expected a face in row 1 of test, .* again with --overwrite"):
         test[-1]

@@ -42,6 +42,7 @@ _FORMAT = 2  # of dataset.json and the records; format 1 had `group` in place of
 _VERSION = "2.0.0"
 _RECORDS = f"faces/{_VERSION}"  # below the prepared folder
 _FACES_PER_SHARD = 4096
+_HEAD = 2**16  # bytes of each file whose checksum is compared when a data set is opened; records have checksums, too
 _FACES_PER_FLUSH = 64  # with each flush, the writer writes the metadata of all splits again
 
 Record = dict[str, Any]
@@ -154,7 +155,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
             fingerprint=metadata["fingerprint"],
             about=metadata["about"],
         )
-        version, sizes = metadata["format"], metadata["files"]
+        version, sizes, heads = metadata["format"], metadata["files"], metadata.get("heads", {})
     except (ValueError, KeyError, TypeError) as error:
         raise foreign from error
     if version == 1:
@@ -172,13 +173,21 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
             found = "it is missing"
         elif file.stat().st_size != size:
             found = f"it has {file.stat().st_size}"
+        elif name in heads and _head(file) != heads[name]:  # the first data sets had none
+            found = "its content is another"
         else:
             continue
         raise UserError(
-            f"{file}: expected a file of {size} bytes, {found}: the data set was copied only in part; "
+            f"{file}: expected the file of {size} bytes that was written, {found}; "
             "copy the folder again, or prepare it again with --overwrite"
         )
     return faces
+
+
+def _head(file: Path) -> str:
+    """Returns the SHA-256 of the first bytes of a file."""
+    with file.open("rb") as opened:
+        return hashlib.sha256(opened.read(_HEAD)).hexdigest()
 
 
 def write_faces(
@@ -246,7 +255,9 @@ def write_faces(
                     f"the split {split!r} is empty: every split needs a readable face; "
                     "give more images, or choose other fractions with --validation and --test"
                 )
-        sizes = {path.name: path.stat().st_size for path in sorted(incomplete.iterdir())}
+        written = sorted(incomplete.iterdir())
+        sizes = {path.name: path.stat().st_size for path in written}
+        heads = {path.name: _head(path) for path in written}
         (directory / METADATA).unlink(missing_ok=True)
         for earlier in incomplete.parent.iterdir():
             if earlier != incomplete:
@@ -266,6 +277,7 @@ def write_faces(
         "fingerprint": digest.hexdigest(),
         "about": dict(about),
         "files": sizes,
+        "heads": heads,
     }
     files.write_json(directory / METADATA, metadata)
     return open_faces(directory)
