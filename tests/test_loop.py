@@ -15,6 +15,7 @@ import pytest
 from aujax import cli, run_files, runs
 from aujax.data.store import open_faces
 from aujax.errors import UserError
+from aujax.evaluation.evaluate import Predictions
 from aujax.metrics import Mean
 from aujax.training import loop, memory
 from aujax.training.log import Log
@@ -164,10 +165,13 @@ def validation(with_options, monkeypatch):
     """The validation of a run with some options, which only counts faces; a batch needs no memory."""
 
     def predict(eval_step, variables, batches, *, mesh):
-        return sum(int(batch.valid.sum()) for batch in batches)
+        return Predictions({"logits": np.zeros((sum(int(batch.valid.sum()) for batch in batches), 7))}, {})
+
+    def count(predictions, *_, **__):
+        return {"faces": len(predictions.columns["logits"])}
 
     monkeypatch.setattr(loop.evaluate, "predict", predict)
-    monkeypatch.setattr(loop.evaluate, "validation_metrics", lambda predictions, *_, **__: {"faces": predictions})
+    monkeypatch.setattr(loop.evaluate, "validation_metrics", count)
     monkeypatch.setattr(loop.memory, "compile_for_batch", lambda lower, *_, **__: lower)
     monkeypatch.setattr(loop.memory, "needed", lambda program: 0)
 

@@ -1,5 +1,7 @@
 import errno
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -22,6 +24,16 @@ def test_a_few_unreadable_images_are_left_out_and_named(tmp_path, source):
     run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
     assert "a/003.png: empty file (0 bytes)" in (tmp_path / "out" / "report.txt").read_text()
     assert sum(open_faces(tmp_path / "out").splits.values()) == len(NAMES) - 1
+
+
+def test_an_image_that_would_exhaust_the_memory_is_left_out(tmp_path, source):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    (source / "a" / "003.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    run("folder", "--source", source, "--out", tmp_path / "out", "--landmarks=none")
+    assert "a/003.png: more than 179 megapixels; make it smaller" in (tmp_path / "out" / "report.txt").read_text()
 
 
 def test_many_unreadable_images_stop_the_preparation_unless_allowed(tmp_path, source, capsys):

@@ -5,9 +5,7 @@ that cannot be used gives a `Problem` in its place, and the remaining images are
 """
 
 import contextlib
-import io
 import itertools
-import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from aujax.data import alignment, feed, images, video
 from aujax.data.batch import Batch
@@ -207,9 +204,7 @@ def load_faces(
             image = request
         else:
             try:
-                data = request.read_bytes()
-                _check_megapixels(data)
-                image = InputImage(str(request), images.decode(data))
+                image = InputImage(str(request), images.decode_untrusted(request.read_bytes()))
             except (OSError, ValueError) as error:
                 yield _problem(str(request), error)
                 return
@@ -294,20 +289,6 @@ def _requests(
         except (OSError, ValueError) as error:
             if None not in seconds:
                 yield _problem(name, error)
-
-
-def _check_megapixels(data: bytes) -> None:
-    """Raises a ValueError for an image of so many pixels that decoding it may exhaust the memory."""
-    with warnings.catch_warnings():
-        # Pillow warns from half of the number of pixels that it refuses.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            Image.open(io.BytesIO(data)).close()  # reads the header only
-        except Image.DecompressionBombError as error:
-            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-            raise ValueError(f"more than {limit:.0f} megapixels; make it smaller") from error
-        except OSError:
-            return  # the decoder reports what is wrong with the file
 
 
 def _is_cropped(image: InputImage, location: DetectedFace) -> bool:

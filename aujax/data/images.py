@@ -1,11 +1,14 @@
 """Encoded images, their pixels and their files. Pixels are RGB uint8, (height, width, 3), upright."""
 
+import io
+import warnings
 from collections.abc import Set
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 # Any height and width: "_" does not tie the sizes of two images in one signature together.
 Pixels = UInt8[np.ndarray, "_ _ 3"]
@@ -42,6 +45,25 @@ def decode(data: bytes) -> Pixels:
     if pixels is None:
         raise ValueError("no image, or in a format that cannot be read")
     return pixels
+
+
+def decode_untrusted(data: bytes) -> Pixels:
+    """Returns the pixels of an image from elsewhere, as `decode` does, unless decoding it may exhaust the memory.
+
+    Raises:
+      ValueError: also for an image of more than 179 megapixels, by its header (Pillow's limit for what it decodes).
+    """
+    with warnings.catch_warnings():
+        # Pillow warns from half of the number of pixels that it refuses.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            Image.open(io.BytesIO(data)).close()  # reads the header only
+        except Image.DecompressionBombError as error:
+            limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+            raise ValueError(f"more than {limit:.0f} megapixels; make it smaller") from error
+        except Exception:  # whatever Pillow makes of a damaged file: the decoder reports what is wrong with it
+            pass
+    return decode(data)
 
 
 def encode(pixels: Pixels, *, lossless: bool = False) -> bytes:

@@ -370,7 +370,7 @@ def _check_landmark_sizes(readable: Sequence[SourceImage], landmarks_size: Size)
     checked, misplaced, exchanged, middles = 0, [], 0, []
     for image in marked[:: max(1, len(marked) // _SAMPLE_SIZE)]:
         try:
-            pixels = images.decode(image.read())
+            pixels = images.decode_untrusted(image.read())
         except (OSError, ValueError):
             continue  # unreadable images are reported when they are stored
         checked += 1
@@ -441,7 +441,7 @@ def _read_face(
     """
     try:
         data = image.read()
-        pixels = images.decode(data)
+        pixels = images.decode_untrusted(data)
         content = hashlib.sha256(data + (repr(image.box).encode() if image.box else b"")).hexdigest()
         fit = alignment.FITS.get(align)
         landmarks = _given_landmarks(image, landmarks_size, pixels)
