@@ -133,6 +133,7 @@ def write(folder: pathlib.Path, faces: int) -> Work:
 
 
 def _write(folder: pathlib.Path, faces: int) -> None:
+    from aujax import files
     from aujax.codebook import EXPRESSIONS
     from aujax.results import schema, summary
     from aujax.results.registry import ATTENTION, BASELINE, BASELINE_MAPS, CAM, by_topic
@@ -142,8 +143,8 @@ def _write(folder: pathlib.Path, faces: int) -> None:
     directory.mkdir(parents=True)
     data = {"dir": "data/faces", "fingerprint": "e" * 64, "about": {"name": "affectnet", "source": "", "terms": ""}}
     config = {"method": "CAM", "au_weight": 1.0, "seed": 0, "model_selection": "validation", "data": data}
-    schema.write_json(folder / "config.json", config)
-    schema.write_json(folder / "manifest.json", {"data": data})
+    files.write_json(folder / "config.json", config)
+    files.write_json(folder / "manifest.json", {"data": data})
     (folder / "log.jsonl").write_text("")
     layers = [f"layer{n}" for n in range(1, 6)]
     maps = dict.fromkeys(layers, ATTENTION) | {CAM: CAM} | dict.fromkeys(BASELINE_MAPS, BASELINE)
