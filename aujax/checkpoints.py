@@ -25,8 +25,8 @@ CHECKSUMS = "checksums.json"
 SET_ASIDE = "damaged_checkpoints"  # folder beside that of the checkpoints
 # A parameter of fewer bytes per device is written by one of the devices: slicing it takes longer than writing it.
 _SMALLEST_SLICE = 2**20
-_MARK = "_CHECKPOINT_METADATA"  # Orbax's, in every complete checkpoint
-_WRITTEN_LAST = (_MARK, "commit_success.txt")  # after the checksums
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"  # a file of every complete checkpoint
+_WRITTEN_LAST = (_ORBAX_METADATA, "commit_success.txt")  # after the checksums
 
 
 class Damaged(Exception):
@@ -51,10 +51,11 @@ class Checkpoints:
         if processes.is_first():
             for folder in _folders(directory):
                 newer = last is not None and int(folder.name) > last
-                known_to_orbax = (folder / _MARK).is_file() and "accuracy" in _read_json(folder / "metrics" / "metrics")
+                metrics = _read_json(folder / "metrics" / "metrics")
+                readable = (folder / _ORBAX_METADATA).is_file() and "accuracy" in metrics
                 if _left_over(folder):
                     shutil.rmtree(folder)
-                elif newer or not known_to_orbax:
+                elif newer or not readable:
                     target = directory.with_name(SET_ASIDE) / folder.name
                     shutil.rmtree(target, ignore_errors=True)
                     shutil.move(folder, target)
@@ -127,7 +128,7 @@ def _folders(directory: pathlib.Path) -> list[pathlib.Path]:
 
 def _left_over(folder: pathlib.Path) -> bool:
     """Returns whether the folder is no checkpoint, but what an interrupted deletion left of one."""
-    return not any((folder / name).is_file() for name in (_MARK, CHECKSUMS))
+    return not any((folder / name).is_file() for name in (_ORBAX_METADATA, CHECKSUMS))
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:
@@ -165,8 +166,8 @@ def _metrics(folder: pathlib.Path) -> list[dict[str, float]]:
 
 def _read(folder: pathlib.Path, abstract: Any) -> tuple[Any, dict[str, float]]:
     """Returns state and metrics of a checkpoint if all of it is what was written, otherwise raises `Damaged`."""
-    if not (folder / _MARK).is_file():
-        raise Damaged(f"{_MARK} is missing")
+    if not (folder / _ORBAX_METADATA).is_file():
+        raise Damaged(f"{_ORBAX_METADATA} is missing")
     expected = _read_json(folder / CHECKSUMS).get("sha256")
     if (folder / CHECKSUMS).exists():
         found = _checksums(folder)

@@ -341,7 +341,7 @@ def evaluate_run(options: argparse.Namespace) -> None:
                     options.workdir,
                     split,
                     imputation=options.imputation,
-                    temperature=processes.of_first(temperature or 1.0),
+                    temperature=processes.broadcast(temperature or 1.0),
                     limit=options.faithfulness_faces,
                 )
             if processes.is_first():

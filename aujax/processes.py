@@ -60,8 +60,8 @@ def wait_for_all(name: str) -> None:
     multihost_utils.sync_global_devices(name)
 
 
-def of_first(value: float) -> float:
-    """Returns the value of process 0; the others get it to about seven digits."""
+def broadcast(value: float) -> float:
+    """Returns the value of process 0 in every process; in the others to about seven digits."""
     shared = multihost_utils.broadcast_one_to_all(np.float32(value))
     return value if is_first() else float(shared)
 

@@ -175,7 +175,7 @@ def test_records_of_another_split_are_refused(tmp_path):
 def test_a_data_set_without_checksums_of_its_files_is_opened(tmp_path):
     write(tmp_path, alternating(8))
     metadata = json.loads((tmp_path / "dataset.json").read_text())
-    del metadata["heads"]
+    del metadata["checksums"]
     (tmp_path / "dataset.json").write_text(json.dumps(metadata))
     assert sum(open_faces(tmp_path).splits.values()) == 8
 

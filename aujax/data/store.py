@@ -42,7 +42,8 @@ _FORMAT = 2  # of dataset.json and the records; format 1 had `group` in place of
 _VERSION = "2.0.0"
 _RECORDS = f"faces/{_VERSION}"  # below the prepared folder
 _FACES_PER_SHARD = 4096
-_HEAD = 2**16  # bytes of each file whose checksum is compared when a data set is opened; records have checksums, too
+# Bytes of each file that its checksum is of: opening a data set does not read all of it. Records have their own.
+_HEAD = 2**16
 _FACES_PER_FLUSH = 64  # with each flush, the writer writes the metadata of all splits again
 
 Record = dict[str, Any]
@@ -155,7 +156,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
             fingerprint=metadata["fingerprint"],
             about=metadata["about"],
         )
-        version, sizes, heads = metadata["format"], metadata["files"], metadata.get("heads", {})
+        version, sizes, checksums = metadata["format"], metadata["files"], metadata.get("checksums", {})
     except (ValueError, KeyError, TypeError) as error:
         raise foreign from error
     if version == 1:
@@ -173,7 +174,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
             found = "it is missing"
         elif file.stat().st_size != size:
             found = f"it has {file.stat().st_size}"
-        elif name in heads and _head(file) != heads[name]:  # the first data sets had none
+        elif name in checksums and _checksum(file) != checksums[name]:  # the first data sets had none
             found = "its content is another"
         else:
             continue
@@ -184,8 +185,8 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
     return faces
 
 
-def _head(file: Path) -> str:
-    """Returns the SHA-256 of the first bytes of a file."""
+def _checksum(file: Path) -> str:
+    """Returns the SHA-256 of the first `_HEAD` bytes of a file."""
     with file.open("rb") as opened:
         return hashlib.sha256(opened.read(_HEAD)).hexdigest()
 
@@ -257,7 +258,7 @@ def write_faces(
                 )
         written = sorted(incomplete.iterdir())
         sizes = {path.name: path.stat().st_size for path in written}
-        heads = {path.name: _head(path) for path in written}
+        checksums = {path.name: _checksum(path) for path in written}
         (directory / METADATA).unlink(missing_ok=True)
         for earlier in incomplete.parent.iterdir():
             if earlier != incomplete:
@@ -277,7 +278,7 @@ def write_faces(
         "fingerprint": digest.hexdigest(),
         "about": dict(about),
         "files": sizes,
-        "heads": heads,
+        "checksums": checksums,
     }
     files.write_json(directory / METADATA, metadata)
     return open_faces(directory)
